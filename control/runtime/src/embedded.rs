@@ -1,0 +1,207 @@
+//! The daemonless container runtime: each pod has a shim process of its own, which outlives this one.
+//!
+//! ```text
+//! EmbeddedRuntime --order--> shim --libcontainer--> containers      (per pod: user, net, ipc, uts namespaces;
+//!   |                          |                                     per container: pid, mount, cgroup)
+//!   |-- lock, status.json -----|   who lives, since when
+//!   `-- logs/NAME.log ---------'   what they wrote
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `config` | settings and limits; addresses, users and links of a slot |
+//! | `pods` | the table of names and slots |
+//! | `launch` | from a pod's description to its shim's answer |
+//! | `keep` | adopting, stopping, giving back |
+//! | `record`, `lock` | the files daemon and shim share |
+//! | `shim/` | everything that happens in the shim |
+//! | `logs/` | log files: writing, rotating, following |
+//! | `cgroup`, `link`, `firewall/`, `netlink` | the kernel's limits, wires and rules |
+//!
+//! This is a shared-kernel sandbox, not a virtual machine: namespaces with a user range of their own, a system call
+//! allow-list, dropped capabilities, resource limits.
+
+mod cgroup;
+mod config;
+mod firewall;
+mod keep;
+mod launch;
+mod link;
+mod lock;
+mod logs;
+mod netlink;
+mod pods;
+mod record;
+mod shim;
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::{
+    Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore,
+};
+pub use config::{EmbeddedConfig, Limits};
+pub use firewall::Subnet;
+use launch::unavailable;
+use pods::{Denied, PodLock, Pods};
+pub use shim::{SHIM_ARGUMENT, shim_main};
+
+/// Runs pods on this machine; cheap to clone handles of one table.
+#[derive(Debug)]
+pub struct EmbeddedRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: EmbeddedConfig,
+    images: ImageStore,
+    pods_dir: PathBuf,
+    pods: Mutex<Pods>,
+    starts: Semaphore,
+    /// Held for life: two processes on one root would undo each other's pods.
+    _root_lock: fs::File,
+}
+
+impl EmbeddedRuntime {
+    /// Opens the runtime: installs the firewall table and adopts the pods an earlier process left running.
+    pub fn open(config: EmbeddedConfig) -> Result<Self, RuntimeError> {
+        if let Some(fault) = config.fault() {
+            return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()));
+        }
+        let pods_dir = config.root.join("pods");
+        make_private(&config.root).and_then(|()| make_private(&pods_dir)).map_err(|error| unavailable("making its directories", error))?;
+        let root_lock = lock_root(&config.root).map_err(|error| unavailable("locking its directory", error))?;
+        let images = ImageStore::open(config.images.clone())?;
+        firewall::install(&firewall::policy(&config.instance, &config.link_prefix, config.subnet))
+            .map_err(|error| unavailable("installing the firewall table", error))?;
+        let adopted = keep::adopt(&pods_dir).map_err(|error| unavailable("adopting pods", error))?;
+        tracing::info!(pods = adopted.len(), "adopted");
+        let inner = Inner {
+            pods: Mutex::new(Pods::new(config.slots(), adopted)),
+            starts: Semaphore::new(config.limits.starts_max),
+            images,
+            pods_dir,
+            config,
+            _root_lock: root_lock,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+#[async_trait]
+impl Runtime for EmbeddedRuntime {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "embedded", isolation: "shared-kernel" }
+    }
+
+    async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
+        self.inner.images.check(image).await
+    }
+
+    async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+        let limits = &self.inner.config.limits;
+        let reserved = self.inner.pods().reserve(&spec.id, limits.starts_max + limits.starts_waiting_max);
+        let (slot, lock) = reserved.map_err(|denied| match denied {
+            Denied::Taken => RuntimeError::AlreadyExists(spec.id.clone()),
+            Denied::Full => RuntimeError::Busy,
+        })?;
+        let inner = Arc::clone(&self.inner);
+        // A task of its own, so that a caller who goes away doesn't leave it half done.
+        in_task(async move { inner.start(spec, slot, lock).await }).await
+    }
+
+    async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        in_task(async move { inner.stop(id).await }).await
+    }
+
+    async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
+        let held = self.inner.pods().all_held();
+        let look = move || -> io::Result<Vec<PodStatus>> {
+            let status = |pod: keep::Held| -> io::Result<PodStatus> {
+                let state = if pod.look()? { PodState::Running(pod.running()) } else { PodState::Exited };
+                Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes })
+            };
+            held.into_iter().map(status).collect()
+        };
+        blocking("looking after pods", look).await
+    }
+
+    async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
+        let pod = self.inner.pods().held(id).ok_or_else(|| RuntimeError::NoSuchPod(id.clone()))?;
+        let logs = pod.dir.join(record::LOGS_DIR);
+        Ok(logs::tail::lines(pod.dir, &logs, &pod.record.containers, follow))
+    }
+}
+
+impl Inner {
+    fn pods(&self) -> MutexGuard<'_, Pods> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner) // whole after every statement
+    }
+
+    async fn start(&self, spec: PodSpec, slot: u32, lock: PodLock) -> Result<RunningPod, RuntimeError> {
+        let _changing = lock.lock().await;
+        let started = self.start_reserved(&spec, slot).await;
+        let mut pods = self.pods();
+        match started {
+            Ok(pod) => {
+                let running = pod.running();
+                pods.hold(pod);
+                Ok(running)
+            }
+            Err(error) => {
+                pods.release(&spec.id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<keep::Held, RuntimeError> {
+        let _turn = self.starts.acquire().await.map_err(|closed| unavailable("waiting for a turn", io::Error::other(closed)))?;
+        let order = launch::order(&self.config, &self.images, spec, slot).await?;
+        let dir = self.pods_dir.join(order.pod.directory());
+        let launched = launch::launch(&self.config, &dir, order).await;
+        if launched.is_err() {
+            blocking("undoing a failed start", move || keep::undo(&dir)).await?;
+        }
+        launched
+    }
+
+    async fn stop(&self, id: PodId) -> Result<(), RuntimeError> {
+        let Some(lock) = self.pods().lock_of(&id) else { return Ok(()) };
+        let _changing = lock.lock().await;
+        let Some(pod) = self.pods().held_under(&id, &lock) else { return Ok(()) };
+        let grace = self.config.limits.stop_grace;
+        blocking("stopping the pod", move || pod.stop(grace)).await?;
+        self.pods().release(&id);
+        Ok(())
+    }
+}
+
+/// Runs to its end even if the caller doesn't wait.
+async fn in_task<T: Send + 'static>(task: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
+    tokio::spawn(task).await.unwrap_or_else(|panicked| Err(unavailable("running its task", io::Error::other(panicked))))
+}
+
+async fn blocking<T: Send + 'static>(operation: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, RuntimeError> {
+    let done = spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    done.map_err(|error| unavailable(operation, error))
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn lock_root(root: &Path) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(root.join("runtime.lock"))?;
+    file.try_lock().map_err(io::Error::from)?;
+    Ok(file)
+}

@@ -1,0 +1,150 @@
+//! What the embedded runtime can be told, its limits, and how it divides addresses and users among pods.
+
+use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use super::firewall::Subnet;
+use crate::image::ImageConfig;
+
+/// Host uids and gids of one pod.
+const IDS_PER_POD: u32 = 65536;
+/// Pods whose uid ranges fit between the default `uid_base` and the end of the 32 bits.
+const SLOTS_MAX: u32 = 32768;
+/// Interface names have at most 15 characters; four are the slot's.
+const LINK_PREFIX_MAX: usize = 11;
+
+/// How an embedded runtime is set up.
+#[derive(Clone, Debug)]
+pub struct EmbeddedConfig {
+    /// Directory of its state; not below `/run`. One process at a time may use it.
+    pub root: PathBuf,
+    /// Images.
+    pub images: ImageConfig,
+    /// Addresses of pods; the first is the host's side.
+    pub subnet: Subnet,
+    /// Name of the nftables table and of the control group above all pods: one per codiusd on a machine.
+    pub instance: String,
+    /// Begin of the names of the host's ends of the pods' wires, 1 to 11 characters: one per codiusd on a machine.
+    pub link_prefix: String,
+    /// First host uid of the first pod.
+    pub uid_base: u32,
+    /// Name servers of pods; empty means the host's own, as far as pods can reach them.
+    pub nameservers: Vec<Ipv4Addr>,
+    /// The program that is a shim when its first argument says so ([`super::SHIM_ARGUMENT`]).
+    pub shim_exe: PathBuf,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl EmbeddedConfig {
+    /// The usual set-up with its state in `root`.
+    pub fn new(root: PathBuf, images: ImageConfig) -> Self {
+        Self {
+            root,
+            images,
+            subnet: Subnet { network: Ipv4Addr::new(10, 200, 0, 0), prefix: 16 },
+            instance: "codius".to_owned(),
+            link_prefix: "cdp".to_owned(),
+            uid_base: 0x1000_0000,
+            nameservers: Vec::new(),
+            shim_exe: "/proc/self/exe".into(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Why this can't work, if it can't.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        let named = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        match self {
+            _ if !self.root.is_absolute() || self.root.starts_with("/run") => Some("the root is an absolute path not below /run"),
+            _ if !named(&self.instance) => Some("the instance is made of letters, digits, - and _"),
+            _ if !named(&self.link_prefix) || self.link_prefix.len() > LINK_PREFIX_MAX => Some("the link prefix is 1 to 11 letters or digits"),
+            _ if !(8..=30).contains(&self.subnet.prefix) => Some("the subnet's prefix is 8 to 30 bits"),
+            _ => None,
+        }
+    }
+
+    /// How many pods there can be.
+    pub(crate) fn slots(&self) -> u32 {
+        let addresses = self.subnet.size().saturating_sub(2); // the host's side, the broadcast address
+        addresses.min(SLOTS_MAX).min(self.limits.pods_max).min((u32::MAX - self.uid_base) / IDS_PER_POD)
+    }
+
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.subnet.address(1)
+    }
+
+    pub(crate) fn address(&self, slot: u32) -> Ipv4Addr {
+        self.subnet.address(slot + 2)
+    }
+
+    pub(crate) fn link(&self, slot: u32) -> String {
+        format!("{}{slot:04x}", self.link_prefix)
+    }
+
+    pub(crate) fn uids(&self, slot: u32) -> u32 {
+        self.uid_base + slot * IDS_PER_POD
+    }
+
+    /// The pods' `/etc/resolv.conf`.
+    pub(crate) fn resolv_conf(&self) -> String {
+        let servers = if self.nameservers.is_empty() { host_nameservers() } else { self.nameservers.clone() };
+        servers.iter().map(|server| format!("nameserver {server}\n")).collect()
+    }
+}
+
+/// Bounds of the embedded runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Pods held at once.
+    pub pods_max: u32,
+    /// Starts that run at once.
+    pub starts_max: usize,
+    /// Starts that wait for their turn; more are told the host is busy.
+    pub starts_waiting_max: usize,
+    /// Creating a pod whose images are there.
+    pub start_timeout: Duration,
+    /// Between SIGTERM and SIGKILL.
+    pub stop_grace: Duration,
+    /// Processes and threads of a pod.
+    pub pids_max: u32,
+    /// Files a process may have open; the host's own limit if that is lower.
+    pub open_files_max: u64,
+    /// What a pod's containers may write to their file systems, in bytes. It is kept in memory and counts as theirs.
+    pub scratch_bytes_max: u64,
+    /// One log line, in bytes; a longer one is cut into pieces.
+    pub log_line_bytes_max: usize,
+    /// One log file, in bytes; a container has two.
+    pub log_file_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pods_max: 1024,
+            starts_max: 4,
+            starts_waiting_max: 64,
+            start_timeout: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            pids_max: 1024,
+            open_files_max: 65536,
+            scratch_bytes_max: 256 << 20,
+            log_line_bytes_max: 16 << 10,
+            log_file_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// The host's name servers that a pod reaches: not on the host's own loopback, not link-local. Public ones if there are none.
+fn host_nameservers() -> Vec<Ipv4Addr> {
+    let listed = |path: &str| -> Vec<Ipv4Addr> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok());
+        servers.filter(|server| !server.is_loopback() && !server.is_link_local() && !server.is_unspecified()).collect()
+    };
+    // The second is what stands behind the stub of systemd-resolved.
+    ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"]
+        .into_iter()
+        .map(listed)
+        .find(|servers| !servers.is_empty())
+        .unwrap_or_else(|| vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)])
+}

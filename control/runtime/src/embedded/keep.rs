@@ -1,0 +1,126 @@
+//! Pods on this host as their files tell of them: adopting those of an earlier process, stopping, giving back what was held.
+//!
+//! All of it blocks; the runtime calls it on threads made for that.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use nix::libc;
+
+use super::{
+    cgroup, link, lock,
+    record::{POD_FILE, PodRecord, STATUS_FILE, Status, read_json},
+};
+use crate::RunningPod;
+
+/// What a shim may take beyond the grace it gives its containers, before it is killed.
+const SHIM_MARGIN: Duration = Duration::from_secs(5);
+/// For a killed shim to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// A pod that was started, whether or not it still runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) dir: PathBuf,
+    pub(crate) record: PodRecord,
+    pub(crate) started_at_ms: u64,
+}
+
+impl Held {
+    pub(crate) fn running(&self) -> RunningPod {
+        RunningPod {
+            address: IpAddr::V4(self.record.address),
+            incarnation: self.record.incarnation,
+            started_at: UNIX_EPOCH + Duration::from_millis(self.started_at_ms),
+        }
+    }
+
+    /// Whether it still runs; what a dead one held is given back.
+    pub(crate) fn look(&self) -> io::Result<bool> {
+        let held = lock::is_held(&self.dir)?;
+        if !held {
+            give_back(&self.record)?;
+        }
+        Ok(held)
+    }
+
+    /// Stops it, gently first, and leaves nothing of it.
+    pub(crate) fn stop(&self, grace: Duration) -> io::Result<()> {
+        if let Some(shim) = lock::shim_of(&self.dir)? {
+            shim.signal(libc::SIGTERM)?;
+            if !shim.wait(grace + SHIM_MARGIN)? {
+                kill(&shim)?;
+            }
+        }
+        give_back(&self.record)?;
+        remove(&self.dir)
+    }
+}
+
+/// Every pod an earlier process left in `pods`; starts it didn't finish are undone.
+pub(crate) fn adopt(pods: &Path) -> io::Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for entry in fs::read_dir(pods)? {
+        let dir = entry?.path();
+        match read(&dir)? {
+            Some(pod) => {
+                pod.look()?;
+                held.push(pod);
+            }
+            None => undo(&dir)?,
+        }
+    }
+    // A stop that was interrupted can have left the pod before the present one of that id.
+    held.sort_by_key(|pod| pod.started_at_ms);
+    let (newest, older): (Vec<Held>, Vec<Held>) = split_newest(held);
+    older.iter().try_for_each(|pod| pod.stop(Duration::ZERO))?;
+    Ok(newest)
+}
+
+fn split_newest(oldest_first: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
+    let ids: Vec<_> = oldest_first.iter().map(|pod| pod.record.id.clone()).collect();
+    let (newest, older): (Vec<_>, Vec<_>) =
+        oldest_first.into_iter().enumerate().partition(|(index, pod)| !ids[index + 1..].contains(&pod.record.id));
+    let only_pods = |numbered: Vec<(usize, Held)>| numbered.into_iter().map(|(_, pod)| pod).collect();
+    (only_pods(newest), only_pods(older))
+}
+
+/// The pod in `dir`, if its start was finished.
+fn read(dir: &Path) -> io::Result<Option<Held>> {
+    let record: Option<PodRecord> = read_json(&dir.join(POD_FILE))?;
+    let status: Option<Status> = read_json(&dir.join(STATUS_FILE))?;
+    Ok(record.zip(status).map(|(record, status)| Held { dir: dir.to_owned(), record, started_at_ms: status.started_at_ms }))
+}
+
+/// Undoes a start that failed or was never finished; repeatable.
+pub(crate) fn undo(dir: &Path) -> io::Result<()> {
+    if let Some(shim) = lock::shim_of(dir)? {
+        kill(&shim)?;
+    }
+    if let Some(record) = read_json::<PodRecord>(&dir.join(POD_FILE))? {
+        give_back(&record)?;
+    }
+    remove(dir)
+}
+
+fn kill(shim: &lock::Shim) -> io::Result<()> {
+    shim.signal(libc::SIGKILL)?;
+    if shim.wait(KILL_WAIT)? { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "a pod's supervisor survives SIGKILL")) }
+}
+
+/// What the pod held of the host besides files; its mounts and namespaces went with its processes.
+fn give_back(record: &PodRecord) -> io::Result<()> {
+    cgroup::destroy(&record.cgroup)?;
+    link::detach(&record.link)
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,148 @@
+//! Starting a pod: from its description to an order, a shim, and the shim's answer.
+
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, process::Stdio, time::Duration};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{
+    EmbeddedConfig, SHIM_ARGUMENT,
+    keep::Held,
+    record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, VERSION, write_json},
+};
+use crate::{
+    ContainerSpec, PodId, PodSpec, RuntimeError,
+    image::{ImageStore, process_of},
+};
+
+/// Longest container name: it becomes part of file names.
+const NAME_LENGTH_MAX: usize = 64;
+/// Longest answer of a shim, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Prepares the images and says what the shim is to do.
+pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &PodSpec, slot: u32) -> Result<Order, RuntimeError> {
+    check_names(spec)?;
+    let mut containers = Vec::new();
+    for container in &spec.containers {
+        containers.push(container_order(images, container).await?);
+    }
+    let incarnation: u64 = rand::random();
+    let limits = &config.limits;
+    let mut pod = PodRecord {
+        version: VERSION,
+        id: spec.id.clone(),
+        incarnation,
+        slot,
+        address: config.address(slot),
+        link: config.link(slot),
+        cgroup: Path::new("/").join(&config.instance),
+        memory_bytes: spec.machine.memory_bytes,
+        containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
+    };
+    pod.cgroup.push(pod.directory());
+    // A limit above our own can't be set.
+    let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| unavailable("reading own limits", errno.into()))?;
+    Ok(Order {
+        pod,
+        machine: spec.machine,
+        gateway: config.gateway(),
+        uid_base: config.uids(slot),
+        resolv_conf: config.resolv_conf(),
+        bounds: Bounds {
+            pids: limits.pids_max,
+            scratch_bytes: limits.scratch_bytes_max,
+            open_files: limits.open_files_max.min(open_files),
+            stop_grace_ms: u64::try_from(limits.stop_grace.as_millis()).unwrap_or(u64::MAX),
+            log: LogBounds { line_bytes: limits.log_line_bytes_max, file_bytes: limits.log_file_bytes_max },
+        },
+        containers,
+    })
+}
+
+/// Container names become file names: those the manifest allows are fine, anything else must not get further.
+fn check_names(spec: &PodSpec) -> Result<(), RuntimeError> {
+    let refuse = |step: &str| Err(RuntimeError::Start { id: spec.id.clone(), step: step.to_owned(), source: None });
+    let good = |name: &str| {
+        name.len() <= NAME_LENGTH_MAX
+            && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    };
+    let names: Vec<&str> = spec.containers.iter().map(|container| &*container.name).collect();
+    match () {
+        () if names.is_empty() => refuse("it has no containers"),
+        () if !names.iter().all(|name| good(name)) => refuse("a container name is 1 to 64 of a-z, A-Z, 0-9, _, . and -, a letter or digit first"),
+        () if names.iter().enumerate().any(|(index, name)| names[..index].contains(name)) => refuse("two containers have the same name"),
+        () => Ok(()),
+    }
+}
+
+async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<ContainerOrder, RuntimeError> {
+    let image = images.ensure(&container.image).await?;
+    let process = process_of(&image, container)?;
+    Ok(ContainerOrder {
+        name: container.name.clone(),
+        layers: image.layers,
+        argv: process.args,
+        env: process.env,
+        cwd: process.cwd,
+        uid: process.uid,
+        gid: process.gid,
+        groups: process.additional_gids,
+    })
+}
+
+/// Runs a shim for the order; when this returns an error, the caller undoes what is in the pod's directory.
+pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: Order) -> Result<Held, RuntimeError> {
+    let mut shim = spawn(config, dir, &order).map_err(|error| unavailable("starting the pod's supervisor", error))?;
+    let answered = converse(&mut shim, &order, config.limits.start_timeout).await;
+    // The daemon's child: somebody has to take note of its exit, whenever that is.
+    tokio::spawn(async move { shim.wait().await });
+    let answer = answered.map_err(|error| unavailable("talking to the pod's supervisor", error))?;
+    match answer {
+        Answer::Started { started_at_ms } => Ok(Held { dir: dir.to_owned(), record: order.pod, started_at_ms }),
+        Answer::Failed { uploader, step, cause } => Err(failure(order.pod.id, uploader, step, cause)),
+    }
+}
+
+fn failure(id: PodId, uploader: bool, step: String, cause: String) -> RuntimeError {
+    let source: Option<Box<dyn std::error::Error + Send + Sync>> = if cause.is_empty() { None } else { Some(cause.into()) };
+    if uploader { RuntimeError::Start { id, step, source } } else { RuntimeError::Unavailable { operation: step, source } }
+}
+
+fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
+    fs::DirBuilder::new().mode(0o700).create(dir)?;
+    write_json(&dir.join(POD_FILE), &order.pod)?;
+    Command::new(&config.shim_exe)
+        .arg(SHIM_ARGUMENT)
+        .arg(dir)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(dir.join(SHIM_LOG))?)
+        .spawn()
+}
+
+async fn converse(shim: &mut Child, order: &Order, limit: Duration) -> io::Result<Answer> {
+    let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
+        return Err(io::Error::other("it has no pipes"));
+    };
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    let mut answer = String::new();
+    let exchange = async {
+        stdin.write_all(&line).await?;
+        BufReader::new(stdout.take(ANSWER_BYTES_MAX)).read_line(&mut answer).await
+    };
+    // Its stdin stays open all the while: closed, it would mean that this daemon is gone.
+    timeout(limit, exchange).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+pub(crate) fn unavailable(operation: &str, error: io::Error) -> RuntimeError {
+    RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(error)) }
+}

@@ -1,0 +1,118 @@
+//! A pod's wire: a veth pair, its host end routed to one /32 (no bridge: `rp_filter` then stops forged sources, and there
+//! is no neighbour to hijack), its pod end `eth0` with an on-link default route.
+
+use std::{fs, io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::BorrowedFd};
+
+use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
+
+use super::netlink::{Message, Socket};
+
+/// The pod's end.
+const POD_LINK: &str = "eth0";
+
+// From linux/if_link.h, linux/if_addr.h and linux/rtnetlink.h, where libc has none.
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const ROUTE_MAIN: u8 = 254;
+const ROUTE_STATIC: u8 = 4;
+const ROUTE_UNICAST: u8 = 1;
+const ROUTE_ONLINK: u32 = 4;
+const HOST_PREFIX: u8 = 32;
+const IPV4: u8 = 2;
+
+/// Creates the pair, its pod end being born in `netns`, and brings the host's end into service.
+pub(crate) fn attach(link: &str, netns: BorrowedFd<'_>, gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
+    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    let peer_netns = netns.as_raw_fd().to_ne_bytes();
+    let pair = Message::new(libc::RTM_NEWLINK, create(), &interface(0, 0)).text(libc::IFLA_IFNAME, link).nest(
+        libc::IFLA_LINKINFO,
+        &[],
+        |info| {
+            info.text(INFO_KIND, "veth").nest(INFO_DATA, &[], |data| {
+                data.nest(VETH_INFO_PEER, &interface(0, 0), |peer| {
+                    peer.text(libc::IFLA_IFNAME, POD_LINK).attr(libc::IFLA_NET_NS_FD, &peer_netns)
+                })
+            })
+        },
+    );
+    socket.transact(vec![pair])?;
+    fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "1")?;
+    disable_ipv6(link)?;
+    let index = if_nametoindex(link)?;
+    socket.transact(vec![up(index)])?;
+    socket.transact(vec![add_address(index, gateway)])?;
+    socket.transact(vec![route_to(index, address)])
+}
+
+/// Sets up the inside: loopback, address and default route. To be called in the pod's network namespace.
+pub(crate) fn configure_inside(gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
+    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    let index = if_nametoindex(POD_LINK)?;
+    socket.transact(vec![up(if_nametoindex("lo")?)])?;
+    socket.transact(vec![add_address(index, address)])?;
+    socket.transact(vec![up(index)])?;
+    socket.transact(vec![default_route(index, gateway)])
+}
+
+/// Removes the pair; fine when there is none.
+pub(crate) fn detach(link: &str) -> io::Result<()> {
+    let delete = Message::new(libc::RTM_DELLINK, libc::NLM_F_ACK, &interface(0, 0)).text(libc::IFLA_IFNAME, link);
+    match Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![delete]) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        done => done,
+    }
+}
+
+/// The policy is written for IPv4: no IPv6 until there are rules for it. Fine on a kernel without IPv6.
+pub(crate) fn disable_ipv6(link: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn create() -> i32 {
+    libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL
+}
+
+/// `struct ifinfomsg`; `up` sets IFF_UP.
+fn interface(index: u32, up: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&up.to_ne_bytes());
+    header[12..16].copy_from_slice(&up.to_ne_bytes());
+    header
+}
+
+fn up(index: u32) -> Message {
+    Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &interface(index, libc::IFF_UP.unsigned_abs()))
+}
+
+/// `struct ifaddrmsg` and a /32.
+fn add_address(index: u32, address: Ipv4Addr) -> Message {
+    let mut header = [IPV4, HOST_PREFIX, 0, 0, 0, 0, 0, 0];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    Message::new(libc::RTM_NEWADDR, create(), &header)
+        .attr(libc::IFA_LOCAL, &address.octets())
+        .attr(libc::IFA_ADDRESS, &address.octets())
+}
+
+fn route_to(index: u32, address: Ipv4Addr) -> Message {
+    Message::new(libc::RTM_NEWROUTE, create(), &route(HOST_PREFIX, libc::RT_SCOPE_LINK, 0))
+        .attr(libc::RTA_DST, &address.octets())
+        .attr(libc::RTA_OIF, &index.to_ne_bytes())
+}
+
+fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
+    Message::new(libc::RTM_NEWROUTE, create(), &route(0, libc::RT_SCOPE_UNIVERSE, ROUTE_ONLINK))
+        .attr(libc::RTA_GATEWAY, &gateway.octets())
+        .attr(libc::RTA_OIF, &index.to_ne_bytes())
+}
+
+/// `struct rtmsg`.
+fn route(prefix: u8, scope: u8, flags: u32) -> [u8; 12] {
+    let mut header = [IPV4, prefix, 0, 0, ROUTE_MAIN, ROUTE_STATIC, scope, ROUTE_UNICAST, 0, 0, 0, 0];
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header
+}

@@ -1,0 +1,163 @@
+//! Reading logs while they are written and rotated.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+
+use super::{path, rotated};
+use crate::{LogLine, LogLines, LogStream, RuntimeError, embedded::lock};
+
+/// Between two looks at files that had nothing new.
+const POLL: Duration = Duration::from_millis(100);
+/// Lines handed on at once.
+const BATCH_LINES: usize = 256;
+/// Read from a file at once, in bytes.
+const READ_BYTES: usize = 64 * 1024;
+/// A record that has no end after this many bytes isn't one of ours.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// The lines of all containers of the pod in `dir`, oldest first.
+pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bool) -> LogLines {
+    let tails = containers.iter().map(|name| Tail::new(name.clone(), path(logs, name))).collect();
+    let reader = Reader { dir, tails, follow, ended: false };
+    stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        loop {
+            let (batch, back) = match tokio::task::spawn_blocking(move || (reader.batch(), reader)).await {
+                Ok(read) => read,
+                Err(panicked) => return Some((vec![Err(unreadable(io::Error::other(panicked)))], None)),
+            };
+            match batch {
+                Err(error) => return Some((vec![Err(unreadable(error))], None)),
+                Ok(lines) if !lines.is_empty() => return Some((lines.into_iter().map(Ok).collect(), Some(back))),
+                Ok(_) if back.ended => return None,
+                Ok(_) => {}
+            }
+            reader = back;
+            tokio::time::sleep(POLL).await;
+        }
+    })
+    .flat_map(stream::iter)
+    .boxed()
+}
+
+fn unreadable(error: io::Error) -> RuntimeError {
+    RuntimeError::Unavailable { operation: "reading the pod's log".to_owned(), source: Some(Box::new(error)) }
+}
+
+struct Reader {
+    /// The pod's directory, whose lock says whether more can come.
+    dir: PathBuf,
+    tails: Vec<Tail>,
+    follow: bool,
+    ended: bool,
+}
+
+impl Reader {
+    /// The next lines; none and `ended` when there will never be any, none alone when there are none yet.
+    fn batch(&mut self) -> io::Result<Vec<LogLine>> {
+        // Asked before reading: what was written before the end is then read after it.
+        let last = !self.follow || !lock::is_held(&self.dir)?;
+        for tail in &mut self.tails {
+            tail.fill()?;
+        }
+        let mut lines = Vec::new();
+        while lines.len() < BATCH_LINES {
+            let some = self.tails.iter_mut().filter(|tail| !tail.records.is_empty());
+            let Some(tail) = some.min_by_key(|tail| tail.records.front().map(|record| record.at_ms)) else { break };
+            lines.extend(tail.records.pop_front().map(|record| record.line));
+            if tail.records.is_empty() {
+                tail.fill()?; // or lines of another container would overtake the rest of this one's
+            }
+        }
+        self.ended = last && lines.is_empty();
+        Ok(lines)
+    }
+}
+
+struct Record {
+    at_ms: u64,
+    line: LogLine,
+}
+
+/// One container's log, followed over rotations.
+struct Tail {
+    container: String,
+    path: PathBuf,
+    /// The file being read, and its inode.
+    file: Option<(File, u64)>,
+    pending: Vec<u8>,
+    records: VecDeque<Record>,
+}
+
+impl Tail {
+    fn new(container: String, path: PathBuf) -> Self {
+        // What was rotated away is read first, if there is any.
+        let file = open(&rotated(&path)).ok().flatten();
+        Self { container, path, file, pending: Vec::new(), records: VecDeque::new() }
+    }
+
+    /// Reads on if no record is at hand.
+    fn fill(&mut self) -> io::Result<()> {
+        while self.records.is_empty() {
+            // Looked at before the last read of the old file: nothing is added to it after a rotation.
+            let current = open(&self.path)?;
+            if self.read()? {
+                continue;
+            }
+            match current {
+                Some(current) if self.file.as_ref().map(|(_, inode)| *inode) != Some(current.1) => self.file = Some(current),
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a piece of the file; returns whether there was one.
+    fn read(&mut self) -> io::Result<bool> {
+        let Some((file, _)) = &mut self.file else { return Ok(false) };
+        let mut buffer = vec![0; READ_BYTES];
+        let length = file.read(&mut buffer)?;
+        self.pending.extend_from_slice(&buffer[..length]);
+        let complete = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let rest = self.pending.split_off(complete);
+        let records = std::mem::replace(&mut self.pending, rest);
+        self.records.extend(records.split_inclusive(|byte| *byte == b'\n').filter_map(|record| parse(&self.container, record)));
+        if self.pending.len() > RECORD_BYTES_MAX {
+            self.pending.clear();
+        }
+        Ok(length > 0)
+    }
+}
+
+/// The file and its inode; none if it isn't there (yet, or any more).
+fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let inode = file.metadata()?.ino();
+    Ok(Some((file, inode)))
+}
+
+/// `<milliseconds> stdout|stderr F|P <text>\n`
+fn parse(container: &str, record: &[u8]) -> Option<Record> {
+    let mut fields = record.strip_suffix(b"\n")?.splitn(4, |byte| *byte == b' ');
+    let at_ms = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let stream = match fields.next()? {
+        b"stdout" => LogStream::Stdout,
+        b"stderr" => LogStream::Stderr,
+        _ => return None,
+    };
+    fields.next()?;
+    let text = Bytes::copy_from_slice(fields.next()?);
+    Some(Record { at_ms, line: LogLine { container: container.to_owned(), stream, text } })
+}

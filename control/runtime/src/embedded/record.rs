@@ -1,0 +1,137 @@
+//! What daemon and shim tell each other: the order for one pod, the answer to it, and the files that outlive the daemon.
+//!
+//! | file in the pod's directory | written by | says |
+//! |---|---|---|
+//! | `pod.json` | daemon, before the shim | what the pod holds of the host, so that it can be given back whoever died |
+//! | `lock` | shim | locked (`fcntl`) as long as the shim lives; the kernel names the holder |
+//! | `status.json` | shim, once all containers run | when they were started; without it the start was never finished |
+//! | `logs/NAME.log`, `logs/NAME.log.1` | shim | what the containers wrote |
+//! | `shim.log` | shim | its own panics |
+//!
+//! No file holds environment values: the order travels through a pipe and is never written down.
+
+use std::{fs, io, io::Write, net::Ipv4Addr, os::unix::fs::OpenOptionsExt, path::Path, path::PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Machine, PodId};
+
+/// Version of the files; a newer daemon reads those of older shims.
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const POD_FILE: &str = "pod.json";
+pub(crate) const STATUS_FILE: &str = "status.json";
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const LOGS_DIR: &str = "logs";
+pub(crate) const SHIM_LOG: &str = "shim.log";
+
+/// What a pod holds of the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    pub(crate) version: u32,
+    pub(crate) id: PodId,
+    pub(crate) incarnation: u64,
+    /// Which address, uid range and link name it has (see `config::Slots`).
+    pub(crate) slot: u32,
+    pub(crate) address: Ipv4Addr,
+    /// The host's end of the veth pair.
+    pub(crate) link: String,
+    /// Path of the pod's control group below each hierarchy, absolute.
+    pub(crate) cgroup: PathBuf,
+    pub(crate) memory_bytes: u64,
+    /// Names of the containers, in the manifest's order.
+    pub(crate) containers: Vec<String>,
+}
+
+impl PodRecord {
+    /// Name of the pod's directory: unique per start, so that nothing of a stopped pod can get in the way of the next of that id.
+    pub(crate) fn directory(&self) -> String {
+        format!("{}.{:016x}", self.id, self.incarnation)
+    }
+}
+
+/// Written when all containers have been started.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: u32,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) started_at_ms: u64,
+}
+
+/// All a shim needs to know. Holds private values: no `Debug`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) pod: PodRecord,
+    pub(crate) machine: Machine,
+    pub(crate) gateway: Ipv4Addr,
+    /// First host uid and gid of the pod's 65536.
+    pub(crate) uid_base: u32,
+    pub(crate) resolv_conf: String,
+    pub(crate) bounds: Bounds,
+    pub(crate) containers: Vec<ContainerOrder>,
+}
+
+/// The limits a shim enforces; see `config::Limits` for what they mean.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Bounds {
+    pub(crate) pids: u32,
+    pub(crate) scratch_bytes: u64,
+    pub(crate) open_files: u64,
+    pub(crate) stop_grace_ms: u64,
+    pub(crate) log: LogBounds,
+}
+
+/// Bounds of one container's log.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct LogBounds {
+    pub(crate) line_bytes: usize,
+    pub(crate) file_bytes: u64,
+}
+
+/// One container, image configuration and manifest merged.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ContainerOrder {
+    pub(crate) name: String,
+    /// Unpacked layers, lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) argv: Vec<String>,
+    /// `NAME=value`, names unique.
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The shim's one line of answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    Started {
+        started_at_ms: u64,
+    },
+    Failed {
+        /// Whether the image or manifest is to blame rather than this host.
+        uploader: bool,
+        /// What was being done, fit for the uploader.
+        step: String,
+        /// The whole cause, for the log.
+        cause: String,
+    },
+}
+
+/// Writes `value` so that a reader sees the old file or the new one, only for root's eyes.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    fs::rename(&partial, path)
+}
+
+/// Reads what [`write_json`] wrote; `None` when it isn't there.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

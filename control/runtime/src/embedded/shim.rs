@@ -1,0 +1,199 @@
+//! The supervisor of one pod: this program executed again as `pod-shim DIRECTORY`, with one thread.
+//!
+//! ```text
+//! daemon                         shim
+//!   | order (stdin, one line) --->| lock, mount namespace, control group, sandbox, containers created
+//!   |                             | stdin closed by now? the daemon is gone: undo
+//!   |<-- answer (stdout, a line) -| containers started, status.json written
+//!   |                             | log lines and exits, until all containers have exited
+//!   | SIGTERM ------------------->| SIGTERM to every first process, SIGKILL after the grace
+//!   |                             | undo: control group, link; namespaces and mounts go with the process
+//! ```
+//!
+//! libcontainer forks without exec and changes the caller's directory and priority, so it may only be called where
+//! there is one thread: here. The containers die with the shim (parent-death signal), however it ends.
+
+mod command;
+mod container;
+mod mounts;
+mod sandbox;
+mod seccomp;
+mod serve;
+mod spec;
+mod sys;
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    fmt, fs,
+    io::{self, BufRead, Write},
+    os::fd::AsFd,
+    path::Path,
+    process::ExitCode,
+};
+
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{prctl, stat::Mode, stat::umask},
+    unistd,
+};
+
+use super::{
+    cgroup, link, lock,
+    record::{Answer, Order, STATUS_FILE, Status, VERSION, write_json},
+};
+use container::Created;
+
+/// The first argument that makes this program a shim.
+pub const SHIM_ARGUMENT: &str = "pod-shim";
+
+/// Where the shim, in its own mount namespace, keeps what the pod needs.
+const BENCH: &str = "/run";
+/// When memory is short, the shim goes last: it is small and holds what must be undone.
+const OOM_SCORE_ADJ: &str = "-900";
+
+/// The whole life of a shim. `main` calls it, with what follows [`SHIM_ARGUMENT`], before it does anything else: no thread
+/// may have been started.
+pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let (Some(dir), None) = (args.next(), args.next()) else {
+        eprintln!("usage: {SHIM_ARGUMENT} DIRECTORY");
+        return ExitCode::from(64);
+    };
+    match run(Path::new(&dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let cause = failure.cause.map_or_else(String::new, |error| chain(&*error));
+            eprintln!("{}: {cause}", failure.step);
+            answer(&Answer::Failed { uploader: failure.uploader, step: failure.step, cause }).ok(); // nobody may be listening any more
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &Path) -> Result<(), Failure> {
+    let dir = fs::canonicalize(dir).step("opening the pod's directory")?;
+    let _lock = detach(&dir).step("detaching from the daemon")?;
+    let order = read_order().step("reading the order")?;
+    let done = supervise(&dir, &order);
+    let undone = cgroup::destroy(&order.pod.cgroup).and(link::detach(&order.pod.link)).step("undoing the pod");
+    done.and(undone)
+}
+
+fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
+    let mut containers = create(dir, order)?;
+    if daemon_is_gone().step("looking for the daemon")? {
+        return Err(Failure::host("the daemon went away", None));
+    }
+    containers.iter_mut().try_for_each(Created::start)?;
+    let started_at_ms = now_ms();
+    write_json(&dir.join(STATUS_FILE), &Status { version: VERSION, started_at_ms }).step("recording the start")?;
+    answer(&Answer::Started { started_at_ms }).step("answering")?;
+    close_standard_streams().step("closing the standard streams")?;
+    serve::until_all_exited(dir, order, containers).step("supervising")
+}
+
+fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
+    let filters = seccomp::filters().step("compiling the system call filter")?;
+    mounts::enter(order).step("making the mount namespace")?;
+    cgroup::create(&order.pod.cgroup, order.machine, order.bounds.pids).step("setting the pod's limits")?;
+    sandbox::create(order)?;
+    fs::create_dir(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
+    let mut containers = Vec::new();
+    for container in &order.containers {
+        let rootfs = mounts::rootfs(container, order.uid_base).step("mounting the image")?;
+        command::check(container, &rootfs, order.uid_base)?;
+        containers.push(container::create(order, container, &rootfs, &filters)?);
+    }
+    Ok(containers)
+}
+
+/// Away from the daemon's session, directory and fate; returns the lock that says this pod has a shim.
+fn detach(dir: &Path) -> io::Result<fs::File> {
+    std::env::set_current_dir("/")?;
+    umask(Mode::from_bits_truncate(0o022));
+    unistd::setsid()?;
+    prctl::set_child_subreaper(true)?; // what a container's first process leaves behind comes to us
+    protect_from_oom()?;
+    lock::hold(dir)
+}
+
+fn protect_from_oom() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
+}
+
+fn read_order() -> io::Result<Order> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// Its end of our stdin stays open until it has our answer.
+fn daemon_is_gone() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut polled = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
+}
+
+fn answer(answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()
+}
+
+fn close_standard_streams() -> io::Result<()> {
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
+        unistd::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), standard)?;
+    }
+    Ok(())
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why a pod could not be started.
+struct Failure {
+    uploader: bool,
+    step: String,
+    cause: Option<Box<dyn Error>>,
+}
+
+impl Failure {
+    /// The image or the manifest is to blame; `step` says it all.
+    fn uploader(step: String) -> Self {
+        Self { uploader: true, step, cause: None }
+    }
+
+    fn host(step: &str, cause: Option<Box<dyn Error>>) -> Self {
+        Self { uploader: false, step: step.to_owned(), cause }
+    }
+}
+
+/// Names the step that failed.
+trait Step<T> {
+    fn step(self, step: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: Error + 'static> Step<T> for Result<T, E> {
+    fn step(self, step: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::host(step, Some(Box::new(error))))
+    }
+}
+
+/// An error with all its sources, on one line.
+fn chain(error: &dyn Error) -> String {
+    struct Chain<'a>(&'a dyn Error);
+    impl fmt::Display for Chain<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{}", self.0)?;
+            std::iter::successors(self.0.source(), |error| (**error).source()).try_for_each(|error| write!(f, ": {error}"))
+        }
+    }
+    Chain(error).to_string()
+}

@@ -1,0 +1,158 @@
+//! One container: from an order to a process that waits for its start, and the last steps inside that process.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::{OpenOptionsExt, fchown},
+    },
+    path::{Path, PathBuf},
+};
+
+use libcontainer::{
+    container::{Container, builder::ContainerBuilder},
+    oci_spec::runtime::Spec,
+    syscall::syscall::SyscallType,
+    workload::{Executor, ExecutorError, ExecutorValidationError},
+};
+use nix::{
+    fcntl::OFlag,
+    sys::{prctl, signal::Signal},
+    unistd::{Pid, pipe2},
+};
+use seccompiler::BpfProgram;
+
+use super::{BENCH, Failure, Step, mounts, spec, sys};
+use crate::embedded::record::{ContainerOrder, Order};
+
+/// Most that a failed exec says, in bytes.
+const EXEC_ERROR_BYTES_MAX: u64 = 1024;
+/// `Seccomp:` of a process under a filter.
+const SECCOMP_FILTERED: &str = "2";
+
+/// A container that has been created.
+pub(super) struct Created {
+    pub(super) name: String,
+    pub(super) pid: Pid,
+    /// Read ends of its outputs.
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    handle: Container,
+    /// Closed by a successful exec; has text after a failed one.
+    exec_error: File,
+}
+
+/// Creates the container: all of its surroundings, and its first process waiting for [`Created::start`].
+pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, filters: &[BpfProgram]) -> Result<Created, Failure> {
+    let bundle = Path::new(BENCH).join("bundle").join(&container.name);
+    let state = Path::new(BENCH).join("state");
+    mounts::dir(&bundle).step("preparing the container")?;
+    mounts::dir(&state).step("preparing the container")?;
+    let config = write_config(order, container, rootfs, &bundle).step("preparing the container")?;
+
+    let owner = order.uid_base + container.uid;
+    let (stdout, stdout_end) = output(owner).step("preparing the container")?;
+    let (stderr, stderr_end) = output(owner).step("preparing the container")?;
+    let (exec_error, exec_error_end) = pipe2(OFlag::O_CLOEXEC).step("preparing the container")?;
+    let executor = Exec { filters: filters.to_vec(), report: exec_error_end.as_raw_fd() };
+    let handle = ContainerBuilder::new(container.name.clone(), SyscallType::default())
+        .with_root_path(&state)
+        .step("creating the container")?
+        .with_executor(executor)
+        .with_stdin(File::open("/dev/null").step("preparing the container")?)
+        .with_stdout(stdout_end)
+        .with_stderr(stderr_end)
+        .as_init(&bundle)
+        .with_systemd(false)
+        .build()
+        .step("creating the container");
+    // libcontainer lowers the caller's own standing to the container's, and leaves it there.
+    super::protect_from_oom().step("restoring the shim's priority")?;
+    fs::remove_file(config).step("removing the container's configuration")?; // it holds private values
+    let handle = handle?;
+    let pid = handle.pid().ok_or_else(|| io::Error::other("it has no process")).step("creating the container")?;
+    Ok(Created { name: container.name.clone(), pid: Pid::from_raw(pid.as_raw()), stdout, stderr, handle, exec_error: exec_error.into() })
+}
+
+impl Created {
+    /// Lets the process go on to the image's program, and makes sure that it got there as locked up as it should be.
+    pub(super) fn start(&mut self) -> Result<(), Failure> {
+        self.handle.start().step("starting the container")?;
+        let mut error = String::new();
+        (&mut self.exec_error).take(EXEC_ERROR_BYTES_MAX).read_to_string(&mut error).step("starting the container")?;
+        if !error.is_empty() {
+            return Err(Failure::uploader(format!("container {}: {error}", self.name)));
+        }
+        self.check_confined().step("checking that the container is confined")
+    }
+
+    /// A runtime that silently ran unconfined would look just as well from outside.
+    fn check_confined(&self) -> io::Result<()> {
+        let status = match fs::read_to_string(format!("/proc/{}/status", self.pid)) {
+            Ok(status) => status,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // it has exited and was checked by nobody: nothing runs
+            Err(error) => return Err(error),
+        };
+        for (field, wanted) in [("Seccomp:", SECCOMP_FILTERED), ("NoNewPrivs:", "1")] {
+            let found = status.lines().find_map(|line| line.strip_prefix(field)).map(str::trim);
+            if found != Some(wanted) {
+                return Err(io::Error::other(format!("{field} {} of the first process, expected {wanted}", found.unwrap_or("missing"))));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_config(order: &Order, container: &ContainerOrder, rootfs: &Path, bundle: &Path) -> io::Result<PathBuf> {
+    let path = bundle.join("config.json");
+    let config = spec::config(order, container, &rootfs.to_string_lossy());
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    serde_json::to_writer(file, &config)?;
+    Ok(path)
+}
+
+/// A pipe for an output; its write end belongs to the container's user, who may then open `/dev/stdout` again.
+fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    fchown(&write, Some(owner), Some(owner))?;
+    nix::fcntl::fcntl(read.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}
+
+/// What the container's first process does last.
+#[derive(Clone)]
+struct Exec {
+    filters: Vec<BpfProgram>,
+    /// Where a failure is reported: a descriptor inherited by number.
+    report: RawFd,
+}
+
+impl Executor for Exec {
+    /// Called before the wait for the start; from here on credentials don't change, which would undo the first step.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        let error = |error: io::Error| ExecutorValidationError::ArgValidationError(error.to_string());
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| error(errno.into()))?; // without its shim nobody would reap or log it
+        sys::default_sigpipe().map_err(error)
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let Err(error) = self.become_program(spec);
+        let text = error.to_string();
+        sys::write_inherited(self.report, text.as_bytes());
+        Err(ExecutorError::Other(text))
+    }
+}
+
+impl Exec {
+    fn become_program(&self, spec: &Spec) -> io::Result<std::convert::Infallible> {
+        let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
+        let argv = args.into_iter().flatten().map(|arg| sys::c_text(arg)).collect::<io::Result<Vec<_>>>()?;
+        let file = argv.first().ok_or_else(|| io::Error::other("there is no command"))?;
+        for filter in &self.filters {
+            seccompiler::apply_filter(filter).map_err(io::Error::other)?;
+        }
+        let error = io::Error::from(sys::execvp(file, &argv));
+        Err(io::Error::other(format!("{} can't be executed: {error}", file.to_string_lossy())))
+    }
+}

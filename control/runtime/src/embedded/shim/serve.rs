@@ -1,0 +1,167 @@
+//! The shim's loop: logs, exits, the order to stop.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{self, Pid},
+};
+
+use super::{container::Created, now_ms};
+use crate::{
+    LogStream,
+    embedded::{
+        logs::{self, Splitter, Writer},
+        record::{LOGS_DIR, Order},
+    },
+};
+
+/// Read from a pipe at once, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+/// What a pipe still holds after its container's exit, in reads: its capacity, amply.
+const LAST_READS_MAX: usize = 64;
+
+/// One container while it runs.
+struct Supervised {
+    pid: Pid,
+    running: bool,
+    writer: Writer,
+    outputs: [Output; 2],
+}
+
+/// One output of a container.
+struct Output {
+    pipe: Option<OwnedFd>,
+    splitter: Splitter,
+}
+
+/// Returns when no container runs any more, by itself or because of SIGTERM.
+pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Created>) -> io::Result<()> {
+    let signals = signals()?;
+    let mut pod = containers.into_iter().map(|created| supervised(dir, order, created)).collect::<io::Result<Vec<_>>>()?;
+    let grace = Duration::from_millis(order.bounds.stop_grace_ms);
+    let mut kill_at: Option<Instant> = None;
+    reap(&mut pod)?; // some may have exited before SIGCHLD was watched
+    while pod.iter().any(|container| container.running) {
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            signal_all(&pod, Signal::SIGKILL);
+            kill_at = None;
+        }
+        wait(&signals, &mut pod, kill_at)?;
+        while let Some(signal) = signals.read_signal()? {
+            if i32::try_from(signal.ssi_signo).is_ok_and(|number| number == Signal::SIGTERM as i32) {
+                signal_all(&pod, Signal::SIGTERM);
+                kill_at.get_or_insert(Instant::now() + grace);
+            }
+        }
+        reap(&mut pod)?;
+    }
+    pod.iter_mut().try_for_each(Supervised::finish)
+}
+
+fn signals() -> io::Result<SignalFd> {
+    let mut watched = SigSet::empty();
+    watched.add(Signal::SIGCHLD);
+    watched.add(Signal::SIGTERM);
+    // Only now: the containers' first processes must not inherit the mask.
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&watched), None)?;
+    Ok(SignalFd::with_flags(&watched, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+fn supervised(dir: &Path, order: &Order, created: Created) -> io::Result<Supervised> {
+    let bounds = order.bounds.log;
+    let output = |pipe, stream| Output { pipe: Some(pipe), splitter: Splitter::new(stream, bounds) };
+    Ok(Supervised {
+        pid: created.pid,
+        running: true,
+        writer: Writer::create(logs::path(&dir.join(LOGS_DIR), &created.name), bounds.file_bytes)?,
+        outputs: [output(created.stdout, LogStream::Stdout), output(created.stderr, LogStream::Stderr)],
+    })
+}
+
+/// Waits for a signal, for output, or for the time to kill.
+fn wait(signals: &SignalFd, pod: &mut [Supervised], kill_at: Option<Instant>) -> io::Result<()> {
+    let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
+        let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    });
+    let open = || (0..pod.len()).flat_map(|container| [(container, 0), (container, 1)]);
+    let open: Vec<(usize, usize)> = open().filter(|(container, output)| pod[*container].outputs[*output].pipe.is_some()).collect();
+    let pipes = open.iter().filter_map(|(container, output)| pod[*container].outputs[*output].pipe.as_ref());
+    let mut polled: Vec<PollFd<'_>> =
+        std::iter::once(signals.as_fd()).chain(pipes.map(AsFd::as_fd)).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match poll(&mut polled, timeout) {
+        Err(Errno::EINTR) => return Ok(()),
+        done => done?,
+    };
+    let ready: Vec<bool> = polled.iter().skip(1).map(|fd| fd.any().unwrap_or(true)).collect();
+    for ((container, output), ready) in open.into_iter().zip(ready) {
+        if ready {
+            pod[container].read(output)?;
+        }
+    }
+    Ok(())
+}
+
+impl Supervised {
+    /// Takes what a pipe has now; returns whether it may have more.
+    fn read(&mut self, output: usize) -> io::Result<bool> {
+        let output = &mut self.outputs[output];
+        let Some(pipe) = &output.pipe else { return Ok(false) };
+        let mut buffer = [0; READ_BYTES];
+        match unistd::read(std::os::fd::AsRawFd::as_raw_fd(pipe), &mut buffer) {
+            Ok(0) => {
+                output.pipe = None;
+                output.splitter.finish(now_ms(), &mut self.writer)?;
+                Ok(false)
+            }
+            Ok(length) => output.splitter.feed(now_ms(), &buffer[..length], &mut self.writer).map(|()| true),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes the last of the outputs.
+    fn finish(&mut self) -> io::Result<()> {
+        for output in 0..self.outputs.len() {
+            for _ in 0..LAST_READS_MAX {
+                if !self.read(output)? {
+                    break;
+                }
+            }
+            self.outputs[output].splitter.finish(now_ms(), &mut self.writer)?;
+        }
+        Ok(())
+    }
+}
+
+fn signal_all(pod: &[Supervised], signal: Signal) {
+    for container in pod.iter().filter(|container| container.running) {
+        kill(container.pid, signal).ok(); // not reaped yet, so the id is still its own
+    }
+}
+
+/// Takes note of every exited child, our containers and orphans of theirs.
+fn reap(pod: &mut [Supervised]) -> io::Result<()> {
+    loop {
+        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
+                pod.iter_mut().filter(|container| container.pid == pid).for_each(|container| container.running = false);
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

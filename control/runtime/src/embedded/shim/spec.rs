@@ -1,0 +1,113 @@
+//! The OCI runtime configuration of one container, a pure function of the order.
+
+use serde_json::{Value, json};
+
+use super::BENCH;
+use crate::embedded::record::{ContainerOrder, Order};
+
+/// What uid 0 of a pod may do to files and processes of its own pod. Other users have none.
+const ROOT_CAPABILITIES: [&str; 9] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+];
+
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+    "/sys/kernel",
+];
+
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Pods are killed before anything of the host when memory is short.
+const OOM_SCORE_ADJ: i32 = 500;
+/// Shared memory of a container, in bytes; counts as the pod's memory.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// The configuration of `container`, whose root file system is at `rootfs`.
+pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) -> Value {
+    let capabilities: &[&str] = if container.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
+    json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": rootfs, "readonly": false },
+        "process": {
+            "terminal": false,
+            "user": { "uid": container.uid, "gid": container.gid, "umask": 0o022, "additionalGids": container.groups },
+            "args": container.argv,
+            "env": container.env,
+            "cwd": container.cwd,
+            "noNewPrivileges": true,
+            "oomScoreAdj": OOM_SCORE_ADJ,
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities, "inheritable": [], "ambient": []
+            },
+            "rlimits": [
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+                { "type": "RLIMIT_NOFILE", "soft": order.bounds.open_files, "hard": order.bounds.open_files },
+            ],
+        },
+        "mounts": mounts(),
+        "linux": {
+            // Absolute: libcontainer takes any other for one to be handed to systemd when there is a user namespace.
+            "cgroupsPath": order.pod.cgroup.join(&container.name),
+            "namespaces": namespaces(),
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
+        },
+    })
+}
+
+fn namespaces() -> Value {
+    let shared = |kind: &str, file: &str| json!({ "type": kind, "path": format!("{BENCH}/ns/{file}") });
+    json!([
+        shared("user", "user"),
+        shared("network", "net"),
+        shared("ipc", "ipc"),
+        shared("uts", "uts"),
+        { "type": "pid" },
+        { "type": "mount" },
+        { "type": "cgroup" },
+    ])
+}
+
+fn mounts() -> Value {
+    let shm = format!("size={SHM_BYTES}");
+    let name = |file: &str| {
+        json!({
+            "destination": format!("/etc/{file}"), "type": "bind", "source": format!("{BENCH}/etc/{file}"),
+            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+        })
+    };
+    json!([
+        { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
+        { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=64k"] },
+        {
+            "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        },
+        { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", shm] },
+        { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
+        { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+        name("hostname"),
+        name("hosts"),
+        name("resolv.conf"),
+    ])
+}

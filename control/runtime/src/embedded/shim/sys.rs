@@ -1,0 +1,84 @@
+//! The system calls nix doesn't wrap, one small function each.
+
+use std::{
+    ffi::{CStr, CString},
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+use nix::libc::{self, c_long};
+
+/// A detached copy of the mount at `path`.
+pub(super) fn open_tree(path: &Path) -> io::Result<OwnedFd> {
+    let path = cstring(path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: `path` is a valid C string for the length of the call.
+    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a detached mount read-only and shows its owners as `userns` maps them.
+pub(super) fn idmap_read_only(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(userns.as_raw_fd()).unwrap_or_default(),
+    };
+    let size = mem::size_of::<libc::mount_attr>();
+    // SAFETY: an empty path with AT_EMPTY_PATH names `tree`; the struct lives through the call and `size` is its size.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const attributes, size) };
+    check(done).map(drop)
+}
+
+/// Attaches a detached mount at `path`.
+pub(super) fn move_mount(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = cstring(path)?;
+    // SAFETY: both paths are valid C strings for the length of the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, path.as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    check(done).map(drop)
+}
+
+/// Back to the default action on a broken pipe, which Rust programs ignore and their children would inherit.
+pub(super) fn default_sigpipe() -> io::Result<()> {
+    // SAFETY: sets a disposition, installs no handler.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes to a descriptor that this process inherited by number; errors have nobody to go to.
+pub(super) fn write_inherited(fd: RawFd, text: &[u8]) {
+    // SAFETY: the buffer is valid for its length; a bad descriptor is an error, not undefined.
+    unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
+}
+
+/// Ends a forked child without running what the parent registered for its own end.
+pub(super) fn exit_child(code: i32) -> ! {
+    // SAFETY: always allowed.
+    unsafe { libc::_exit(code) }
+}
+
+fn cstring(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+fn check(result: c_long) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
+}
+
+/// Text as the C string exec wants; a zero byte in it is an error.
+pub(super) fn c_text(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(io::Error::from)
+}
+
+/// Replaces the process image, looking `file` up in PATH as a shell would.
+pub(super) fn execvp(file: &CStr, argv: &[CString]) -> nix::errno::Errno {
+    match nix::unistd::execvp(file, argv) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}

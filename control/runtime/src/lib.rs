@@ -1,0 +1,54 @@
+//! What runs pods.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`pod`] | the nouns: what a pod is asked to be, what a running one is |
+//! | [`error`] | what can go wrong, and whose fault it is |
+//! | `image/` | from an image reference to verified, unpacked layers |
+//! | `embedded/` | the daemonless container runtime: one single-threaded shim process per pod |
+//! | `noop` | accepts everything and runs nothing (labs, load tests of the control plane) |
+//!
+//! This crate knows nothing of money, manifests or HTTP hosts.
+
+pub mod embedded;
+pub mod error;
+pub mod image;
+pub mod noop;
+pub mod pod;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+pub use embedded::{EmbeddedConfig, EmbeddedRuntime};
+pub use error::RuntimeError;
+pub use noop::NoopRuntime;
+pub use pod::{Capabilities, ContainerSpec, LogLine, LogStream, Machine, PodId, PodSpec, PodState, PodStatus, RunningPod};
+
+/// Lines of a pod's containers, oldest first; ends when the pod's containers have exited (or at once when not following).
+pub type LogLines = BoxStream<'static, Result<LogLine, RuntimeError>>;
+
+/// Runs pods. All methods may be called at once from many tasks; dropping a future leaves nothing half done for ever:
+/// what was begun is either finished or undone by the next `start`, `stop` or `list` of that pod.
+#[async_trait]
+pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
+    /// What this runtime is and promises; constant for its life.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether `image` is a reference this runtime can be asked to run. Called before any money moves, so it is quick and
+    /// starts no download: it parses, checks the pinning, and looks into local layouts.
+    async fn check_image(&self, image: &str) -> Result<(), RuntimeError>;
+
+    /// Pulls what is missing, creates and starts the pod; returns when its containers have been started.
+    /// Fails with [`RuntimeError::AlreadyExists`] when a pod of that id is there. After any other failure nothing of the
+    /// attempt is left, and the same call may be made again.
+    async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError>;
+
+    /// Stops and deletes the pod with everything it had. Repeatable: an unknown pod is success.
+    async fn stop(&self, id: &PodId) -> Result<(), RuntimeError>;
+
+    /// Every pod this runtime holds, those started by an earlier process of ours too (this is how they are adopted).
+    async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError>;
+
+    /// The pod's log: what there is, and with `follow` what comes.
+    async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError>;
+}

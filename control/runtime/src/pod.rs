@@ -1,0 +1,179 @@
+//! The nouns of this crate: what a pod is asked to be, and what a running one is.
+
+use std::{fmt, net::IpAddr, str::FromStr, time::SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A pod's name in every runtime: the manifest hash, 52 characters of lower-case base32 (RFC 4648, no padding).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodId(String);
+
+impl PodId {
+    /// Length of every id, in characters.
+    pub const LENGTH: usize = 52;
+
+    /// The id as text, safe as a file name and a host label.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text is not 52 characters of `a-z2-7`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pod id is 52 characters of a-z and 2-7")]
+pub struct BadPodId;
+
+impl TryFrom<String> for PodId {
+    type Error = BadPodId;
+
+    fn try_from(text: String) -> Result<Self, BadPodId> {
+        let base32 = |byte: u8| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte);
+        if text.len() == Self::LENGTH && text.bytes().all(base32) { Ok(Self(text)) } else { Err(BadPodId) }
+    }
+}
+
+impl FromStr for PodId {
+    type Err = BadPodId;
+
+    fn from_str(text: &str) -> Result<Self, BadPodId> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<PodId> for String {
+    fn from(id: PodId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PodId({})", self.0)
+    }
+}
+
+/// The size of a pod: the limits all its containers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Processor share, in whole virtual CPUs.
+    pub vcpus: u32,
+    /// Memory and swap together, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Everything needed to start a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// The pod's name.
+    pub id: PodId,
+    /// Its limits.
+    pub machine: Machine,
+    /// Its containers, at least one; their names are unique.
+    pub containers: Vec<ContainerSpec>,
+}
+
+/// One container of a pod.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Name inside the pod, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+    pub name: String,
+    /// Image reference, `name@sha256:...`.
+    pub image: String,
+    /// Replaces the image's entrypoint and command.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's working directory.
+    pub workdir: Option<String>,
+    /// Added to (and overriding) the image's environment, in order. Holds private values.
+    pub env: Vec<(String, String)>,
+}
+
+impl fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ContainerSpec")
+            .field("name", &self.name)
+            .field("image", &self.image)
+            .field("command", &self.command)
+            .field("workdir", &self.workdir)
+            .field("env", &names) // values may be private
+            .finish()
+    }
+}
+
+/// A pod that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningPod {
+    /// Where its ports are reached from the host.
+    pub address: IpAddr,
+    /// Differs between any two starts of any pods, also across restarts of codiusd: connections are never shared over it.
+    pub incarnation: u64,
+    /// When its containers were started.
+    pub started_at: SystemTime,
+}
+
+/// What has become of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// At least one container runs.
+    Running(RunningPod),
+    /// All containers have exited (or the pod was lost with its supervisor); it still holds its name until stopped.
+    Exited,
+}
+
+/// One row of [`crate::Runtime::list`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    /// The pod.
+    pub id: PodId,
+    /// Whether it runs.
+    pub state: PodState,
+    /// What it holds of the machine's memory by its limit, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Which output a line was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl LogStream {
+    /// `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One line a container wrote, without its newline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// The container's name inside the pod.
+    pub container: String,
+    /// Where it was written.
+    pub stream: LogStream,
+    /// The bytes, as written; not always UTF-8.
+    pub text: Bytes,
+}
+
+/// What a runtime is and promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `embedded`, `hyperd` or `noop`.
+    pub name: &'static str,
+    /// How pods are kept apart: `shared-kernel`, `virtual-machine` or `none`.
+    pub isolation: &'static str,
+}

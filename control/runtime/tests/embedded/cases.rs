@@ -1,0 +1,165 @@
+//! Starting, serving, logging, stopping.
+
+use std::time::{Duration, Instant};
+
+use codiusd_runtime::{PodState, Runtime, RuntimeError, error::Fault};
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use crate::kit::{Host, PATIENCE, collect, get, id, output_of, state_of, until_exited};
+
+pub async fn containers_of_a_pod_share_loopback(host: Host) {
+    let runtime = host.open();
+    let ask = "until busybox wget -q -O - http://127.0.0.1:8081/; do busybox usleep 10000; done 2>/dev/null; busybox hostname";
+    runtime.start(host.pod('a', vec![host.web("back", 8081), host.script("front", ask)])).await.unwrap();
+    let log = runtime.logs(&id('a'), true).await.unwrap();
+    let lines: Vec<_> = timeout(PATIENCE, log.take(2).collect()).await.expect("two lines");
+    let texts: Vec<_> = lines.into_iter().map(|line| line.unwrap()).collect();
+    assert_eq!(texts[0].text, "back");
+    assert_eq!(texts[0].container, "front");
+    assert_eq!(texts[1].text, id('a').as_str());
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub async fn the_host_reaches_the_pod(host: Host) {
+    let runtime = host.open();
+    let one = runtime.start(host.pod('a', vec![host.web("one", 80)])).await.unwrap();
+    let two = runtime.start(host.pod('b', vec![host.web("two", 80)])).await.unwrap();
+    assert_eq!((get(one, 80).await, get(two, 80).await), ("one".to_owned(), "two".to_owned()));
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(get(two, 80).await, "two");
+    runtime.stop(&id('b')).await.unwrap();
+}
+
+pub async fn process_settings_are_applied(host: Host) {
+    let runtime = host.open();
+    let script = "echo $GREETING; pwd; busybox id -u; busybox cat /etc/resolv.conf /etc/hosts; busybox ls /proc/self/fd | busybox wc -l; ulimit -c; umask; echo err >&2";
+    let mut container = host.script("main", script);
+    container.env = vec![("GREETING".to_owned(), "good day".to_owned())];
+    container.workdir = Some("/not/there/yet".to_owned());
+    let lines = output_of(&host, &runtime, container).await;
+    assert_eq!(lines[..3], ["good day", "/not/there/yet", "0"]);
+    assert!(lines.iter().any(|line| line.starts_with("nameserver ")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.ends_with(id('z').as_str())), "{lines:?}");
+    assert_eq!(lines[lines.len() - 4..], ["4", "0", "0022", "err"], "descriptors (and ls's own), core size, umask: {lines:?}");
+}
+
+pub async fn an_exit_is_noticed(host: Host) {
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.script("main", "echo done; exit 7")])).await.unwrap();
+    until_exited(&runtime, &id('a')).await;
+    assert!(matches!(runtime.start(host.pod('a', vec![host.web("web", 80)])).await, Err(RuntimeError::AlreadyExists(_))));
+    assert_eq!(collect(runtime.logs(&id('a'), true).await.unwrap()).await, ["done"]);
+    assert_eq!(host.holdings().len(), 1, "only its directory: {:?}", host.holdings());
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(host.holdings().len(), 0);
+}
+
+pub async fn a_bad_command_leaves_nothing(host: Host) {
+    let runtime = host.open();
+    for (command, said) in [
+        (&["no-such-program"][..], "container main: \"no-such-program\" is not an executable file of the image"),
+        (&["/etc/passwd"], "container main: \"/etc/passwd\" is not an executable file of the image"),
+        (&["/bin/not-a-program"], "container main: /bin/not-a-program can't be executed: Exec format error (os error 8)"),
+    ] {
+        let error = runtime.start(host.pod('a', vec![host.web("web", 80), host.command("main", command)])).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("pod {} failed to start: {said}", id('a')));
+        assert_eq!(error.fault(), Fault::Uploader);
+        assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+        assert_eq!(runtime.list().await.unwrap(), []);
+    }
+    let mut nowhere = host.web("web", 80);
+    nowhere.workdir = Some("/etc/passwd/x".to_owned());
+    let error = runtime.start(host.pod('a', vec![nowhere])).await.unwrap_err().to_string();
+    assert!(error.contains("working directory /etc/passwd/x: Not a directory"), "{error}");
+
+    let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    assert_eq!(get(running, 80).await, "web");
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub async fn twenty_starts_leave_nothing(host: Host) {
+    let runtime = host.open();
+    for _ in 0..20 {
+        let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+        assert_eq!(get(running, 80).await, "web");
+        runtime.stop(&id('a')).await.unwrap();
+    }
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub async fn logs_follow_over_rotation(mut host: Host) {
+    host.config.limits.log_file_bytes_max = 1 << 20;
+    let runtime = host.open();
+    let script = "i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); [ $((i % 500)) = 0 ] && busybox usleep 20000; done";
+    runtime.start(host.pod('a', vec![host.script("main", script)])).await.unwrap();
+    let lines = collect(runtime.logs(&id('a'), true).await.unwrap()).await;
+    let wanted: Vec<String> = (0..60000).map(|number| format!("line {number}")).collect();
+    assert_eq!(lines.len(), wanted.len());
+    assert!(lines == wanted, "in order");
+    let logs = std::fs::read_dir(host.pods_dir()).unwrap().next().unwrap().unwrap().path().join("logs");
+    let files: Vec<u64> = std::fs::read_dir(logs).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+    assert!(files.len() == 2 && files.iter().all(|length| *length <= 1 << 20), "{files:?}");
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub async fn a_stop_ends_followers(host: Host) {
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.script("main", "echo hello; exec busybox sleep 1000")])).await.unwrap();
+    let mut lines = runtime.logs(&id('a'), true).await.unwrap();
+    assert_eq!(timeout(PATIENCE, lines.next()).await.expect("a line").unwrap().unwrap().text, "hello");
+    runtime.stop(&id('a')).await.unwrap();
+    assert!(timeout(PATIENCE, lines.next()).await.expect("the end").is_none());
+}
+
+pub async fn the_same_pod_starts_again_at_once(host: Host) {
+    let runtime = host.open();
+    let patient = "trap 'echo stopping; exit 0' TERM; echo up; while :; do busybox sleep 1 & wait; done";
+    for _ in 0..3 {
+        runtime.start(host.pod('a', vec![host.script("main", patient)])).await.unwrap();
+        let name = id('a');
+        let (stopped, also) = tokio::join!(runtime.stop(&name), runtime.stop(&name));
+        stopped.and(also).unwrap();
+        assert_eq!(state_of(&runtime, &id('a')).await, None);
+    }
+    // A caller who goes away leaves nothing half done: the start is finished, and a stop waits for it.
+    let gone = timeout(Duration::from_millis(1), runtime.start(host.pod('a', vec![host.web("web", 80)]))).await;
+    assert!(gone.is_err());
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub async fn too_many_starts_are_refused(mut host: Host) {
+    host.config.limits.starts_max = 1;
+    host.config.limits.starts_waiting_max = 1;
+    let runtime = host.open();
+    let pod = |seed| runtime.start(host.pod(seed, vec![host.web("web", 80)]));
+    let (one, two, three) = tokio::join!(pod('a'), pod('b'), pod('c'));
+    assert!(one.is_ok() && two.is_ok());
+    let busy = three.unwrap_err();
+    assert!(matches!(busy, RuntimeError::Busy));
+    for seed in ['a', 'b', 'c'] {
+        assert!(seed == 'c' || matches!(state_of(&runtime, &id(seed)).await, Some(PodState::Running(_))));
+        runtime.stop(&id(seed)).await.unwrap();
+    }
+}
+
+/// Image cached -> HTTP 200 from the pod, and stop; printed, not judged.
+pub async fn start_latency(host: Host) {
+    let runtime = host.open();
+    let (mut starts, mut stops) = (Vec::new(), Vec::new());
+    for _ in 0..21 {
+        let began = Instant::now();
+        let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+        get(running, 80).await;
+        starts.push(began.elapsed());
+        let began = Instant::now();
+        runtime.stop(&id('a')).await.unwrap();
+        stops.push(began.elapsed());
+    }
+    starts.remove(0); // unpacked the image
+    for (what, mut times) in [("start to HTTP 200", starts), ("stop (with 200 ms grace)", stops)] {
+        times.sort();
+        println!("{what}: median {:?}, fastest {:?}, slowest {:?}", times[times.len() / 2], times[0], times[times.len() - 1]);
+    }
+}

@@ -1,0 +1,74 @@
+//! What a pod can't do.
+
+use codiusd_runtime::{PodState, Runtime};
+
+use crate::kit::{Host, collect, get, id, output_of, state_of, try_get};
+
+pub async fn pods_are_confined(host: Host) {
+    let runtime = host.open();
+    let script = "busybox grep -E '^(Seccomp|NoNewPrivs|CapEff|CapBnd):' /proc/self/status; busybox cat /proc/self/uid_map
+        try() { \"$@\" >/dev/null 2>&1 && echo \"$* worked\" || echo refused; }
+        try busybox unshare -U true; try busybox unshare -m true; try busybox mount -t tmpfs none /mnt; try busybox mknod /dev/x b 8 0
+        try busybox arping -c 1 127.0.0.1; try busybox ping -c 1 -W 1 127.0.0.1; try busybox sysctl -w kernel.hostname=x
+        try busybox chroot / true; try busybox ip link set lo down; try busybox cat /proc/kcore; busybox ls /sys/fs/cgroup";
+    let lines = output_of(&host, &runtime, host.script("main", script)).await;
+    let text = lines.join("\n");
+    let field = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}")).trim().to_owned();
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service
+    assert_eq!((field("CapEff:"), field("CapBnd:")), ("00000000000005fb".to_owned(), "00000000000005fb".to_owned()));
+    let map: Vec<String> = lines[4].split_whitespace().map(str::to_owned).collect();
+    assert_eq!((&*map[0], &*map[2]), ("0", "65536"));
+    assert!(map[1].parse::<u32>().unwrap() >= 0x1000_0000, "{map:?}");
+    assert!(!text.contains("worked"), "{text}");
+}
+
+pub async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
+    let runtime = host.open();
+    let web = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    assert_eq!(get(web, 80).await, "web");
+    let listener = tokio::net::TcpListener::bind((host.config.subnet.network, 0)).await;
+    assert!(listener.is_err(), "the subnet is nobody's address");
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let gateway = std::net::Ipv4Addr::from_bits(host.config.subnet.network.to_bits() + 1);
+    let script = format!(
+        "try() {{ busybox timeout 1 busybox nc \"$@\" </dev/null >/dev/null 2>&1 && echo \"$* answered\" || echo no; }}
+        try {} 80; try {gateway} {port}; try 169.254.169.254 80; try 127.0.0.1 81",
+        web.address
+    );
+    assert_eq!(output_of(&host, &runtime, host.script("main", &script)).await, ["no"; 4]);
+    let reply = try_get(web.address, 80).await;
+    assert_eq!(reply.unwrap(), "web");
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub async fn memory_is_limited_in_the_pod_alone(host: Host) {
+    let runtime = host.open();
+    let eat = "x=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; (while :; do x=$x$x; done); echo the rest lives";
+    let neighbour = runtime.start(host.pod('b', vec![host.web("web", 80)])).await.unwrap();
+    let lines = output_of(&host, &runtime, host.script("main", eat)).await;
+    assert_eq!(lines.last().map(String::as_str), Some("the rest lives"), "{lines:?}");
+    assert_eq!(state_of(&runtime, &id('b')).await, Some(PodState::Running(neighbour)));
+    assert_eq!(get(neighbour, 80).await, "web");
+    runtime.stop(&id('b')).await.unwrap();
+}
+
+pub async fn processes_are_limited(mut host: Host) {
+    host.config.limits.pids_max = 32;
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.script("main", "while :; do busybox sleep 100 & done")])).await.unwrap();
+    let lines = collect(runtime.logs(&id('a'), true).await.unwrap()).await;
+    assert!(lines.iter().any(|line| line.contains("can't fork: Resource temporarily unavailable")), "{lines:?}");
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub async fn what_is_written_is_limited(mut host: Host) {
+    host.config.limits.scratch_bytes_max = 4 << 20;
+    let runtime = host.open();
+    let script = "busybox dd if=/dev/zero of=/big bs=1M count=16 2>&1; busybox rm /big; echo fine >/small && busybox cat /small";
+    let lines = output_of(&host, &runtime, host.script("main", script)).await;
+    assert!(lines.iter().any(|line| line.contains("No space left on device")), "{lines:?}");
+    assert_eq!(lines.last().map(String::as_str), Some("fine"));
+}

@@ -1,0 +1,177 @@
+//! A host of its own for each case: directory, subnet, link prefix, firewall table; and what a case asks of it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use codiusd_runtime::{
+    ContainerSpec, EmbeddedConfig, EmbeddedRuntime, LogLines, Machine, PodId, PodSpec, PodState, RunningPod, Runtime,
+    embedded::Subnet,
+    image::{ImageConfig, ImageLimits},
+};
+use futures::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::busybox;
+
+/// For anything a case waits for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One case's part of the machine.
+pub struct Host {
+    pub config: EmbeddedConfig,
+    pub image: String,
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Host {
+    pub fn new(number: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Self::at(dir.path(), number, std::process::id());
+        host._dir = Some(dir);
+        host
+    }
+
+    /// The same host seen from another process.
+    pub fn at(root: &Path, number: usize, pid: u32) -> Self {
+        let layouts = root.join("layouts");
+        let image = busybox::write(&layouts);
+        let images = ImageConfig { root: root.join("images"), layouts: vec![layouts], insecure_registries: Vec::new(), limits: ImageLimits::default() };
+        let mut config = EmbeddedConfig::new(root.join("state"), images);
+        let [.., second, third] = pid.to_be_bytes();
+        config.subnet = Subnet { network: Ipv4Addr::new(10, 128 + second % 64, third, u8::try_from(number % 8).unwrap() * 32), prefix: 27 };
+        config.link_prefix = format!("t{pid:06x}{number:02x}");
+        config.instance = format!("codius-test-{pid}-{number}");
+        config.shim_exe = std::env::current_exe().unwrap();
+        config.limits.stop_grace = Duration::from_millis(200); // most programs here ignore SIGTERM
+        Self { config, image, _dir: None }
+    }
+
+    pub fn open(&self) -> EmbeddedRuntime {
+        EmbeddedRuntime::open(self.config.clone()).unwrap()
+    }
+
+    pub fn pods_dir(&self) -> PathBuf {
+        self.config.root.join("pods")
+    }
+
+    /// A container that runs a shell script.
+    pub fn script(&self, name: &str, script: &str) -> ContainerSpec {
+        self.command(name, &["/bin/busybox", "sh", "-c", script])
+    }
+
+    pub fn command(&self, name: &str, command: &[&str]) -> ContainerSpec {
+        let command = command.iter().map(ToString::to_string).collect();
+        ContainerSpec { name: name.to_owned(), image: self.image.clone(), command: Some(command), workdir: None, env: Vec::new() }
+    }
+
+    /// A container that serves its name on a port.
+    pub fn web(&self, name: &str, port: u16) -> ContainerSpec {
+        let script = format!("mkdir -p /www && echo {name} >/www/index.html && exec busybox httpd -f -p {port} -h /www");
+        self.script(name, &script)
+    }
+
+    pub fn pod(&self, seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
+        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20 }, containers }
+    }
+
+    /// What of this host's the machine holds: links, control groups, mounts, pod directories, processes.
+    pub fn holdings(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+        found.extend(names(Path::new("/sys/class/net")).map(|path| path.display().to_string()).filter(|path| path.contains(&self.config.link_prefix)));
+        for hierarchy in names(Path::new("/sys/fs/cgroup")) {
+            found.extend(names(&hierarchy.join(&self.config.instance)).filter(|path| path.is_dir()).map(|path| path.display().to_string()));
+        }
+        found.extend(names(&self.pods_dir()).map(|path| path.display().to_string()));
+        let root = self.config.root.display().to_string();
+        found.extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(&root)).map(str::to_owned));
+        for process in names(Path::new("/proc")) {
+            let command = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+            if command.contains(&root) && command.contains("pod-shim") {
+                found.insert(format!("{}: {command}", process.display()));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self._dir.is_none() {
+            return;
+        }
+        Command::new("nft").args(["delete", "table", "inet", &self.config.instance]).status().ok();
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
+            fs::remove_dir(hierarchy.unwrap().path().join(&self.config.instance)).ok();
+        }
+    }
+}
+
+pub fn id(seed: char) -> PodId {
+    seed.to_string().repeat(PodId::LENGTH).parse().unwrap()
+}
+
+/// The body of `GET /` at the pod, asked until it answers.
+pub async fn get(pod: RunningPod, port: u16) -> String {
+    let asked = async {
+        loop {
+            match try_get(pod.address, port).await {
+                Ok(body) => return body,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("no answer from {}:{port}", pod.address))
+}
+
+pub async fn try_get(address: IpAddr, port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((address, port)).await?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("not HTTP"))?;
+    if head.contains(" 200 ") { Ok(body.trim().to_owned()) } else { Err(std::io::Error::other(head.to_owned())) }
+}
+
+/// Runs a pod of one script to its end and answers what it wrote.
+pub async fn output_of(host: &Host, runtime: &EmbeddedRuntime, container: ContainerSpec) -> Vec<String> {
+    let pod = host.pod('z', vec![container]);
+    let id = pod.id.clone();
+    runtime.start(pod).await.unwrap();
+    let lines = collect(runtime.logs(&id, true).await.unwrap()).await;
+    runtime.stop(&id).await.unwrap();
+    lines
+}
+
+/// All lines of a log that ends.
+pub async fn collect(lines: LogLines) -> Vec<String> {
+    let all = lines.map(|line| String::from_utf8(line.unwrap().text.to_vec()).unwrap()).collect();
+    timeout(PATIENCE, all).await.expect("the log ends")
+}
+
+pub async fn state_of(runtime: &dyn Runtime, id: &PodId) -> Option<PodState> {
+    runtime.list().await.unwrap().into_iter().find(|pod| pod.id == *id).map(|pod| pod.state)
+}
+
+/// Waits until something is so.
+pub async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so().await {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+pub async fn until_exited(runtime: &dyn Runtime, id: &PodId) {
+    until("the pod exits", || async { state_of(runtime, id).await == Some(PodState::Exited) }).await;
+}

@@ -1,0 +1,67 @@
+//! Real containers on this machine: needs root, and busybox-static for its image.
+//!
+//! The binary plays three parts: `pod-shim DIR` is what the runtime executes for each pod, `daemon ...` is a process that
+//! can be killed while its pods run, anything else runs the cases whose names contain one of the arguments.
+
+mod busybox;
+mod cases;
+mod contract;
+mod confinement;
+mod kit;
+mod survival;
+
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Instant};
+
+use codiusd_runtime::embedded::{SHIM_ARGUMENT, shim_main};
+use futures::FutureExt;
+use kit::Host;
+
+type Case = fn(Host) -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! cases {
+    ($($room:ident: $($name:ident),+;)+) => { &[$($((stringify!($name), (|host| Box::pin($room::$name(host))) as Case)),+),+] };
+}
+
+const CASES: &[(&str, Case)] = cases! {
+    contract: embedded_keeps_the_contract, noop_keeps_the_contract;
+    cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
+        a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
+        the_same_pod_starts_again_at_once, too_many_starts_are_refused;
+    confinement: pods_are_confined, pods_do_not_reach_each_other_or_the_host, memory_is_limited_in_the_pod_alone,
+        processes_are_limited, what_is_written_is_limited;
+    survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root;
+};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next().unwrap_or_default();
+    if first == SHIM_ARGUMENT {
+        return shim_main(args);
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if first == survival::DAEMON_ARGUMENT {
+        return survival::daemon(&words[1..]);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("containers need root: nothing was tested");
+        return ExitCode::FAILURE;
+    }
+    if words.iter().any(|word| word == "--bench") {
+        run("start latency", |host| Box::pin(cases::start_latency(host)), 99);
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let chosen = CASES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())));
+    let failed = chosen.enumerate().filter(|(number, (name, case))| !run(name, *case, *number)).count();
+    println!("{failed} cases failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(name: &str, case: Case, number: usize) -> bool {
+    let began = Instant::now();
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let host = Host::new(number);
+    let passed = tokio.block_on(AssertUnwindSafe(case(host)).catch_unwind()).is_ok();
+    println!("{} {name} ({} ms)", if passed { "ok  " } else { "FAIL" }, began.elapsed().as_millis());
+    passed
+}

@@ -1,0 +1,121 @@
+//! Daemons and shims that are killed.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use codiusd_runtime::{EmbeddedRuntime, PodState, Runtime, RuntimeError};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::kit::{Host, get, id, state_of, until, until_exited};
+
+/// First argument of this binary as a daemon.
+pub const DAEMON_ARGUMENT: &str = "daemon";
+const NUMBER: usize = 7;
+
+/// `daemon ROOT PID`: opens the runtime there, starts three pods, says so, and waits to be killed.
+pub fn daemon(args: &[String]) -> ExitCode {
+    let host = Host::at(Path::new(&args[0]), NUMBER, args[1].parse().unwrap());
+    let tokio = tokio::runtime::Runtime::new().unwrap();
+    tokio.block_on(async {
+        let runtime = host.open();
+        for seed in ['a', 'b', 'c'] {
+            let running = runtime.start(host.pod(seed, vec![host.web("web", 80)])).await.unwrap();
+            println!("{} {}", running.address, running.incarnation);
+        }
+        std::io::stdout().flush().unwrap();
+        std::future::pending().await
+    })
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok(); // SIGKILL
+        self.0.wait().ok();
+    }
+}
+
+pub async fn pods_survive_their_daemon(_: Host) {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host::at(dir.path(), NUMBER, std::process::id());
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([DAEMON_ARGUMENT.as_ref(), dir.path().as_os_str(), std::process::id().to_string().as_ref()]);
+    let mut daemon = Killed(command.stdout(Stdio::piped()).spawn().unwrap());
+    let said = BufReader::new(daemon.0.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect::<Vec<_>>();
+    drop(daemon);
+
+    let runtime = host.open();
+    for (seed, said) in ['a', 'b', 'c'].into_iter().zip(said) {
+        let Some(PodState::Running(running)) = state_of(&runtime, &id(seed)).await else { panic!("pod {seed} wasn't adopted") };
+        assert_eq!(format!("{} {}", running.address, running.incarnation), said);
+        assert!(running.started_at.elapsed().unwrap() < Duration::from_secs(60));
+        assert_eq!(get(running, 80).await, "web");
+        runtime.stop(&id(seed)).await.unwrap();
+    }
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+    clean(&host);
+}
+
+fn clean(host: &Host) {
+    Command::new("nft").args(["delete", "table", "inet", &host.config.instance]).status().ok();
+}
+
+/// Process ids of all processes in the host's pods.
+fn processes(host: &Host) -> Vec<String> {
+    let pids = PathBuf::from("/sys/fs/cgroup/pids").join(&host.config.instance);
+    let pids = if pids.exists() { pids } else { PathBuf::from("/sys/fs/cgroup").join(&host.config.instance) };
+    let mut found = Vec::new();
+    for pod in fs::read_dir(pids).into_iter().flatten() {
+        for container in fs::read_dir(pod.unwrap().path()).into_iter().flatten() {
+            let procs = fs::read_to_string(container.unwrap().path().join("cgroup.procs")).unwrap_or_default();
+            found.extend(procs.lines().map(str::to_owned));
+        }
+    }
+    found
+}
+
+fn shim_pid(host: &Host) -> Pid {
+    let shim = host.holdings().into_iter().find(|held| held.starts_with("/proc/")).unwrap();
+    let pid = shim.trim_start_matches("/proc/").split(':').next().unwrap();
+    Pid::from_raw(pid.parse().unwrap())
+}
+
+pub async fn a_killed_shim_takes_its_containers(host: Host) {
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    assert_eq!(processes(&host).len(), 1);
+    kill(shim_pid(&host), Signal::SIGKILL).unwrap();
+    until("its containers die", || async { processes(&host).is_empty() }).await;
+    until_exited(&runtime, &id('a')).await;
+    assert_eq!(host.holdings().len(), 1, "only its directory: {:?}", host.holdings());
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub async fn a_half_done_start_is_undone(host: Host) {
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    drop(runtime);
+    // As if the daemon had been killed just before the shim got to its last step.
+    let dir = fs::read_dir(host.pods_dir()).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(dir.join("status.json")).unwrap();
+    fs::create_dir(host.pods_dir().join(format!("{}.0000000000000001", id('b')))).unwrap();
+    let runtime = host.open();
+    assert_eq!(runtime.list().await.unwrap(), []);
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub async fn one_process_per_root(host: Host) {
+    let _runtime = host.open();
+    let second = EmbeddedRuntime::open(host.config.clone());
+    assert!(matches!(second, Err(RuntimeError::Unavailable { .. })), "{second:?}");
+}
