@@ -1,0 +1,135 @@
+//! The one table from errors to answers: `{statusCode, error, message}`, as the Node codiusd had it.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use codiusd_runtime::{PodId, RuntimeError, error::Fault};
+use serde_json::json;
+
+use crate::{
+    manifest::ManifestError,
+    orders::{Due, OrderError},
+    pay::{BadToken, DeskError},
+    pods::Refusal,
+};
+
+/// When a client may try again something the host couldn't do now, in seconds.
+const RETRY_AFTER: &str = "10";
+
+/// Everything a request can fail with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("Unsupported Media Type")]
+    ContentType,
+    #[error("Invalid content-type header")]
+    ContentTypeHeader,
+    #[error("pod manifest does not allow debugging. id={0}")]
+    DebugNotAllowed(PodId),
+    #[error("Invalid compressed payload")]
+    Gzip,
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("Method Not Allowed")]
+    MethodNotAllowed,
+    #[error("No manifest with hash of \"{0}\"")]
+    NoManifest(String),
+    #[error("no pod found with this id. id={0}")]
+    NoPod(String),
+    #[error("manifestHash must be specified")]
+    NoHash,
+    #[error("must supply `Pay-Token` header.")]
+    NoToken,
+    #[error("Not Found")]
+    NotFound,
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error("Invalid request query input: {0}")]
+    Query(String),
+    #[error("the request body can't be read")]
+    Body,
+    #[error("Invalid request payload input: no body is taken here")]
+    UnexpectedBody,
+    #[error(transparent)]
+    Token(#[from] BadToken),
+    #[error("Payload content length greater than maximum allowed: {0}")]
+    TooLarge(usize),
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Order(OrderError::Refused { refusal, paid: false })
+    }
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Body
+            | Self::ContentTypeHeader
+            | Self::Gzip
+            | Self::Manifest(ManifestError::Field { .. } | ManifestError::Json(_))
+            | Self::NoToken
+            | Self::Query(_)
+            | Self::Token(_)
+            | Self::UnexpectedBody => StatusCode::BAD_REQUEST,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::DebugNotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::Manifest(ManifestError::Unprocessable { .. }) | Self::NoHash => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoManifest(_) | Self::NoPod(_) | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Order(order) => order_status(order),
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+}
+
+fn order_status(error: &OrderError) -> StatusCode {
+    match error {
+        OrderError::Due(_) => StatusCode::PAYMENT_REQUIRED,
+        OrderError::Desk(DeskError::OtherRequest(_)) => StatusCode::CONFLICT,
+        OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
+        OrderError::Price(_) => StatusCode::BAD_REQUEST,
+        OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        OrderError::Refused { refusal, .. } => match refusal {
+            Refusal::Changing(_) | Refusal::Full | Refusal::Stopped(_) | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
+            Refusal::NotPaid(_) => StatusCode::CONFLICT,
+            Refusal::Runtime(error) => match (error, error.fault()) {
+                (RuntimeError::ImageRefused { .. }, _) => StatusCode::BAD_REQUEST,
+                (_, Fault::Uploader) => StatusCode::UNPROCESSABLE_ENTITY,
+                (_, Fault::Host) => StatusCode::SERVICE_UNAVAILABLE,
+            },
+        },
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut message = self.to_string();
+        if status.is_server_error() {
+            tracing::warn!(%status, error = &self as &dyn std::error::Error, "request refused");
+        }
+        if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
+            message += "; what was paid is kept: the same request with the same Pay-Token uses it";
+        }
+        let mut body = json!({ "statusCode": status.as_u16(), "error": status.canonical_reason(), "message": message });
+        let mut pay = None;
+        if let Self::Order(OrderError::Due(Due { pay: header, required, received })) = &self {
+            body["message"] = "Payment Required".into();
+            body["required"] = required.to_string().into();
+            body["received"] = received.to_string().into();
+            pay = HeaderValue::from_str(header).ok();
+        }
+        let mut response = (status, Json(body)).into_response();
+        if let Some(pay) = pay {
+            response.headers_mut().insert("pay", pay);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
+    }
+}

@@ -1,0 +1,57 @@
+//! `/pods/{hash}/logs`: what the containers of a `debug: true` pod wrote, as `<container> <stdout|stderr> <text>` lines.
+//!
+//! Nothing is buffered here: a line is read when the client takes it. With `follow=true` the answer ends with the pod's
+//! containers, and an empty line keeps a silent connection alive. (The Node codiusd sent the line `ping` each second; the
+//! published `codius tail` shows nothing any more after the first of them.)
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderValue, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use codiusd_runtime::{LogLine, LogLines, PodId};
+use futures::{Stream, StreamExt};
+use tokio::time;
+
+use super::{Api, error::ApiError, request};
+
+const CONTENT_TYPE: &str = "application/vnd.codius.raw-stream";
+/// Silence after which an empty line is sent.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+pub(super) async fn logs(State(api): State<Arc<Api>>, Path(hash): Path<String>, uri: Uri) -> Result<Response, ApiError> {
+    let unknown = || ApiError::NoPod(hash.clone());
+    let id: PodId = hash.parse().map_err(|_| unknown())?;
+    let keeper = api.orders.keeper();
+    let order = keeper.order(&id).ok_or_else(unknown)?;
+    if !order.debug {
+        return Err(ApiError::DebugNotAllowed(id));
+    }
+    let follow = request::parameter(&uri, "follow")?.is_some_and(|value| value == "true");
+    let lines = keeper.logs(&id, follow).await?;
+    let body = if follow { Body::from_stream(kept_alive(lines)) } else { Body::from_stream(texts(lines)) };
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body).into_response())
+}
+
+/// The lines as they are sent; an error ends them.
+fn texts(lines: LogLines) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    lines.take_while(|line| std::future::ready(line.is_ok())).filter_map(async |line| line.ok().map(|line| Ok(text(&line))))
+}
+
+fn kept_alive(lines: LogLines) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    futures::stream::unfold(texts(lines).boxed(), async |mut texts| {
+        let next = match time::timeout(SILENCE_MAX, texts.next()).await {
+            Ok(text) => text?,
+            Err(_silence) => Ok(Bytes::from_static(b"\n")),
+        };
+        Some((next, texts))
+    })
+}
+
+fn text(line: &LogLine) -> Bytes {
+    [line.container.as_bytes(), b" ", line.stream.as_str().as_bytes(), b" ", &line.text, b"\n"].concat().into()
+}

@@ -1,0 +1,20 @@
+//! The office: what is uploaded, what is paid, what runs, and until when. Knows nothing of the front door.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `manifest` | untrusted bytes -> manifest, hash, what to run |
+//! | `pay` | price, payments, what each may still be used for |
+//! | `pods` | a pod's life: start, extension, expiry, exit, recovery |
+//! | `orders` | a paid request, from its Pay-Token to its receipt |
+//! | `api` | the HTTP of it |
+//! | `store` | what must survive, in SQLite |
+//! | `clock` | time as an input |
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod clock;
+pub mod manifest;
+pub mod orders;
+pub mod pay;
+pub mod pods;
+pub mod store;

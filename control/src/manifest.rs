@@ -1,0 +1,116 @@
+//! From untrusted bytes to a manifest, its hash, and what to run.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `wire` | the JSON as uploaded: shape and types |
+//! | `rules` | what a host won't run, whatever its shape |
+//! | `vars` | `$VAR` in environments: public values, private values and their hashes |
+//! | `canonical` | canonical JSON, byte for byte as JS clients make it |
+//! | `hash` | SHA-256 and base32 of that |
+//! | `spec` | what the runtime is asked for |
+
+mod canonical;
+mod hash;
+mod rules;
+mod spec;
+mod vars;
+mod wire;
+
+use serde_json::Value;
+
+pub use hash::{BadHash, ManifestHash};
+pub use rules::Rules;
+use wire::{Manifest, Private};
+
+/// Why something uploaded isn't run. `message` names the field; it never holds a private value or its hash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// The bytes aren't JSON (400).
+    #[error("Invalid request payload JSON format: {0}")]
+    Json(String),
+    /// A field is missing, unknown, or not what it should be (400).
+    #[error("{field}: {problem}")]
+    Field {
+        /// Path of the field, such as `manifest.containers[0].image`.
+        field: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The fields are well formed but don't go together (422).
+    #[error("{field}: {problem}")]
+    Unprocessable {
+        /// Path of the field.
+        field: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+impl ManifestError {
+    fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), problem: problem.into() }
+    }
+
+    fn unprocessable(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Unprocessable { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// A checked upload: `{"manifest": {...}, "private": {"vars": {...}}}`.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    hash: ManifestHash,
+    manifest: Manifest,
+    /// As uploaded, in its order of keys.
+    json: String,
+    /// Environments with all variables put in, one for each container. Holds private values.
+    environments: Vec<vars::Environment>,
+}
+
+impl Upload {
+    /// Reads and checks an upload. Everything that can be said without the network is said here, before any money moves.
+    pub fn parse(body: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(body).map_err(|error| ManifestError::Json(error.to_string()))?;
+        Self::from_value(value, rules)
+    }
+
+    /// Reads a file for people: an upload, or a bare manifest without private values.
+    pub fn parse_file(contents: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(contents).map_err(|error| ManifestError::Json(error.to_string()))?;
+        let bare = value.get("manifest").is_none();
+        Self::from_value(if bare { serde_json::json!({ "manifest": value }) } else { value }, rules)
+    }
+
+    fn from_value(value: Value, rules: &Rules) -> Result<Self, ManifestError> {
+        let upload = wire::read(&value)?;
+        rules.check(&upload.manifest)?;
+        let environments = vars::interpolate(&upload.manifest, upload.private.as_ref().unwrap_or(&Private::default()))?;
+        let json = value.get("manifest").map(Value::to_string).unwrap_or_default();
+        rules.check_size(&json)?;
+        let canonical = canonical::to_string(value.get("manifest").unwrap_or(&Value::Null));
+        Ok(Self { hash: ManifestHash::of(&canonical), manifest: upload.manifest, json, environments })
+    }
+
+    /// The manifest's name.
+    pub fn hash(&self) -> &ManifestHash {
+        &self.hash
+    }
+
+    /// The manifest as uploaded, without private values.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// Where the pod listens for HTTP.
+    pub fn port(&self) -> Option<u16> {
+        self.manifest.port.as_ref().and_then(|port| port.parse().ok())
+    }
+
+    /// Whether anyone may read the pod's log.
+    pub fn debug(&self) -> bool {
+        self.manifest.debug.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests;

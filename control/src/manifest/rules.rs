@@ -1,0 +1,144 @@
+//! What a host won't run, whatever its shape. The Node codiusd took money for most of this and then failed.
+
+use std::{collections::HashSet, ops::RangeInclusive};
+
+use codiusd_runtime::Machine;
+
+use super::{
+    ManifestError,
+    wire::{Container, Manifest, MachineName},
+};
+
+/// A container's environment can't hold a longer string (`MAX_ARG_STRLEN` of Linux), and the manifest is one of them.
+const VARIABLE_MAX: usize = 128 * 1024 - 64;
+
+/// What this host takes.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Containers of one pod, at most.
+    pub containers_max: usize,
+    /// What `machine: small` is; the default machine, too.
+    pub small: Machine,
+    /// Ports a pod may be reached at.
+    pub ports: RangeInclusive<u16>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { containers_max: 16, small: Machine { vcpus: 1, memory_bytes: 512 * 1024 * 1024 }, ports: 1..=u16::MAX }
+    }
+}
+
+impl Rules {
+    /// The machine a manifest asks for.
+    pub(super) fn machine(&self, name: Option<MachineName>) -> Machine {
+        match name {
+            None | Some(MachineName::Small) => self.small,
+        }
+    }
+
+    pub(super) fn check(&self, manifest: &Manifest) -> Result<(), ManifestError> {
+        not_empty("manifest.name", &manifest.name)?;
+        not_empty("manifest.version", &manifest.version)?;
+        if let Some(port) = &manifest.port {
+            self.check_port(port)?;
+        }
+        let count = manifest.containers.len();
+        if count == 0 || count > self.containers_max {
+            let problem = format!("must have 1 to {} containers, has {count}", self.containers_max);
+            return Err(ManifestError::field("manifest.containers", problem));
+        }
+        let mut ids = HashSet::new();
+        for (index, container) in manifest.containers.iter().enumerate() {
+            let path = format!("manifest.containers[{index}]");
+            check_container(&path, container)?;
+            if !ids.insert(&container.id) {
+                return Err(ManifestError::field(format!("{path}.id"), "another container has this id"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest is handed to every container as CODIUS_MANIFEST.
+    pub(super) fn check_size(&self, json: &str) -> Result<(), ManifestError> {
+        if json.len() > VARIABLE_MAX {
+            let problem = format!("is {} bytes of JSON, and a container can't be given more than {VARIABLE_MAX}", json.len());
+            return Err(ManifestError::field("manifest", problem));
+        }
+        Ok(())
+    }
+
+    fn check_port(&self, port: &str) -> Result<(), ManifestError> {
+        let plain = !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
+        match port.parse::<u16>() {
+            Ok(number) if plain && self.ports.contains(&number) => Ok(()),
+            _ => Err(ManifestError::field("manifest.port", "must be a decimal number from 1 to 65535, as a string")),
+        }
+    }
+}
+
+fn check_container(path: &str, container: &Container) -> Result<(), ManifestError> {
+    let fail = |field: &str, problem: &str| Err(ManifestError::field(format!("{path}.{field}"), problem));
+    if !is_container_id(&container.id) {
+        return fail("id", "must be 1 to 64 of a-z, A-Z, 0-9, _, . and -, beginning with a letter or digit");
+    }
+    if !is_pinned(&container.image) {
+        return fail("image", "must be pinned by its digest, as in registry.example/name@sha256:<64 hex digits>");
+    }
+    if let Some(command) = &container.command {
+        if command.first().is_some_and(String::is_empty) {
+            return fail("command[0]", "must not be empty");
+        }
+        if command.iter().any(|word| word.contains('\0')) {
+            return fail("command", "must not hold NUL characters");
+        }
+    }
+    if let Some(workdir) = container.workdir.as_deref().filter(|workdir| !workdir.is_empty()) {
+        if !workdir.starts_with('/') || workdir.contains('\0') {
+            return fail("workdir", "must be an absolute path");
+        }
+    }
+    for (name, value) in &container.environment {
+        check_variable(path, name, value)?;
+    }
+    Ok(())
+}
+
+fn check_variable(path: &str, name: &str, value: &str) -> Result<(), ManifestError> {
+    let field = format!("{path}.environment.{name}");
+    if name.starts_with("CODIUS") {
+        return Err(ManifestError::unprocessable(field, format!("environment variables starting in \"CODIUS\" are reserved. var={name}")));
+    }
+    let starts_well = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if !starts_well || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(ManifestError::field(field, "must be named by letters, digits and _, not beginning with a digit"));
+    }
+    check_value(&field, value)
+}
+
+/// A value as a container is given it.
+pub(super) fn check_value(field: &str, value: &str) -> Result<(), ManifestError> {
+    if value.contains('\0') {
+        return Err(ManifestError::field(field, "must not hold NUL characters"));
+    }
+    if value.len() > VARIABLE_MAX {
+        return Err(ManifestError::field(field, format!("must not be longer than {VARIABLE_MAX} bytes")));
+    }
+    Ok(())
+}
+
+fn not_empty(field: &str, value: &str) -> Result<(), ManifestError> {
+    if value.is_empty() { Err(ManifestError::field(field, "must not be empty")) } else { Ok(()) }
+}
+
+fn is_container_id(id: &str) -> bool {
+    let first = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    first && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+/// Whether a reference names its content; what else is wrong with it the runtime knows.
+fn is_pinned(image: &str) -> bool {
+    let Some((name, digest)) = image.split_once("@sha256:") else { return false };
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    !name.is_empty() && digest.len() == 64 && digest.bytes().all(hex)
+}

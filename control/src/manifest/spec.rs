@@ -1,0 +1,31 @@
+//! What the runtime is asked for.
+
+use codiusd_runtime::{ContainerSpec, PodSpec};
+
+use super::{Rules, Upload};
+use crate::pods::Order;
+
+impl Upload {
+    /// The order for a pod of this upload on the host at `public_uri`.
+    pub fn order(&self, rules: &Rules, public_uri: &str) -> Order {
+        let containers = self.manifest.containers.iter().zip(&self.environments).map(|(container, environment)| {
+            let own = [
+                ("CODIUS", "true"),
+                ("CODIUS_HOST", public_uri),
+                ("CODIUS_MANIFEST_HASH", self.hash.pod_id().as_str()),
+                ("CODIUS_MANIFEST", &self.json),
+            ];
+            let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            ContainerSpec {
+                name: container.id.clone(),
+                image: container.image.clone(),
+                command: container.command.clone().filter(|command| !command.is_empty()),
+                workdir: container.workdir.clone().filter(|workdir| !workdir.is_empty()),
+                env: own.chain(environment.0.iter().cloned()).collect(),
+            }
+        });
+        let id = self.hash.pod_id().clone();
+        let spec = PodSpec { id, machine: rules.machine(self.manifest.machine), containers: containers.collect() };
+        Order { spec, manifest: self.json.as_str().into(), port: self.port(), debug: self.debug() }
+    }
+}

@@ -1,0 +1,55 @@
+//! `$VAR` in environments: public values from the manifest, private ones from beside it, checked against their hash.
+
+use std::fmt;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{
+    ManifestError, canonical, rules,
+    wire::{Encoding, Manifest, Private},
+};
+
+/// A container's variables with all values put in. May hold private values.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Environment(pub(super) Vec<(String, String)>);
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Puts the values in. A value that begins with `$` names a variable; it is put in as it is, whatever it holds.
+pub(super) fn interpolate(manifest: &Manifest, private: &Private) -> Result<Vec<Environment>, ManifestError> {
+    let environment = |(index, container): (usize, &super::wire::Container)| {
+        let variable = |(name, value): &(String, String)| {
+            let field = format!("manifest.containers[{index}].environment.{name}");
+            let value = match value.strip_prefix('$') {
+                None => value.clone(),
+                Some(variable) => lookup(&field, variable, manifest, private)?,
+            };
+            rules::check_value(&field, &value)?;
+            Ok((name.clone(), value))
+        };
+        container.environment.iter().map(variable).collect::<Result<_, _>>().map(Environment)
+    };
+    manifest.containers.iter().enumerate().map(environment).collect()
+}
+
+fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private) -> Result<String, ManifestError> {
+    let fail = |problem: String| ManifestError::unprocessable(field, problem);
+    let declared = manifest.vars.get(name).ok_or_else(|| fail(format!("could not interpolate var. var=${name} isn't in manifest.vars")))?;
+    match declared.encoding {
+        None => Ok(declared.value.clone()),
+        Some(Encoding::PrivateSha256) => {
+            let given = private.vars.get(name);
+            let given = given.ok_or_else(|| fail(format!("could not interpolate private var. var=${name} isn't in private.vars")))?;
+            let hashed = canonical::to_string(&json!({ "nonce": given.nonce, "value": given.value }));
+            if hex::encode(Sha256::digest(hashed.as_bytes())) != declared.value {
+                return Err(fail(format!("private var does not match hash. var=${name} encoding=private:sha256")));
+            }
+            Ok(given.value.clone())
+        }
+    }
+}

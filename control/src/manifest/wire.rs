@@ -1,0 +1,115 @@
+//! The JSON as uploaded: shape and types. No value is converted into another type: a hash must have one meaning.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::ManifestError;
+
+/// `{"manifest": ..., "private": ...}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UploadBody {
+    pub(super) manifest: Manifest,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) private: Option<Private>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    pub(super) name: String,
+    pub(super) version: String,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) port: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) machine: Option<MachineName>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) debug: Option<bool>,
+    pub(super) containers: Vec<Container>,
+    #[serde(default)]
+    pub(super) vars: Vars,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum MachineName {
+    Small,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) image: String,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) command: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) workdir: Option<String>,
+    #[serde(default, deserialize_with = "pairs")]
+    pub(super) environment: Vec<(String, String)>,
+}
+
+/// Variables by name.
+pub(super) type Vars = std::collections::BTreeMap<String, Var>;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Var {
+    #[serde(default, deserialize_with = "present")]
+    pub(super) encoding: Option<Encoding>,
+    pub(super) value: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Encoding {
+    #[serde(rename = "private:sha256")]
+    PrivateSha256,
+}
+
+/// Private values; they aren't part of the hash.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Private {
+    #[serde(default)]
+    pub(super) vars: std::collections::BTreeMap<String, PrivateVar>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrivateVar {
+    pub(super) nonce: String,
+    pub(super) value: String,
+}
+
+impl std::fmt::Debug for PrivateVar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateVar(hidden)")
+    }
+}
+
+/// Reads the shape; an error names the path of the field.
+pub(super) fn read(value: &Value) -> Result<UploadBody, ManifestError> {
+    let read: Result<UploadBody, _> = serde_path_to_error::deserialize(value);
+    read.map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { "body".to_owned() } else { path };
+        // serde tells what it found; below `private` that is not for anyone's eyes.
+        let problem = if field.starts_with("private") { "not what is expected here".to_owned() } else { error.into_inner().to_string() };
+        ManifestError::Field { field, problem }
+    })
+}
+
+/// A field that may be left out, but not be null.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// An object of strings, in its order.
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    let object = Map::deserialize(deserializer)?;
+    let text = |(key, value): (String, Value)| match value {
+        Value::String(text) => Ok((key, text)),
+        _ => Err(serde::de::Error::custom(format!("{key:?} isn't a string"))),
+    };
+    object.into_iter().map(text).collect()
+}

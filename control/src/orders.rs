@@ -1,0 +1,194 @@
+//! A paid request, from its Pay-Token to its receipt.
+//!
+//! ```text
+//! check all that can fail -> price -> where does the token stand?
+//!     money is due ............. 402 with the address to pay at
+//!     paid ..................... use the payment up and act, in one commit -> receipt
+//!     being used by a copy ..... wait for its answer
+//!     used ..................... the same answer again
+//! ```
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use codiusd_ilp::{address::BadAddress, ildcp::Account, stream::receiver::Receiver};
+use codiusd_runtime::PodId;
+use tokio::{sync::watch, task::JoinError, time};
+
+use crate::{
+    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, PriceTooLarge, Standing, price},
+    pods::{Keeper, Order, PodView, Receipt, Refusal},
+    store::StoreFailed,
+};
+
+/// Clients give up on a paid request after 70 s: a pod that takes longer to start is answered for before.
+const ANSWER_WITHIN: Duration = Duration::from_secs(55);
+
+/// What run time costs here now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// In the asset's smallest unit.
+    pub price: u64,
+    /// What is to be paid in.
+    pub asset: Asset,
+}
+
+/// How a request is paid for.
+#[derive(Clone, Copy, Debug)]
+pub struct Payment {
+    /// The payer's token.
+    pub token: PayToken,
+    /// The request the token is bound to.
+    pub binding: Binding,
+}
+
+/// What a `Pay` header says, and how far a payment has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// `interledger-stream <ILP address> <base64 of the shared secret>`.
+    pub pay: String,
+    /// The price, in the asset's smallest unit.
+    pub required: u64,
+    /// What has been received of it.
+    pub received: u64,
+}
+
+/// Why a paid request has no receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// Where to pay can't be said: the uplink gave this host an impossible address.
+    #[error("the host's Interledger address is unusable")]
+    Address(#[from] BadAddress),
+    /// The token or the connection.
+    #[error(transparent)]
+    Desk(#[from] DeskError),
+    /// Money is due.
+    #[error("payment required")]
+    Due(Due),
+    /// It costs more than can be paid.
+    #[error(transparent)]
+    Price(#[from] PriceTooLarge),
+    /// The pod. If `paid`, the payment is kept on its token.
+    #[error("{refusal}")]
+    Refused {
+        /// The cause.
+        #[source]
+        refusal: Refusal,
+        /// Whether the request had been paid for.
+        paid: bool,
+    },
+    /// The answer that was kept can't be read.
+    #[error("the kept answer can't be read")]
+    Answer(#[from] serde_json::Error),
+    /// The task that carried it out was lost.
+    #[error("the request was interrupted")]
+    Interrupted(#[from] JoinError),
+}
+
+/// Takes paid requests; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    cost: CostPerMonth,
+    desk: Arc<Desk>,
+    keeper: Keeper,
+    receiver: Arc<Receiver>,
+    account: watch::Receiver<Option<Account>>,
+}
+
+/// What is to be done once it is paid.
+#[derive(Clone, Debug)]
+enum Deed {
+    Extend(PodId),
+    Upload(Arc<Order>),
+}
+
+impl Orders {
+    /// Takes requests at `cost`, paid to `account` through `receiver`.
+    pub fn new(
+        cost: CostPerMonth,
+        desk: Arc<Desk>,
+        keeper: Keeper,
+        receiver: Arc<Receiver>,
+        account: watch::Receiver<Option<Account>>,
+    ) -> Self {
+        Self { cost, desk, keeper, receiver, account }
+    }
+
+    /// The price of `seconds`, free and without obligation.
+    pub fn quote(&self, seconds: NonZeroU32) -> Result<Quote, OrderError> {
+        let asset = self.desk.asset()?;
+        Ok(Quote { price: price(self.cost, seconds, asset.scale)?, asset })
+    }
+
+    /// Whether an upload could be carried out now; what `upload` checks before it asks for money.
+    pub async fn admit(&self, order: &Order) -> Result<(), OrderError> {
+        self.keeper.admit(order).await.map_err(|refusal| OrderError::Refused { refusal, paid: false })
+    }
+
+    /// Runs `order` for `seconds`, or longer if it runs already.
+    pub async fn upload(&self, order: Arc<Order>, seconds: NonZeroU32, payment: Payment) -> Result<Receipt, OrderError> {
+        self.carry_out(Deed::Upload(order), seconds, payment).await
+    }
+
+    /// Lets a pod that runs run longer.
+    pub async fn extend(&self, id: &PodId, seconds: NonZeroU32, payment: Payment) -> Result<Receipt, OrderError> {
+        self.carry_out(Deed::Extend(id.clone()), seconds, payment).await
+    }
+
+    /// The pod, if it runs.
+    pub fn running(&self, id: &PodId) -> Result<PodView, Refusal> {
+        self.keeper.running(id)
+    }
+
+    /// The pods.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    async fn carry_out(&self, deed: Deed, seconds: NonZeroU32, payment: Payment) -> Result<Receipt, OrderError> {
+        let quote = self.quote(seconds)?;
+        match self.desk.present(&payment.token, payment.binding, quote.price, &quote.asset).await? {
+            Standing::Answered(answer) => Ok(serde_json::from_str(&answer)?),
+            Standing::Due { segment, required, received, .. } => {
+                let refused = |refusal| OrderError::Refused { refusal, paid: received > 0 };
+                self.check(&deed).await.map_err(refused)?;
+                Err(OrderError::Due(Due { pay: self.pay_header(&segment)?, required, received }))
+            }
+            // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
+            Standing::InProgress => Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
+            Standing::Paid { segment } => self.act(deed, seconds.get(), segment).await,
+        }
+    }
+
+    /// All that can fail, before any money moves.
+    async fn check(&self, deed: &Deed) -> Result<(), Refusal> {
+        match deed {
+            Deed::Extend(id) => self.keeper.running(id).map(|_| ()),
+            Deed::Upload(order) => self.keeper.admit(order).await,
+        }
+    }
+
+    fn pay_header(&self, segment: &str) -> Result<String, OrderError> {
+        let account = self.account.borrow().clone().ok_or(DeskError::NoAccount)?;
+        let (address, secret) = self.receiver.pay_to(&account, segment)?;
+        Ok(format!("interledger-stream {address} {}", secret.to_base64()))
+    }
+
+    /// Uses the payment. The work is a task of its own: a client that hangs up doesn't stop it half way.
+    async fn act(&self, deed: Deed, seconds: u32, segment: String) -> Result<Receipt, OrderError> {
+        let keeper = self.keeper.clone();
+        let soon = match &deed {
+            Deed::Extend(id) => self.keeper.provisional(id, seconds),
+            Deed::Upload(order) => self.keeper.provisional(&order.spec.id, seconds),
+        };
+        let work = tokio::spawn(async move {
+            match deed {
+                Deed::Extend(id) => keeper.extend(&id, seconds, &segment).await,
+                Deed::Upload(order) => keeper.upload(order, seconds, &segment).await,
+            }
+        });
+        match time::timeout(ANSWER_WITHIN, work).await {
+            Ok(done) => done?.map_err(|refusal| OrderError::Refused { refusal, paid: true }),
+            Err(_still_starting) => Ok(soon),
+        }
+    }
+}

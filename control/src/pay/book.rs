@@ -1,0 +1,332 @@
+//! Every payment's state, and the sums that must agree. Pure: `(book, input, now) -> (answer, changes to make durable)`.
+//!
+//! ```text
+//!            credit            credit >= price        begin              finish
+//!  (402) -> Open ------> Open(partly paid) -----> paid ------> Consuming ------> Consumed (answer kept)
+//!             |                 |                   ^              |                  |
+//!             | unpaid_ttl      | credit_ttl        +--- restore --+                  | answer_ttl
+//!             v                 v                                                     v
+//!          forgotten         forfeited                                            forgotten
+//! ```
+//!
+//! "Paid" is `Open` with `received >= price`: there is no third place where the two could disagree. A payment nobody has
+//! paid into is only remembered, not stored: asking for a price costs the host no disk write.
+//!
+//! After every step, for every asset: `received = earned + forfeited + credit on open payments`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use codiusd_ilp::stream::ledger::{Credit, Lookup, Terms};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Asset, Binding, TokenHash};
+use crate::store::{CreditRow, PaymentRow, PaymentState, Totals, Write};
+
+/// How long and how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Payments nobody has paid into, at most; the oldest make room.
+    pub unpaid_max: usize,
+    /// How long an unpaid payment is remembered.
+    pub unpaid_ttl: SignedDuration,
+    /// How long money that wasn't used stays on its token.
+    pub credit_ttl: SignedDuration,
+    /// How long the answer of a paid request is kept for a repeated one.
+    pub answer_ttl: SignedDuration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpaid_max: 100_000,
+            unpaid_ttl: SignedDuration::from_mins(15),
+            credit_ttl: SignedDuration::from_hours(7 * 24),
+            answer_ttl: SignedDuration::from_hours(24),
+        }
+    }
+}
+
+/// What a token's payment allows now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its request was carried out; this was the answer.
+    Answered(String),
+    /// Money is due.
+    Due {
+        /// Segment of the ILP address to pay at.
+        segment: String,
+        /// The price.
+        required: u64,
+        /// What has been paid of it.
+        received: u64,
+        /// When its last STREAM packet was seen.
+        last_packet: Option<Timestamp>,
+    },
+    /// Its request is being carried out.
+    InProgress,
+    /// The price has been paid, and not been used.
+    Paid {
+        /// Names the payment.
+        segment: String,
+    },
+}
+
+/// The token was first used for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this Pay-Token belongs to another request")]
+pub struct Denied;
+
+/// The payment is not (or no longer) there to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the payment isn't there to be used")]
+pub struct NotPaid;
+
+/// A request that is to be paid for.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) token: TokenHash,
+    pub(super) binding: Binding,
+    pub(super) price: u64,
+    pub(super) asset: Asset,
+    /// The segment to use if this is the token's first request.
+    pub(super) segment: String,
+}
+
+#[derive(Debug)]
+struct Payment {
+    row: PaymentRow,
+    received: u64,
+    conditions: HashSet<[u8; 32]>,
+    last_packet: Option<Timestamp>,
+}
+
+impl Payment {
+    fn is_paid(&self) -> bool {
+        self.row.state == PaymentState::Open && self.received >= self.row.price
+    }
+
+    fn terms(&self, asset: &Asset) -> Terms {
+        let open = self.row.state == PaymentState::Open && self.received < self.row.price && self.row.asset == *asset;
+        Terms { receive_max: self.row.price, received: self.received, open }
+    }
+
+    /// Money on it that hasn't been spent.
+    fn credit(&self) -> u64 {
+        if matches!(self.row.state, PaymentState::Consumed { .. }) { 0 } else { self.received }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    totals: Totals,
+    credit: u64,
+}
+
+impl Sums {
+    fn agree(&self) -> bool {
+        self.totals.received == self.totals.earned + self.totals.forfeited + self.credit
+    }
+}
+
+/// All payments of this host.
+#[derive(Debug)]
+pub(super) struct Book {
+    payments: HashMap<String, Payment>,
+    by_token: HashMap<TokenHash, String>,
+    /// Segments of payments that were unpaid when they were opened, oldest first.
+    unpaid: VecDeque<String>,
+    sums: HashMap<Asset, Sums>,
+    limits: Limits,
+}
+
+/// The stored sums don't agree with the stored payments.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored earnings in {0} don't agree with the stored credits")]
+pub struct SumsDisagree(Asset);
+
+impl Book {
+    pub(super) fn restore_from(
+        payments: Vec<(PaymentRow, Vec<CreditRow>)>,
+        totals: Vec<(Asset, Totals)>,
+        limits: Limits,
+    ) -> Result<Self, SumsDisagree> {
+        let mut book =
+            Self { payments: HashMap::new(), by_token: HashMap::new(), unpaid: VecDeque::new(), sums: HashMap::new(), limits };
+        for (asset, totals) in totals {
+            book.sums.insert(asset, Sums { totals, credit: 0 });
+        }
+        for (row, credits) in payments {
+            let received = credits.iter().map(|credit| credit.amount).sum();
+            let conditions = credits.iter().map(|credit| credit.condition).collect();
+            let payment = Payment { row, received, conditions, last_packet: None };
+            book.sums.entry(payment.row.asset.clone()).or_default().credit += payment.credit();
+            book.by_token.insert(TokenHash(payment.row.token), payment.row.segment.clone());
+            book.payments.insert(payment.row.segment.clone(), payment);
+        }
+        match book.sums.iter().find(|(_, sums)| !sums.agree()) {
+            Some((asset, _)) => Err(SumsDisagree(asset.clone())),
+            None => Ok(book),
+        }
+    }
+
+    /// Where `claim`'s token stands; opens a payment at its first use.
+    pub(super) fn present(&mut self, claim: Claim, now: Timestamp) -> Result<Standing, Denied> {
+        let known = self.by_token.get(&claim.token).and_then(|segment| self.payments.get_mut(segment));
+        let Some(payment) = known else { return Ok(self.open(claim, now)) };
+        if payment.row.binding != claim.binding.0 {
+            return Err(Denied);
+        }
+        if payment.received == 0 && payment.row.state == PaymentState::Open {
+            // Nothing is paid yet: the price may still follow the asset of the uplink.
+            (payment.row.price, payment.row.asset) = (claim.price, claim.asset);
+        }
+        Ok(match &payment.row.state {
+            PaymentState::Consumed { answer } => Standing::Answered(answer.clone()),
+            PaymentState::Consuming => Standing::InProgress,
+            PaymentState::Open if payment.is_paid() => Standing::Paid { segment: payment.row.segment.clone() },
+            PaymentState::Open => due(payment),
+        })
+    }
+
+    fn open(&mut self, claim: Claim, now: Timestamp) -> Standing {
+        self.make_room();
+        let row = PaymentRow {
+            segment: claim.segment.clone(),
+            token: claim.token.0,
+            binding: claim.binding.0,
+            asset: claim.asset,
+            price: claim.price,
+            state: PaymentState::Open,
+            expires_at: now.saturating_add(self.limits.unpaid_ttl).unwrap_or(Timestamp::MAX),
+        };
+        let payment = Payment { row, received: 0, conditions: HashSet::new(), last_packet: None };
+        let standing = if payment.is_paid() { Standing::Paid { segment: claim.segment.clone() } } else { due(&payment) };
+        self.by_token.insert(claim.token, claim.segment.clone());
+        self.unpaid.push_back(claim.segment.clone());
+        self.payments.insert(claim.segment, payment);
+        standing
+    }
+
+    /// Forgets the oldest unpaid payments when there are too many.
+    fn make_room(&mut self) {
+        while self.unpaid.len() >= self.limits.unpaid_max {
+            let Some(segment) = self.unpaid.pop_front() else { return };
+            if self.payments.get(&segment).is_some_and(|payment| payment.received == 0 && payment.row.state == PaymentState::Open) {
+                self.remove(&segment);
+            }
+        }
+    }
+
+    /// The terms of a payment, for a packet that came for it.
+    pub(super) fn lookup(&mut self, segment: &str, condition: &[u8; 32], asset: &Asset, now: Timestamp) -> Option<Lookup> {
+        let payment = self.payments.get_mut(segment)?;
+        payment.last_packet = Some(now);
+        Some(Lookup { terms: payment.terms(asset), credited: payment.conditions.contains(condition) })
+    }
+
+    /// Credits one packet. Twice the same packet is one credit: the second time nothing is left to write.
+    pub(super) fn credit(&mut self, credit: &Credit, asset: &Asset, now: Timestamp) -> Result<(Terms, Vec<Write>), Option<Terms>> {
+        let payment = self.payments.get_mut(&credit.segment).ok_or(None)?;
+        let terms = payment.terms(asset);
+        if payment.conditions.contains(&credit.condition) {
+            return Ok((terms, Vec::new()));
+        }
+        let sums = self.sums.entry(asset.clone()).or_default();
+        let fits = [payment.received, sums.totals.received].iter().all(|sum| sum.checked_add(credit.amount).is_some_and(is_storable));
+        if !terms.open || !terms.accepts(credit.amount, credit.granularity) || !fits {
+            return Err(Some(terms));
+        }
+        payment.received += credit.amount;
+        payment.conditions.insert(credit.condition);
+        payment.row.expires_at = now.saturating_add(self.limits.credit_ttl).unwrap_or(Timestamp::MAX);
+        sums.totals.received += credit.amount;
+        sums.credit += credit.amount;
+        assert!(sums.agree(), "received = earned + forfeited + credit, after a credit");
+        let added = Totals { received: credit.amount, ..Totals::default() };
+        let row = CreditRow { condition: credit.condition, amount: credit.amount };
+        let writes = vec![
+            Write::Payment(payment.row.clone()),
+            Write::Credit { segment: credit.segment.clone(), credit: row },
+            Write::Totals(asset.clone(), added),
+        ];
+        Ok((payment.terms(asset), writes))
+    }
+
+    /// paid -> Consuming. From here on nobody else can use the payment.
+    pub(super) fn begin(&mut self, segment: &str) -> Result<Write, NotPaid> {
+        let payment = self.payments.get_mut(segment).filter(|payment| payment.is_paid()).ok_or(NotPaid)?;
+        payment.row.state = PaymentState::Consuming;
+        Ok(Write::Payment(payment.row.clone()))
+    }
+
+    /// Consuming -> Consumed: the money is earned.
+    pub(super) fn finish(&mut self, segment: &str, answer: String, now: Timestamp) -> Result<Vec<Write>, NotPaid> {
+        let payment = self.payments.get_mut(segment).filter(|payment| payment.row.state == PaymentState::Consuming).ok_or(NotPaid)?;
+        payment.row.state = PaymentState::Consumed { answer };
+        payment.row.expires_at = now.saturating_add(self.limits.answer_ttl).unwrap_or(Timestamp::MAX);
+        let asset = payment.row.asset.clone();
+        let sums = self.sums.entry(asset.clone()).or_default();
+        sums.credit -= payment.received;
+        sums.totals.earned += payment.received;
+        assert!(sums.agree(), "received = earned + forfeited + credit, after a payment was used");
+        let added = Totals { earned: payment.received, ..Totals::default() };
+        Ok(vec![Write::Payment(payment.row.clone()), Write::Totals(asset, added)])
+    }
+
+    /// Consuming -> paid: what was to be paid for didn't happen.
+    pub(super) fn give_back(&mut self, segment: &str) -> Result<Write, NotPaid> {
+        let payment = self.payments.get_mut(segment).filter(|payment| payment.row.state == PaymentState::Consuming).ok_or(NotPaid)?;
+        payment.row.state = PaymentState::Open;
+        Ok(Write::Payment(payment.row.clone()))
+    }
+
+    /// Payments that were being consumed when the store was last written.
+    pub(super) fn consuming(&self) -> Vec<String> {
+        let consuming = self.payments.values().filter(|payment| payment.row.state == PaymentState::Consuming);
+        consuming.map(|payment| payment.row.segment.clone()).collect()
+    }
+
+    /// Forgets what has expired; credit on it is forfeited.
+    pub(super) fn expire(&mut self, now: Timestamp) -> Vec<Write> {
+        let expired = |payment: &&Payment| payment.row.expires_at <= now && payment.row.state != PaymentState::Consuming;
+        let segments: Vec<String> = self.payments.values().filter(expired).map(|payment| payment.row.segment.clone()).collect();
+        let mut writes = Vec::new();
+        for segment in segments {
+            let Some(payment) = self.remove(&segment) else { continue };
+            let sums = self.sums.entry(payment.row.asset.clone()).or_default();
+            let forfeited = payment.credit();
+            sums.credit -= forfeited;
+            sums.totals.forfeited += forfeited;
+            assert!(sums.agree(), "received = earned + forfeited + credit, after a payment expired");
+            if payment.received > 0 || payment.row.price == 0 {
+                writes.push(Write::ForgetPayment(segment));
+                writes.push(Write::Totals(payment.row.asset, Totals { forfeited, ..Totals::default() }));
+            }
+        }
+        self.unpaid.retain(|segment| self.payments.contains_key(segment));
+        writes
+    }
+
+    fn remove(&mut self, segment: &str) -> Option<Payment> {
+        let payment = self.payments.remove(segment)?;
+        self.by_token.remove(&TokenHash(payment.row.token));
+        Some(payment)
+    }
+}
+
+fn due(payment: &Payment) -> Standing {
+    Standing::Due {
+        segment: payment.row.segment.clone(),
+        required: payment.row.price,
+        received: payment.received,
+        last_packet: payment.last_packet,
+    }
+}
+
+/// The store counts in signed 64-bit integers.
+fn is_storable(sum: u64) -> bool {
+    i64::try_from(sum).is_ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What run time costs, in exact integers: `price = ceil(duration * cost_per_month * 10^scale / 2628000)`.
+
+use std::{fmt, num::NonZeroU32, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds in the month hosts price by: 365 days / 12.
+const SECONDS_PER_MONTH: u128 = 2_628_000;
+
+/// A currency and its smallest unit: amounts are counted in `10^-scale` of `code`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Asset {
+    /// Currency code as IL-DCP gives it, such as `XRP`.
+    pub code: String,
+    /// Decimal places of the smallest unit.
+    pub scale: u8,
+}
+
+impl fmt::Display for Asset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} scale {}", self.code, self.scale)
+    }
+}
+
+/// What a small pod costs for a month, in whole units of the currency; an exact decimal, never a float.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CostPerMonth {
+    /// The digits without the point.
+    digits: u64,
+    /// How many of them are behind the point, at most [`Self::DECIMALS_MAX`].
+    decimals: u8,
+}
+
+impl CostPerMonth {
+    /// Digits allowed behind the point.
+    pub const DECIMALS_MAX: usize = 18;
+    /// Ten units a month, as the Node codiusd had it.
+    pub const DEFAULT: Self = Self { digits: 10, decimals: 0 };
+}
+
+/// The text is no non-negative decimal number of at most 18 digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25")]
+pub struct BadCost;
+
+impl FromStr for CostPerMonth {
+    type Err = BadCost;
+
+    fn from_str(text: &str) -> Result<Self, BadCost> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits_only = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits_only(whole) || !digits_only(fraction) {
+            return Err(BadCost);
+        }
+        let fraction = fraction.trim_end_matches('0');
+        let digits = format!("{whole}{fraction}").parse().map_err(|_| BadCost)?;
+        let decimals = u8::try_from(fraction.len()).map_err(|_| BadCost)?;
+        if fraction.len() > Self::DECIMALS_MAX { Err(BadCost) } else { Ok(Self { digits, decimals }) }
+    }
+}
+
+impl fmt::Display for CostPerMonth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = usize::from(self.decimals);
+        let digits = format!("{:0>width$}", self.digits, width = decimals + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - decimals);
+        f.write_str(whole)?;
+        if fraction.is_empty() { Ok(()) } else { write!(f, ".{fraction}") }
+    }
+}
+
+/// The price is more than an Interledger amount (or the store) can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the price of {seconds} seconds doesn't fit into an Interledger amount of scale {scale}")]
+pub struct PriceTooLarge {
+    /// The run time asked for.
+    seconds: u32,
+    /// The asset's scale.
+    scale: u8,
+}
+
+/// Price of `duration` seconds in units of `10^-scale`, rounded up.
+pub fn price(cost: CostPerMonth, duration: NonZeroU32, scale: u8) -> Result<u64, PriceTooLarge> {
+    let too_large = PriceTooLarge { seconds: duration.get(), scale };
+    let power = |exponent: u8| 10_u128.checked_pow(u32::from(exponent)).ok_or(too_large);
+    let dividend = u128::from(duration.get()) * u128::from(cost.digits);
+    // 10^scale and 10^decimals are cancelled before anything is multiplied, so that high scales don't overflow needlessly.
+    let (dividend, divisor) = match scale.checked_sub(cost.decimals) {
+        Some(up) => (dividend.checked_mul(power(up)?), Some(SECONDS_PER_MONTH)),
+        None => (Some(dividend), power(cost.decimals - scale)?.checked_mul(SECONDS_PER_MONTH)),
+    };
+    let price = dividend.zip(divisor).map(|(dividend, divisor)| dividend.div_ceil(divisor)).ok_or(too_large)?;
+    // The store counts in signed 64-bit integers.
+    i64::try_from(price).map(i64::unsigned_abs).map_err(|_| too_large)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn price_of(cost: &str, seconds: u32, scale: u8) -> u64 {
+        price(cost.parse().unwrap(), NonZeroU32::new(seconds).unwrap(), scale).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_prices_recorded_from_the_node_codiusd() {
+        for (seconds, expected) in [(60, 228_311), (600, 2_283_106), (3600, 13_698_631)] {
+            assert_eq!(price_of("10", seconds, 9), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn rounds_up_and_is_exact_where_a_float_is_not() {
+        assert_eq!(price_of("0", 3600, 9), 0);
+        assert_eq!(price_of("0.000000001", 1, 9), 1);
+        assert_eq!(price_of("2.628", 1, 6), 1);
+        assert_eq!(price_of("2.628", 1000, 6), 1000);
+        assert_eq!(price_of("2.6280000000000001", 1000, 6), 1001);
+        assert_eq!(price_of("2628000", 1, 2), 100);
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let month = NonZeroU32::new(2_628_000).unwrap();
+        assert!(price("9".parse().unwrap(), month, 18).is_ok());
+        assert!(price("10".parse().unwrap(), month, 18).is_err());
+        assert!(price("10".parse().unwrap(), month, 255).is_err());
+        assert_eq!(price("0.000000000000000001".parse().unwrap(), month, 0), Ok(1));
+    }
+
+    #[test]
+    fn reads_and_writes_decimals() {
+        for (text, shown) in [("10", "10"), ("0.25", "0.25"), ("007.50", "7.5"), ("0", "0"), ("0.000000000000000001", "0.000000000000000001")] {
+            assert_eq!(text.parse::<CostPerMonth>().unwrap().to_string(), shown);
+        }
+        for text in ["", "-1", "1e2", ".5", "5.", "1,5", "1 ", "0x1", "0.0000000000000000001", "99999999999999999999"] {
+            assert_eq!(text.parse::<CostPerMonth>(), Err(BadCost), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Pods: from a paid order to a routed pod, to its end.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
+//! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
+//! | `keeper` | the table of pods and the way of a paid order through it |
+//! | `watch` | expiry and exits |
+//! | `recover` | carrying out the reconciliation |
+
+mod keeper;
+mod reconcile;
+mod recover;
+mod state;
+mod watch;
+
+pub use keeper::{Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
+pub use recover::RecoverError;
+pub use state::{Order, Pod, PodRecord};

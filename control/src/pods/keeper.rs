@@ -1,0 +1,392 @@
+//! The table of pods, and the way of a paid order through it.
+//!
+//! One lock, never held across an await. What changes a payment and a pod together (start, extension, failure) is one
+//! commit: a place in the store's queue is reserved, table and book are changed, the changes are sent, the lock is released.
+//! While a pod is `Starting` or `Stopping` only the task that made it so touches it; other requests for it wait.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use codiusd_runtime::{LogLines, PodId, RunningPod, Runtime, RuntimeError};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use url::Url;
+
+use super::state::{Decision, EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, decide, later, upstream};
+use crate::{
+    clock::Clock,
+    pay::{Desk, NotPaid},
+    store::{Store, StoreFailed, Write},
+};
+
+/// Where the front door learns of pods. Both calls take effect before they return.
+pub trait Routes: Debug + Send + Sync + 'static {
+    /// From now on requests for the pod go to `address`. `incarnation` differs between any two starts.
+    fn publish(&self, pod: &PodId, address: SocketAddr, incarnation: u64);
+    /// From now on the pod doesn't exist for visitors.
+    fn withdraw(&self, pod: &PodId);
+}
+
+/// What the keeper works with.
+#[derive(Clone, Debug)]
+pub struct KeeperConfig {
+    /// Where visitors reach this host; pods are at `<hash>.` before its host name.
+    pub public_uri: Url,
+    /// Memory all pods may hold together, in bytes.
+    pub memory_max_bytes: u64,
+}
+
+/// The answer to a paid request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// Where the pod is reached.
+    pub url: String,
+    /// Its name.
+    pub manifest_hash: PodId,
+    /// Until when it runs, ISO 8601 with milliseconds.
+    pub expiry: String,
+}
+
+/// Why an order can't be carried out (now). Nothing that was paid is lost: it stays on the Pay-Token.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The pods hold all the memory they may.
+    #[error("Memory usage exceeded. Send pod request later.")]
+    Full,
+    /// There is no such pod.
+    #[error("no pod found with id. id={0}")]
+    NoSuchPod(PodId),
+    /// The payment was used by another request meanwhile.
+    #[error(transparent)]
+    NotPaid(#[from] NotPaid),
+    /// The runtime couldn't.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The pod is being started or stopped.
+    #[error("pod is being started or stopped. manifestHash={0}")]
+    Changing(PodId),
+    /// The pod's containers have exited.
+    #[error("pod has stopped. manifestHash={0}")]
+    Stopped(PodId),
+    /// Nothing can be made durable.
+    #[error(transparent)]
+    Store(#[from] StoreFailed),
+}
+
+/// What can be said of a pod that runs.
+#[derive(Clone, Debug)]
+pub struct PodView {
+    /// What was uploaded.
+    pub order: Arc<Order>,
+    /// Its address and end.
+    pub receipt: Receipt,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) table: Mutex<HashMap<PodId, Entry>>,
+    pub(super) config: KeeperConfig,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) routes: Arc<dyn Routes>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Wakes whoever waits for a change of the table.
+    pub(super) changed: watch::Sender<()>,
+}
+
+/// Owns the pods; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Keeper(pub(super) Arc<Inner>);
+
+impl Keeper {
+    /// A keeper of no pods; [`Keeper::recover`] gives it those of the store.
+    pub fn new(
+        config: KeeperConfig,
+        runtime: Arc<dyn Runtime>,
+        routes: Arc<dyn Routes>,
+        desk: Arc<Desk>,
+        store: Store,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (table, changed) = (Mutex::new(HashMap::new()), watch::Sender::new(()));
+        Self(Arc::new(Inner { table, config, runtime, routes, desk, store, clock, changed }))
+    }
+
+    /// Whether an upload of `order` could be carried out now. Asked before any money moves.
+    pub async fn admit(&self, order: &Order) -> Result<(), Refusal> {
+        for container in &order.spec.containers {
+            self.0.runtime.check_image(&container.image).await?;
+        }
+        let table = self.0.table();
+        match decide(table.get(&order.spec.id)) {
+            Decision::Start { .. } if !self.0.fits(&table, order) => Err(Refusal::Full),
+            _ => Ok(()),
+        }
+    }
+
+    /// Carries out a paid upload: starts the pod, or lets it run longer if it does. `segment` names the payment; it is used
+    /// only if this succeeds. Call it in a task of its own: once begun it must not be dropped half way.
+    pub async fn upload(&self, order: Arc<Order>, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            let permit = self.0.store.reserve().await?;
+            let begun = {
+                let mut table = self.0.table();
+                match decide(table.get(&order.spec.id)) {
+                    Decision::Wait => None,
+                    Decision::Extend => {
+                        let (receipt, writes) = self.0.extend(&mut table, &order.spec.id, seconds, segment)?;
+                        Some((Some(receipt), permit.send(writes)))
+                    }
+                    Decision::Start { kept_seconds } => {
+                        let writes = self.0.begin(&mut table, &order, seconds, kept_seconds, segment)?;
+                        Some((None, permit.send(writes)))
+                    }
+                }
+            };
+            match begun {
+                None => {
+                    // The sender lives as long as `self`: this ends with a change, not with an error.
+                    let _ = changed.changed().await;
+                }
+                Some((receipt, durable)) => {
+                    durable.await?;
+                    return match receipt {
+                        Some(receipt) => {
+                            self.0.announce();
+                            Ok(receipt)
+                        }
+                        None => self.0.start(&order).await,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Carries out a paid extension of a pod that runs.
+    pub async fn extend(&self, id: &PodId, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
+        let permit = self.0.store.reserve().await?;
+        let (receipt, durable) = {
+            let mut table = self.0.table();
+            running(&table, id)?;
+            let (receipt, writes) = self.0.extend(&mut table, id, seconds, segment)?;
+            (receipt, permit.send(writes))
+        };
+        durable.await?;
+        self.0.announce();
+        Ok(receipt)
+    }
+
+    /// The pod, if it runs.
+    pub fn running(&self, id: &PodId) -> Result<PodView, Refusal> {
+        let table = self.0.table();
+        let (entry, expires_at) = running(&table, id)?;
+        Ok(PodView { order: entry.order.clone(), receipt: self.receipt(id, expires_at) })
+    }
+
+    /// What was uploaded under that name, whatever has become of it.
+    pub fn order(&self, id: &PodId) -> Option<Arc<Order>> {
+        self.0.table().get(id).map(|entry| entry.order.clone())
+    }
+
+    /// The pod's log; whether the caller may read it is the caller's question.
+    pub async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, Refusal> {
+        Ok(self.0.runtime.logs(id, follow).await?)
+    }
+
+    /// The receipt of a pod that runs until `expires_at`.
+    pub fn receipt(&self, id: &PodId, expires_at: Timestamp) -> Receipt {
+        self.0.receipt(id, expires_at)
+    }
+
+    /// What a receipt would say if the pod were started now.
+    pub fn provisional(&self, id: &PodId, seconds: u32) -> Receipt {
+        self.receipt(id, later(self.0.clock.now(), seconds))
+    }
+
+    /// Stops every pod and waits for it; what they had left to run is gone. For demonstrations and tests.
+    pub async fn stop_all(&self) {
+        let ids: Vec<PodId> = self.0.table().keys().cloned().collect();
+        for id in ids {
+            self.0.end(&id).await;
+        }
+    }
+}
+
+/// The entry of a pod that runs, and when it expires.
+fn running<'a>(table: &'a HashMap<PodId, Entry>, id: &PodId) -> Result<(&'a Entry, Timestamp), Refusal> {
+    let entry = table.get(id).ok_or_else(|| Refusal::NoSuchPod(id.clone()))?;
+    match entry.stage {
+        Stage::Running { expires_at, .. } => Ok((entry, expires_at)),
+        Stage::Reviving | Stage::Starting { .. } | Stage::Stopping => Err(Refusal::Changing(id.clone())),
+        Stage::Exited { .. } => Err(Refusal::Stopped(id.clone())),
+    }
+}
+
+impl Inner {
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<PodId, Entry>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn announce(&self) {
+        self.changed.send_replace(());
+        self.desk.announce();
+    }
+
+    pub(super) fn receipt(&self, id: &PodId, expires_at: Timestamp) -> Receipt {
+        let mut url = self.config.public_uri.clone();
+        let host = url.host_str().map(|host| format!("{id}.{host}"));
+        // An IP address can't have a name before it; the URI was checked to be a name at start.
+        let _ = url.set_host(host.as_deref());
+        Receipt { url: url.into(), manifest_hash: id.clone(), expiry: format!("{expires_at:.3}") }
+    }
+
+    fn answer(&self, id: &PodId, expires_at: Timestamp) -> (Receipt, String) {
+        let receipt = self.receipt(id, expires_at);
+        let answer = serde_json::json!({ "url": receipt.url, "manifestHash": receipt.manifest_hash, "expiry": receipt.expiry });
+        (receipt, answer.to_string())
+    }
+
+    fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> bool {
+        let holding = table.values().filter(|entry| entry.stage.holds_memory() && entry.order.spec.id != order.spec.id);
+        let held = holding.fold(0_u64, |sum, entry| sum.saturating_add(entry.order.spec.machine.memory_bytes));
+        held.saturating_add(order.spec.machine.memory_bytes) <= self.config.memory_max_bytes
+    }
+
+    /// Uses the payment up and moves the end of a pod that runs.
+    fn extend(
+        &self,
+        table: &mut HashMap<PodId, Entry>,
+        id: &PodId,
+        seconds: u32,
+        segment: &str,
+    ) -> Result<(Receipt, Vec<Write>), Refusal> {
+        let Some(Entry { stage: Stage::Running { expires_at, .. }, .. }) = table.get_mut(id) else {
+            return Err(Refusal::NoSuchPod(id.clone()));
+        };
+        let until = later(*expires_at, seconds);
+        let (receipt, answer) = self.answer(id, until);
+        let mut writes = vec![self.desk.begin(segment)?];
+        writes.extend(self.desk.finish(segment, answer)?);
+        *expires_at = until;
+        writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at: until }));
+        Ok((receipt, writes))
+    }
+
+    /// Takes the payment in hand and gives the pod its place in the table.
+    fn begin(
+        &self,
+        table: &mut HashMap<PodId, Entry>,
+        order: &Arc<Order>,
+        seconds: u32,
+        kept_seconds: u32,
+        segment: &str,
+    ) -> Result<Vec<Write>, Refusal> {
+        if !self.fits(table, order) {
+            return Err(Refusal::Full);
+        }
+        let payment = self.desk.begin(segment)?;
+        let seconds = seconds.saturating_add(kept_seconds);
+        let pod = Pod::Starting { segment: segment.to_owned(), seconds, kept_seconds };
+        let stage = Stage::Starting { segment: segment.to_owned(), seconds, kept_seconds };
+        table.insert(order.spec.id.clone(), Entry { order: order.clone(), stage });
+        let record = PodRecord { order: Order::clone(order), pod };
+        Ok(vec![payment, Write::Pod(Box::new(record))])
+    }
+
+    /// Starts a pod that is `Starting`, and writes down how that went.
+    async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
+        let id = &order.spec.id;
+        // What is left of an earlier run (an exited pod kept for its log) must make room.
+        let started = match self.runtime.stop(id).await {
+            Ok(()) => self.runtime.start(order.spec.clone()).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(run) => {
+                let started_at = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
+                Ok(self.started(order, run, started_at).await?)
+            }
+            Err(error) => {
+                tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod failed to start; its payment is kept");
+                self.give_back(id).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Starting -> Running: uses up the payment and opens the route.
+    pub(super) async fn started(
+        &self,
+        order: &Arc<Order>,
+        run: RunningPod,
+        started_at: Timestamp,
+    ) -> Result<Receipt, StoreFailed> {
+        let id = &order.spec.id;
+        let permit = self.store.reserve().await?;
+        let (receipt, durable) = {
+            let mut table = self.table();
+            let (segment, seconds) = match table.get(id).map(|entry| &entry.stage) {
+                Some(Stage::Starting { segment, seconds, .. }) => (segment.clone(), *seconds),
+                stage => unreachable!("only the task that starts a pod changes it, but {id} became {stage:?}"),
+            };
+            let expires_at = later(started_at, seconds);
+            let (receipt, answer) = self.answer(id, expires_at);
+            let mut writes = self.desk.finish(&segment, answer).unwrap_or_else(|_| unreachable!("payment {segment} was begun"));
+            writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at }));
+            table.insert(id.clone(), Entry { order: order.clone(), stage: Stage::Running { run, expires_at } });
+            (receipt, permit.send(writes))
+        };
+        durable.await?;
+        self.publish(id, &run);
+        tracing::info!(pod = %id, expiry = receipt.expiry, "pod runs");
+        self.announce();
+        Ok(receipt)
+    }
+
+    /// Opens the route of a pod, unless it has ended meanwhile: routes only change while the table is locked.
+    pub(super) fn publish(&self, id: &PodId, run: &RunningPod) {
+        let table = self.table();
+        let Some(Entry { order, stage: Stage::Running { run: now, .. } }) = table.get(id) else { return };
+        if let (true, Some(address)) = (now.incarnation == run.incarnation, upstream(order, run)) {
+            self.routes.publish(id, address, run.incarnation);
+        }
+    }
+
+    /// Starting -> gone (or exited, with what it had left before): the payment is free to be used again.
+    pub(super) async fn give_back(&self, id: &PodId) -> Result<(), StoreFailed> {
+        let permit = self.store.reserve().await?;
+        let durable = {
+            let mut table = self.table();
+            let Some(Entry { order, stage: Stage::Starting { segment, kept_seconds, .. } }) = table.get(id).cloned() else {
+                unreachable!("only the task that starts a pod changes it");
+            };
+            let mut writes: Vec<Write> = self.desk.give_back(&segment).into_iter().collect();
+            if kept_seconds == 0 {
+                table.remove(id);
+                writes.push(Write::ForgetPod(id.clone()));
+            } else {
+                let forget_at = self.clock.now().saturating_add(EXITED_KEPT).unwrap_or(Timestamp::MAX);
+                table.insert(id.clone(), Entry { order, stage: Stage::Exited { seconds: kept_seconds, forget_at } });
+                writes.push(Write::PodProgress(id.clone(), Pod::Exited { seconds: kept_seconds, forget_at }));
+            }
+            permit.send(writes)
+        };
+        durable.await?;
+        self.announce();
+        Ok(())
+    }
+
+    /// How long until `at`, not less than nothing.
+    pub(super) fn until(&self, at: Timestamp) -> std::time::Duration {
+        let left = self.clock.now().duration_until(at);
+        if left > SignedDuration::ZERO { left.unsigned_abs() } else { std::time::Duration::ZERO }
+    }
+}

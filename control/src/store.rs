@@ -1,0 +1,179 @@
+//! What must survive: payments, credits, pods, manifests, earnings, in one SQLite file.
+//!
+//! One thread writes. Callers reserve a place in its queue, change their state in memory and send the changes in one breath
+//! (so that memory and file see the same order), then wait until they are durable. What has queued up meanwhile is
+//! committed together, with one sync to disk for all.
+//!
+//! A failed commit poisons the store: nothing more is accepted, and the process is expected to stop and start again from
+//! the file. Money is not taken on a disk that doesn't hold.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `rows` | the rows and the changes that may be made |
+//! | `schema` | tables and migrations |
+//! | `load` | reading everything at start |
+//! | `apply` | one change as SQL |
+
+mod apply;
+mod load;
+mod rows;
+mod schema;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals, Write};
+
+/// Commits waiting for the writer; more wait outside.
+const QUEUE_MAX: usize = 1024;
+/// Commits that share one transaction, at most.
+const GROUP_MAX: usize = 256;
+
+/// The store can't be opened or is not to be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file can't be created or opened.
+    #[error("can't open the store {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite refuses.
+    #[error("can't read the store {path}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A row makes no sense.
+    #[error("the store {path} holds a bad value: {what}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Table and value.
+        what: String,
+    },
+    /// A later codiusd has written it.
+    #[error("the store {path} was written by a newer codiusd; use that version")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Nothing can be made durable: an earlier commit failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store has failed; codiusd must be restarted")]
+pub struct StoreFailed;
+
+struct Commit {
+    writes: Vec<Write>,
+    done: oneshot::Sender<()>,
+}
+
+/// Handle to the writer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    queue: mpsc::Sender<Commit>,
+    failed: watch::Receiver<bool>,
+}
+
+impl Store {
+    /// Opens (or creates) the store and reads all of it. Blocks: call it before serving.
+    pub fn open(path: &Path) -> Result<(Self, Snapshot), OpenError> {
+        let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        let mut open = fs::OpenOptions::new();
+        // Created here so that it, its WAL and its index are readable by root alone: it holds private values and secrets.
+        open.create(true).truncate(false).write(true).mode(0o600);
+        open.open(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
+        let mut connection = Connection::open(path).map_err(sqlite)?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;
+                 PRAGMA busy_timeout = 5000;",
+            )
+            .map_err(sqlite)?;
+        if schema::is_newer(&connection).map_err(sqlite)? {
+            return Err(OpenError::Newer { path: path.to_owned() });
+        }
+        schema::migrate(&mut connection).map_err(sqlite)?;
+        let snapshot = load::everything(&connection).map_err(|error| match error {
+            load::LoadError::Sqlite(source) => sqlite(source),
+            load::LoadError::Corrupt(what) => OpenError::Corrupt { path: path.to_owned(), what },
+        })?;
+        let (queue, commits) = mpsc::channel(QUEUE_MAX);
+        let (fail, failed) = watch::channel(false);
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || write_all(connection, commits, &fail))
+            .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
+        Ok((Self { queue, failed }, snapshot))
+    }
+
+    /// Waits for a place in the queue. Take it before changing state in memory; [`Permit::send`] can't fail to enqueue.
+    pub async fn reserve(&self) -> Result<Permit, StoreFailed> {
+        if *self.failed.borrow() {
+            return Err(StoreFailed);
+        }
+        self.queue.clone().reserve_owned().await.map(Permit).map_err(|_| StoreFailed)
+    }
+
+    /// Waits until all that was sent before is durable.
+    pub async fn barrier(&self) -> Result<(), StoreFailed> {
+        self.reserve().await?.send(Vec::new()).await
+    }
+
+    /// Turns true when the store has failed, and stays so.
+    pub fn failure(&self) -> watch::Receiver<bool> {
+        self.failed.clone()
+    }
+}
+
+/// A place in the writer's queue.
+#[derive(Debug)]
+pub struct Permit(mpsc::OwnedPermit<Commit>);
+
+impl Permit {
+    /// Sends changes that become durable together or not at all. They are on their way when this returns; await the result
+    /// to know them durable.
+    pub fn send(self, writes: Vec<Write>) -> impl Future<Output = Result<(), StoreFailed>> + Send + 'static {
+        let (done, durable) = oneshot::channel();
+        self.0.send(Commit { writes, done });
+        async { durable.await.map_err(|_| StoreFailed) }
+    }
+}
+
+/// The writer: runs until every handle is gone or a commit fails.
+fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fail: &watch::Sender<bool>) {
+    while let Some(first) = commits.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX
+            && let Ok(next) = commits.try_recv()
+        {
+            group.push(next);
+        }
+        if let Err(error) = apply::group(&mut connection, group.iter().flat_map(|commit| &commit.writes)) {
+            tracing::error!(%error, "the store can't be written; no more payments are taken until a restart");
+            fail.send_replace(true);
+            return;
+        }
+        for commit in group {
+            // A caller that went away needs no answer.
+            let _ = commit.done.send(());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Reading everything at start.
+
+use std::collections::HashMap;
+
+use codiusd_runtime::PodSpec;
+use jiff::Timestamp;
+use rusqlite::{Connection, Row};
+
+use super::{
+    apply,
+    rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals},
+};
+use crate::pay::Asset;
+use crate::pods::{Order, Pod, PodRecord};
+
+/// What may be wrong with the file.
+#[derive(Debug)]
+pub(super) enum LoadError {
+    Corrupt(String),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for LoadError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+pub(super) fn everything(connection: &Connection) -> Result<Snapshot, LoadError> {
+    Ok(Snapshot {
+        server_secret: apply::server_secret(connection)?,
+        payments: payments(connection)?,
+        pods: pods(connection)?,
+        totals: totals(connection)?,
+    })
+}
+
+fn payments(connection: &Connection) -> Result<Vec<(PaymentRow, Vec<CreditRow>)>, LoadError> {
+    let mut credits: HashMap<String, Vec<CreditRow>> = HashMap::new();
+    let mut select = connection.prepare("SELECT segment, condition, amount FROM credits")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let credit = CreditRow { condition: row.get("condition")?, amount: amount(row, "amount")? };
+        credits.entry(row.get("segment")?).or_default().push(credit);
+    }
+    let mut select = connection.prepare("SELECT * FROM payments")?;
+    let mut rows = select.query([])?;
+    let mut payments = Vec::new();
+    while let Some(row) = rows.next()? {
+        let state: String = row.get("state")?;
+        let answer: Option<String> = row.get("answer")?;
+        let state = match (state.as_str(), answer) {
+            ("open", None) => PaymentState::Open,
+            ("consuming", None) => PaymentState::Consuming,
+            ("consumed", Some(answer)) => PaymentState::Consumed { answer },
+            (other, _) => return Err(LoadError::Corrupt(format!("payments.state {other}"))),
+        };
+        let payment = PaymentRow {
+            segment: row.get("segment")?,
+            token: row.get("token")?,
+            binding: row.get("binding")?,
+            asset: Asset { code: row.get("asset_code")?, scale: row.get("asset_scale")? },
+            price: amount(row, "price")?,
+            state,
+            expires_at: time(row, "expires_at")?,
+        };
+        let credits = credits.remove(&payment.segment).unwrap_or_default();
+        payments.push((payment, credits));
+    }
+    Ok(payments)
+}
+
+fn pods(connection: &Connection) -> Result<Vec<PodRecord>, LoadError> {
+    let mut select = connection.prepare("SELECT * FROM manifests JOIN pods USING (hash)")?;
+    let mut rows = select.query([])?;
+    let mut pods = Vec::new();
+    while let Some(row) = rows.next()? {
+        let hash: String = row.get("hash")?;
+        let bad = |column: &str| LoadError::Corrupt(format!("{column} of pod {hash}"));
+        let spec: PodSpec = serde_json::from_str(&row.get::<_, String>("spec")?).map_err(|_| bad("manifests.spec"))?;
+        let manifest: String = row.get("manifest")?;
+        if spec.id.as_str() != hash {
+            return Err(bad("manifests.spec"));
+        }
+        let state: String = row.get("state")?;
+        let pod = match state.as_str() {
+            "starting" => {
+                Pod::Starting { segment: row.get("segment")?, seconds: row.get("seconds")?, kept_seconds: row.get("kept_seconds")? }
+            }
+            "running" => Pod::Running { expires_at: time(row, "at")? },
+            "exited" => Pod::Exited { seconds: row.get("seconds")?, forget_at: time(row, "at")? },
+            _ => return Err(bad("pods.state")),
+        };
+        let order = Order { spec, manifest: manifest.into(), port: row.get("port")?, debug: row.get("debug")? };
+        pods.push(PodRecord { order, pod });
+    }
+    Ok(pods)
+}
+
+fn totals(connection: &Connection) -> Result<Vec<(Asset, Totals)>, LoadError> {
+    let mut select = connection.prepare("SELECT * FROM earnings")?;
+    let mut rows = select.query([])?;
+    let mut totals = Vec::new();
+    while let Some(row) = rows.next()? {
+        let asset = Asset { code: row.get("asset_code")?, scale: row.get("asset_scale")? };
+        let sums =
+            Totals { received: amount(row, "received")?, earned: amount(row, "earned")?, forfeited: amount(row, "forfeited")? };
+        totals.push((asset, sums));
+    }
+    Ok(totals)
+}
+
+fn amount(row: &Row<'_>, column: &str) -> Result<u64, LoadError> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| LoadError::Corrupt(format!("{column} {value}")))
+}
+
+fn time(row: &Row<'_>, column: &str) -> Result<Timestamp, LoadError> {
+    let value: i64 = row.get(column)?;
+    Timestamp::from_millisecond(value).map_err(|_| LoadError::Corrupt(format!("{column} {value}")))
+}

@@ -1,0 +1,68 @@
+//! The tables, as a list of migrations. `PRAGMA user_version` counts those that have run; a released one is never edited.
+
+use rusqlite::Connection;
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE payments (
+        segment TEXT PRIMARY KEY,
+        token BLOB NOT NULL UNIQUE,          -- SHA-256 of the Pay-Token
+        binding BLOB NOT NULL,               -- SHA-256 over method, target and body
+        asset_code TEXT NOT NULL,
+        asset_scale INTEGER NOT NULL,
+        price INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('open', 'consuming', 'consumed')),
+        answer TEXT,                         -- JSON body, of a consumed payment
+        expires_at INTEGER NOT NULL          -- Unix milliseconds, like all times here
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE credits (
+        segment TEXT NOT NULL REFERENCES payments ON DELETE CASCADE,
+        condition BLOB NOT NULL,
+        amount INTEGER NOT NULL,
+        PRIMARY KEY (segment, condition)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE earnings (
+        asset_code TEXT NOT NULL,
+        asset_scale INTEGER NOT NULL,
+        received INTEGER NOT NULL,
+        earned INTEGER NOT NULL,
+        forfeited INTEGER NOT NULL,
+        PRIMARY KEY (asset_code, asset_scale)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE manifests (
+        hash TEXT PRIMARY KEY,
+        manifest TEXT NOT NULL,              -- JSON as uploaded, without private values
+        spec TEXT NOT NULL,                  -- JSON of what to run, with private values; gone when the pod is
+        port INTEGER,
+        debug INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pods (
+        hash TEXT PRIMARY KEY REFERENCES manifests ON DELETE CASCADE,
+        state TEXT NOT NULL CHECK (state IN ('starting', 'running', 'exited')),
+        segment TEXT,                        -- starting: the payment being consumed
+        seconds INTEGER,                     -- starting: bought in all; exited: left
+        kept_seconds INTEGER,                -- starting: left from an earlier run, given back if the start fails
+        at INTEGER                           -- running: when it expires; exited: when it is forgotten
+    ) STRICT, WITHOUT ROWID;
+    "];
+
+/// Brings an older (or new) database up to date.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let done = version(connection)?;
+    for (migration, version) in MIGRATIONS.iter().zip(1_i64..).filter(|(_, version)| *version > done) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Whether the database was written by a later version than this one.
+pub(super) fn is_newer(connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(usize::try_from(version(connection)?).is_ok_and(|done| done > MIGRATIONS.len()))
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
