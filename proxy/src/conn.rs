@@ -1,0 +1,202 @@
+//! One client connection: hyper on top of pingora's stream, with deadlines for what hyper would wait for, and the drain.
+//!
+//! ```text
+//!            request's first byte            headers complete
+//!   Idle --------------------------> Head --------------------> Busy --+
+//!    ^  keep_alive                    ^  header_deadline               |  answer sent
+//!    +-------------------------------------------------------------------+
+//!                             accept -+
+//! ```
+//!
+//! hyper's own header timeout counts the idle time before a request as well and takes a timer per request; this one takes a timer per
+//! connection and touches it only when a read has to wait.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::edge::Shared;
+use crate::forward;
+use crate::metrics::Counted;
+
+/// What the requests of one client connection share.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) edge: Arc<Shared>,
+    /// The client's address, as X-Forwarded-For wants it.
+    pub(crate) client: HeaderValue,
+    pub(crate) clock: Clock,
+    _slot: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+impl Conn {
+    pub(crate) fn new(edge: Arc<Shared>, client: HeaderValue, slot: OwnedSemaphorePermit) -> Conn {
+        let counted = Counted::new(&edge.metrics.connections);
+        Conn { edge, client, clock: Clock::start(), _slot: slot, _counted: counted }
+    }
+}
+
+/// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
+pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: ShutdownWatch) {
+    let limits = conn.edge.limits.clone();
+    let cut = conn.edge.cut.clone();
+    let io = Timed { stream, conn: Arc::clone(&conn), timer: None };
+    let service = service_fn(move |request| {
+        conn.clock.request_began();
+        let conn = Arc::clone(&conn);
+        async move { Ok::<_, Infallible>(forward::answer(conn, request).await) }
+    });
+    let mut builder = Builder::new();
+    builder.header_read_timeout(None).max_header_size(limits.header_bytes).max_buf_size(limits.buffer_bytes);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let mut stopping = pin!(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "client connection ended");
+                }
+                return;
+            }
+            _ = &mut stopping, if !draining => {
+                draining = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    }
+}
+
+/// Which wait a connection is in, and since when.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    accepted: Instant,
+    phase: AtomicU8,
+    since_millis: AtomicU64,
+}
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const BUSY: u8 = 2;
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { accepted: Instant::now(), phase: AtomicU8::new(HEAD), since_millis: AtomicU64::new(0) }
+    }
+
+    fn enter(&self, phase: u8) {
+        let millis = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since_millis.store(millis, Ordering::Relaxed);
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    fn request_began(&self) {
+        self.phase.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The answer to the last request is out, or given up.
+    pub(crate) fn request_ended(&self) {
+        self.enter(IDLE);
+    }
+
+    fn bytes_came(&self) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
+            self.enter(HEAD);
+        }
+    }
+
+    /// When the wait that the connection is in has lasted too long.
+    fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Instant> {
+        let allowed = match self.phase.load(Ordering::Relaxed) {
+            IDLE => keep_alive,
+            HEAD => header,
+            _ => return None,
+        };
+        Some(self.accepted + Duration::from_millis(self.since_millis.load(Ordering::Relaxed)) + allowed)
+    }
+}
+
+/// The client's stream, whose reads fail when the clock says so.
+#[derive(Debug)]
+struct Timed {
+    stream: Stream,
+    conn: Arc<Conn>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timed {
+    /// Ready when the current wait is over its time. A timer that fires for an earlier wait is set anew, not per request.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let limits = &self.conn.edge.limits;
+            let Some(deadline) = self.conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match polled {
+            Poll::Ready(_) => self.conn.clock.bytes_came(),
+            Poll::Pending if self.poll_overdue(cx).is_ready() => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        if polled.is_ready() && self.poll_overdue(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,269 @@
+//! The pingora service: one listener, a runtime with `threads` workers, and the drain.
+//!
+//! The listening socket is bound here and handed to pingora's listening `Service` through its table of inherited sockets
+//! (`ListenFds`): so port 0 works, "address in use" is an error of [`Edge::start`], and the accept loop stays pingora's own.
+//!
+//! ```text
+//! start --> serving --> drain: stop accepting, finish requests --> deadline: cut the rest --> pingora's server ends
+//! ```
+//!
+//! pingora's own graceful stop sleeps a fixed time even with nothing left to do, and that time must be known at the start; so the
+//! drain is done before pingora is told to stop, by a shutdown watch of our own that the listening service is given in place of the server's.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::HeaderValue;
+use pingora::apps::ServerApp;
+use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
+use pingora::protocols::{Stream, TcpKeepalive};
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::listening::Service as ListeningService;
+use pingora::services::Service;
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::conn::{self, Conn};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::route::RouteTable;
+use crate::upstream::{Address, Route};
+
+/// How long pingora's runtimes get to end once nothing is left in them, in seconds.
+const RUNTIME_STOP_SECONDS: u64 = 1;
+/// A client that has vanished is noticed after 60 s + 6 x 10 s.
+const CLIENT_PROBE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    count: 6,
+    user_timeout: Duration::ZERO,
+};
+
+/// What an [`Edge`] needs to know.
+#[derive(Debug, Clone)]
+pub struct EdgeConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The control plane's unix socket, connected to when a request needs it.
+    pub control_socket: PathBuf,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Why an edge did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is in use, not ours, or privileged.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The registry has these metrics already.
+    #[error("cannot register the edge's metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// No thread for the server.
+    #[error("cannot start the edge's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// A running edge. Dropping it stops it at once; [`drain`](Edge::drain) is the polite way.
+#[derive(Debug)]
+pub struct Edge {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop_accepting: watch::Sender<bool>,
+    end: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+/// What all connections of one edge share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) routes: Arc<RouteTable>,
+    pub(crate) control: Arc<Route>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    /// Places for idle upstream connections.
+    pub(crate) room: Arc<Semaphore>,
+    /// Places for client connections.
+    pub(crate) slots: Arc<Semaphore>,
+    /// Client connections and tunnels.
+    pub(crate) tasks: TaskTracker,
+    /// The drain's deadline has come.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Edge {
+    /// Binds, and serves on threads of its own; never blocks the caller's runtime. The control plane need not be up yet.
+    pub fn start(config: EdgeConfig, routes: Arc<RouteTable>, registry: &prometheus::Registry) -> Result<Edge, StartError> {
+        let failed = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            routes,
+            control: Arc::new(Route::new(Address::Unix(config.control_socket))),
+            room: Arc::new(Semaphore::new(config.limits.idle_upstream)),
+            slots: Arc::new(Semaphore::new(config.limits.connections)),
+            limits: config.limits,
+            metrics: Metrics::register(registry).map_err(StartError::Metrics)?,
+            tasks: TaskTracker::new(),
+            cut: CancellationToken::new(),
+        });
+        let (stop_accepting, stopping) = watch::channel(false);
+        let (end, ended) = oneshot::channel();
+        let listening = Listening::new(address, listener, App { shared: Arc::clone(&shared) }, stopping);
+        let threads = config.threads.max(1);
+        let server = std::thread::Builder::new()
+            .name("edge".into())
+            .spawn(move || run(listening, threads, ended))
+            .map_err(StartError::Thread)?;
+        Ok(Edge { address, shared, stop_accepting, end, server })
+    }
+
+    /// The address it listens on, port included.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, closes idle connections, lets requests in flight and tunnels go on until `deadline` has passed, cuts what is
+    /// left, and returns when every thread has ended.
+    pub async fn drain(self, deadline: Duration) {
+        self.stop_accepting.send_replace(true);
+        self.shared.tasks.close();
+        if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
+            tracing::info!(left = self.shared.tasks.len(), "edge drain deadline: cutting the connections left");
+            self.shared.cut.cancel();
+            self.shared.tasks.wait().await;
+        }
+        drop(self.end);
+        let server = self.server;
+        let joined = tokio::task::spawn_blocking(move || server.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the edge's thread panicked");
+        }
+    }
+}
+
+/// pingora's server, to its end.
+fn run(listening: Listening, threads: usize, ended: oneshot::Receiver<()>) {
+    let conf = ServerConf {
+        threads,
+        // Not `false`: those runtimes are found through a thread-local that outlives its thread, so a second edge in one process
+        // would now and then hand a connection to the first one's runtime, which is gone.
+        work_stealing: true,
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(RUNTIME_STOP_SECONDS),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    server.add_service(listening);
+    server.run(RunArgs { shutdown_signal: Box::new(Ended(Mutex::new(ended))) });
+}
+
+/// Stops pingora when the [`Edge`] lets go of its end of the channel, instead of on signals, which belong to the process.
+#[derive(Debug)]
+struct Ended(Mutex<oneshot::Receiver<()>>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Ended {
+    async fn recv(&self) -> ShutdownSignal {
+        let _gone = (&mut *self.0.lock().await).await;
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// pingora's listening service, given our socket and our shutdown watch; it also tidies idle upstream connections.
+struct Listening {
+    inner: ListeningService<App>,
+    shared: Arc<Shared>,
+    address: String,
+    listener: Option<TcpListener>,
+    stopping: ShutdownWatch,
+}
+
+impl Listening {
+    fn new(address: SocketAddr, listener: TcpListener, app: App, stopping: ShutdownWatch) -> Listening {
+        let shared = Arc::clone(&app.shared);
+        let address = address.to_string();
+        let mut options = TcpSocketOptions::default();
+        options.tcp_keepalive = Some(CLIENT_PROBE);
+        let mut inner = ListeningService::new("edge".into(), app);
+        // hyper buffers; a second buffer would only cost copies and memory.
+        let config = ListenerConfig::tcp(address.clone()).tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered());
+        inner.add_listener(config);
+        Listening { inner, shared, address, listener: Some(listener), stopping }
+    }
+}
+
+#[async_trait]
+impl Service for Listening {
+    async fn start_service(&mut self, sockets: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
+        if let (Some(sockets), Some(listener)) = (&sockets, self.listener.take()) {
+            sockets.lock().add(self.address.clone(), listener.into_raw_fd());
+        }
+        tokio::spawn(tidy(Arc::clone(&self.shared), shutdown));
+        self.inner.start_service(sockets, self.stopping.clone(), listeners_per_fd).await;
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn listen_addresses(&self) -> Option<Vec<String>> {
+        self.inner.listen_addresses()
+    }
+}
+
+/// Closes upstream connections that have been idle too long, until the server stops.
+async fn tidy(shared: Arc<Shared>, mut shutdown: ShutdownWatch) {
+    let age = shared.limits.idle_upstream_timeout;
+    let mut ticks = tokio::time::interval((age / 4).max(Duration::from_millis(1)));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let now = Instant::now();
+                shared.control.reap(now, age);
+                shared.routes.for_each_route(|route| route.reap(now, age));
+            }
+            _ = shutdown.changed() => return,
+        }
+    }
+}
+
+/// What pingora calls for each accepted connection.
+#[derive(Debug)]
+struct App {
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl ServerApp for App {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let shared = Arc::clone(&self.shared);
+        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
+            shared.metrics.connections_refused.inc();
+            return None;
+        };
+        let client = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
+        let client = client.and_then(|peer| HeaderValue::from_str(&peer.ip().to_canonical().to_string()).ok())?;
+        let tracked = shared.tasks.token();
+        conn::serve(Arc::new(Conn::new(shared, client, slot)), stream, shutdown.clone()).await;
+        drop(tracked);
+        None
+    }
+}

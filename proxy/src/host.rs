@@ -1,0 +1,152 @@
+//! Whom a request is for. Pure: request head in, destination out.
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+
+use crate::rescue::Fault;
+use crate::route::{LABEL_LEN, PodKey};
+
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// `<label>.anything`; `None` when the label has a pod's shape but can be no pod's key.
+    Pod(Option<PodKey>),
+    /// Every other name, and HTTP/1.0 without a name.
+    Control,
+}
+
+/// What the head of an acceptable request says about its destination.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) destination: Destination,
+    /// The host as the client wrote it; only HTTP/1.0 may leave it out.
+    pub(crate) host: Option<HeaderValue>,
+}
+
+/// Refuses what no upstream should see, and names the destination of the rest (RFC 9112 section 3.2).
+pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Admitted, Fault> {
+    if method == Method::CONNECT || method == Method::TRACE {
+        return Err(Fault::MethodNotAllowed);
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Fault::BadHost);
+    }
+    match (host, uri.authority()) {
+        (Some(host), authority) => {
+            let name = name_of(host.as_bytes()).ok_or(Fault::BadHost)?;
+            if authority.is_some_and(|target| !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+                return Err(Fault::BadHost);
+            }
+            Ok(Admitted { destination: destination(name), host: Some(host.clone()) })
+        }
+        (None, _) if version != Version::HTTP_10 => Err(Fault::BadHost),
+        (None, Some(authority)) => from_target(authority),
+        (None, None) => Ok(Admitted { destination: Destination::Control, host: None }),
+    }
+}
+
+fn from_target(authority: &Authority) -> Result<Admitted, Fault> {
+    let name = name_of(authority.as_str().as_bytes()).ok_or(Fault::BadHost)?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::BadHost)?;
+    Ok(Admitted { destination: destination(name), host: Some(host) })
+}
+
+/// The name in `name[:port]` or `[v6][:port]`; `None` when it is not a valid Host value.
+fn name_of(host: &[u8]) -> Option<&[u8]> {
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == b']')?;
+            let (name, after) = rest.split_at(end);
+            if !name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')) {
+                return None;
+            }
+            (name, after.strip_prefix(b"]")?)
+        }
+        None => {
+            let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+            let (name, port) = host.split_at(end);
+            if !name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')) {
+                return None;
+            }
+            (name, port)
+        }
+    };
+    let port_is_valid = match port.split_first() {
+        None => true,
+        Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+    };
+    (!name.is_empty() && port_is_valid).then_some(name)
+}
+
+fn destination(name: &[u8]) -> Destination {
+    match name.split_at_checked(LABEL_LEN) {
+        Some((label, [b'.', suffix, ..])) if *suffix != b'.' && PodKey::has_shape(label) => Destination::Pod(PodKey::decode(label)),
+        _ => Destination::Control,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LABEL: &str = "aebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4qa";
+
+    fn ask(method: &str, version: Version, target: &str, hosts: &[&str]) -> Result<Destination, Fault> {
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(HOST, HeaderValue::from_str(host).unwrap());
+        }
+        admit(&method.parse().unwrap(), version, &target.parse().unwrap(), &headers).map(|admitted| admitted.destination)
+    }
+
+    #[test]
+    fn names_go_where_they_belong() {
+        let key: PodKey = LABEL.parse().unwrap();
+        let pod = || Ok(Destination::Pod(Some(key)));
+        let not_canonical = format!("{}b.localhost", &LABEL[..51]);
+        let cases: &[(&str, Result<Destination, Fault>)] = &[
+            (&format!("{LABEL}.localhost"), pod()),
+            (&format!("{LABEL}.localhost:3000"), pod()),
+            (&format!("{}.Example.COM", LABEL.to_uppercase()), pod()),
+            (&format!("{LABEL}.example.com."), pod()),
+            (&not_canonical, Ok(Destination::Pod(None))),
+            (LABEL, Ok(Destination::Control)),
+            (&format!("{LABEL}:3000"), Ok(Destination::Control)),
+            (&format!("{LABEL}."), Ok(Destination::Control)),
+            (&format!("www.{LABEL}.localhost"), Ok(Destination::Control)),
+            (&format!("a{LABEL}.localhost"), Ok(Destination::Control)),
+            (&format!("{}1.localhost", &LABEL[..51]), Ok(Destination::Control)),
+            ("localhost:3000", Ok(Destination::Control)),
+            ("[::1]:3000", Ok(Destination::Control)),
+            ("", Err(Fault::BadHost)),
+            (":80", Err(Fault::BadHost)),
+            ("user@localhost", Err(Fault::BadHost)),
+            ("local host", Err(Fault::BadHost)),
+            ("a/b", Err(Fault::BadHost)),
+            ("a,b", Err(Fault::BadHost)),
+            ("localhost:port", Err(Fault::BadHost)),
+            ("[::1", Err(Fault::BadHost)),
+            ("[::1]x", Err(Fault::BadHost)),
+        ];
+        for (host, expected) in cases {
+            assert_eq!(&ask("GET", Version::HTTP_11, "/", &[host]), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_may_not_contradict_itself() {
+        let control = Ok(Destination::Control);
+        assert_eq!(ask("GET", Version::HTTP_11, "/", &[]), Err(Fault::BadHost));
+        assert_eq!(ask("GET", Version::HTTP_10, "/", &[]), control);
+        assert_eq!(ask("GET", Version::HTTP_11, "/", &["a", "a"]), Err(Fault::BadHost));
+        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &["A"]), control);
+        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &["b"]), Err(Fault::BadHost));
+        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &[]), Err(Fault::BadHost));
+        assert_eq!(ask("GET", Version::HTTP_10, "http://u@a/x", &[]), Err(Fault::BadHost));
+        assert_eq!(ask("TRACE", Version::HTTP_11, "/", &["a"]), Err(Fault::MethodNotAllowed));
+        assert_eq!(ask("CONNECT", Version::HTTP_11, "a:1", &["a:1"]), Err(Fault::MethodNotAllowed));
+    }
+}

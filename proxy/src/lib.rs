@@ -1,0 +1,60 @@
+//! The door of a Codius host: everything that arrives from the public internet passes here.
+//!
+//! pingora is the frame (server, runtimes, listeners), hyper the HTTP/1.1 engine inside it, on both sides. The crate knows
+//! hosts and upstreams and nothing of money or pods: a [`RouteTable`] says which pod is where, and every other host name
+//! belongs to the control plane behind a unix socket.
+//!
+//! # The walk of a request, and the map of this crate
+//!
+//! ```text
+//! edge     the pingora service: listener, worker threads, drain
+//!  conn    one client connection: hyper, deadlines, drain
+//!   forward   one request: the list of steps below, and the retry
+//!    host       Host header -> pod key or control plane         (pure)
+//!    route      pod key -> upstream, idle connections included
+//!    headers    what is stripped, what is set                   (pure)
+//!    upstream   connect, and the pool of one upstream's idle connections
+//!    body       bytes both ways, never collected
+//!    tunnel     what an upgraded (WebSocket) connection becomes
+//!    rescue     the one table from failure to answer            (pure)
+//! limits   every number that bounds something
+//! metrics  counters with closed labels
+//! ```
+//!
+//! # Posture towards odd HTTP/1 (hyper's own parser unless noted)
+//!
+//! | seen | done |
+//! |---|---|
+//! | no Host in HTTP/1.1, two Hosts, Host with user info or bad characters, Host unlike an absolute target | 400 (`host`) |
+//! | absolute-form target | rewritten to origin-form (`forward`) |
+//! | CONNECT, TRACE | 405 (`host`) |
+//! | obs-fold, space before the colon, bare CR, unknown version, bad chunk size | 400, connection closed |
+//! | Content-Length and Transfer-Encoding together | Transfer-Encoding wins, Content-Length removed, connection closed after the answer |
+//! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
+//! | bare LF line ends | accepted; what goes upstream is written anew with CRLF |
+//! | pipelined requests | answered in order |
+//! | header block over [`Limits::header_bytes`] or 100 fields | 431, connection closed |
+//! | hop-by-hop fields, and what Connection nominates | stripped both ways; `TE: trailers` is asked anew (`headers`) |
+//! | Upgrade | passed as a tunnel unless it has a body, names h2c or is HTTP/1.0; then stripped (`headers`) |
+//! | Expect: 100-continue | answered when the upstream connection takes the body; not passed on |
+//! | 1xx answers other than 101 | swallowed (hyper cannot send them) |
+//! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod conn;
+mod edge;
+mod forward;
+mod headers;
+mod host;
+mod limits;
+mod metrics;
+mod rescue;
+mod route;
+mod tunnel;
+mod upstream;
+
+pub use edge::{Edge, EdgeConfig, StartError};
+pub use limits::Limits;
+pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};

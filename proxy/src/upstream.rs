@@ -1,0 +1,207 @@
+//! Connections to one upstream, and the shelf of its idle ones.
+//!
+//! ```text
+//! dial --> Link (in use) --> put --> on the shelf --> take --> Link (in use) ...
+//!                              \--> closed: withdrawn, shelf full, worn out
+//! ```
+//!
+//! The shelf belongs to the [`Route`], which belongs to one incarnation of a pod, so another tenant cannot be handed its connections:
+//! there is no key to mistake. Withdrawing the route empties the shelf.
+//!
+//! The driving task of a connection lives and dies with the runtime that dialled it, so `take` gives out no connection of another
+//! edge that shares the route table.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::io::InspectReader;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::Upload;
+use crate::limits::Limits;
+
+/// Where an upstream listens.
+#[derive(Debug, Clone)]
+pub(crate) enum Address {
+    /// A pod.
+    Tcp(SocketAddr),
+    /// The control plane.
+    Unix(PathBuf),
+}
+
+/// One upstream: its address, its idle connections, and whether it is still routable.
+#[derive(Debug)]
+pub(crate) struct Route {
+    address: Address,
+    shelf: Mutex<Vec<Idle>>,
+    withdrawn: CancellationToken,
+}
+
+/// A connection that carries at most one request at a time.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) sender: SendRequest<Upload>,
+    received: Arc<AtomicU64>,
+    home: runtime::Id,
+}
+
+#[derive(Debug)]
+struct Idle {
+    link: Link,
+    since: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("connecting took longer than allowed")]
+    Timeout,
+    #[error("connecting failed")]
+    Connect(#[source] io::Error),
+    #[error("starting HTTP on the connection failed")]
+    Handshake(#[source] hyper::Error),
+}
+
+impl Link {
+    /// Bytes received since the connection was opened: tells a failure before any answer from one amid it.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+impl Route {
+    pub(crate) fn new(address: Address) -> Route {
+        Route { address, shelf: Mutex::new(Vec::new()), withdrawn: CancellationToken::new() }
+    }
+
+    /// Closes idle connections and starts the grace of busy ones.
+    pub(crate) fn withdraw(&self) {
+        self.withdrawn.cancel();
+        let shelved = std::mem::take(&mut *self.shelf());
+        drop(shelved);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.is_cancelled()
+    }
+
+    /// Resolves `grace` after the route was withdrawn.
+    pub(crate) fn cut_after(&self, grace: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let withdrawn = self.withdrawn.clone();
+        async move {
+            withdrawn.cancelled_owned().await;
+            tokio::time::sleep(grace).await;
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most recently used idle connection of this runtime, if one is alive.
+    pub(crate) fn take(&self) -> Option<Link> {
+        let home = runtime::Handle::current().id();
+        let mut shelf = self.shelf();
+        let mut index = shelf.len();
+        while index > 0 {
+            index -= 1;
+            let Some(link) = shelf.get(index).map(|idle| &idle.link) else { continue };
+            let (closed, usable) = (link.sender.is_closed(), link.home == home && link.sender.is_ready());
+            if closed || usable {
+                let idle = shelf.remove(index);
+                if !closed {
+                    return Some(idle.link);
+                }
+            }
+        }
+        None
+    }
+
+    /// Shelves a connection whose answer has been read to its end; closes it when there is no room.
+    pub(crate) fn put(&self, link: Link, room: &Arc<Semaphore>, limits: &Limits) {
+        if link.sender.is_closed() || self.withdrawn.is_cancelled() {
+            return;
+        }
+        let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
+        let mut shelf = self.shelf();
+        if shelf.len() < limits.idle_per_upstream {
+            shelf.push(Idle { link, since: Instant::now(), _place: place });
+        }
+        // `withdraw` cancels first and empties second, so whichever of the two comes later sees the other.
+        if self.withdrawn.is_cancelled() {
+            shelf.clear();
+        }
+    }
+
+    /// Closes what has been idle for `age` at `now`, and forgets what the upstream has closed.
+    pub(crate) fn reap(&self, now: Instant, age: Duration) {
+        self.shelf().retain(|idle| !idle.link.sender.is_closed() && now.saturating_duration_since(idle.since) < age);
+    }
+
+    /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
+    pub(crate) async fn dial(&self, limits: &Limits) -> Result<Link, DialError> {
+        match &self.address {
+            Address::Tcp(address) => {
+                let stream = connect(TcpStream::connect(address), limits).await?;
+                stream.set_nodelay(true).map_err(DialError::Connect)?;
+                self.launch(stream, limits).await
+            }
+            Address::Unix(path) => {
+                let stream = connect(UnixStream::connect(path), limits).await?;
+                self.launch(stream, limits).await
+            }
+        }
+    }
+
+    async fn launch<I>(&self, stream: I, limits: &Limits) -> Result<Link, DialError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let received = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&received);
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| {
+            counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        });
+        let (sender, connection) = Builder::new()
+            .max_header_size(limits.header_bytes)
+            .max_buf_size(limits.buffer_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(DialError::Handshake)?;
+        let cut = self.cut_after(limits.withdrawn_grace);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                ended = connection.with_upgrades() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "upstream connection ended");
+                    }
+                }
+                () = cut => {}
+            }
+        });
+        Ok(Link { sender, received, home: runtime::Handle::current().id() })
+    }
+}
+
+async fn connect<S>(attempt: impl Future<Output = io::Result<S>>, limits: &Limits) -> Result<S, DialError> {
+    match timeout(limits.connect, attempt).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(DialError::Timeout),
+        Ok(Err(error)) => Err(DialError::Connect(error)),
+        Err(_elapsed) => Err(DialError::Timeout),
+    }
+}

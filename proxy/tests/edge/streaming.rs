@@ -1,0 +1,190 @@
+//! Bodies that flow: at once, both ways at the same time, and no further than the reader reads.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::sync::mpsc;
+
+use crate::kit::{House, Pod, read_head, within};
+
+const MEGA: usize = 1024 * 1024;
+
+/// A listener whose connections have socket buffers of a few kilobytes.
+fn narrow_listener() -> tokio::net::TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(16).unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_may_answer_while_it_is_still_being_sent_to() {
+    let house = House::new().await;
+    let pod = Pod::on(narrow_listener(), |_, mut stream| async move {
+        read_head(&mut stream).await;
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 50 * MEGA);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut block = [0; 2048];
+        loop {
+            let read = stream.read(&mut block).await.unwrap();
+            if read == 0 {
+                return;
+            }
+            stream.write_all(&block[..read]).await.unwrap();
+        }
+    });
+    let name = house.publish(1, pod.address);
+    for upgrade in [false, true] {
+        echo_through(&house, &name, upgrade).await;
+    }
+}
+
+async fn echo_through(house: &House, name: &str, upgrade: bool) {
+    let mut client = house.connect().await;
+    // The pod answers 200 to an Upgrade it does not know: same bytes, other path through the edge.
+    let extra = if upgrade { "Connection: upgrade\r\nUpgrade: x\r\n" } else { "" };
+    client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\n{extra}Content-Length: {}\r\n\r\n", 50 * MEGA)).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    let mut received = client.buffer.len();
+    let (mut read, mut write) = client.stream.split();
+    let send = async {
+        let block = vec![7; MEGA];
+        for _ in 0..50 {
+            write.write_all(&block).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut block = vec![0; 64 * 1024];
+        while received < 50 * MEGA {
+            let count = read.read(&mut block).await.unwrap();
+            assert!(count > 0 && block[..count].iter().all(|byte| *byte == 7), "closed or changed after {received}");
+            received += count;
+        }
+    };
+    within("50 MiB to come back", both(send, receive)).await;
+}
+
+async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::join!(one, other);
+}
+
+#[tokio::test]
+async fn a_tunnel_echoes_more_than_any_buffer_holds() {
+    let house = House::new().await;
+    let pod = Pod::on(narrow_listener(), |_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")).await;
+    assert_eq!(answer.status, 101);
+    let (mut read, mut write) = client.stream.split();
+    let send = async {
+        let block = vec![7; MEGA];
+        for _ in 0..50 {
+            write.write_all(&block).await.unwrap();
+        }
+        write.shutdown().await.unwrap();
+    };
+    let receive = async {
+        let mut sink = tokio::io::sink();
+        assert_eq!(tokio::io::copy(&mut read, &mut sink).await.unwrap(), 50 * MEGA as u64);
+    };
+    within("50 MiB to come back through the tunnel", both(send, receive)).await;
+}
+
+#[tokio::test]
+async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
+    let house = House::with(codiusd_proxy::Limits { first_byte: Duration::from_millis(100), ..Default::default() }).await;
+    let (next, events) = mpsc::unbounded_channel::<&'static str>();
+    let events = std::sync::Arc::new(tokio::sync::Mutex::new(events));
+    let pod = Pod::raw(move |_, mut stream| {
+        let events = std::sync::Arc::clone(&events);
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await.unwrap();
+            while let Some(event) = events.lock().await.recv().await {
+                stream.write_all(event.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    assert!(client.head().await.contains("text/event-stream"));
+    next.send("data: 1\n\n").unwrap();
+    client.until(b"data: 1\n\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await; // longer than an upstream may take to begin an answer
+    next.send("data: 2\n\n").unwrap();
+    client.until(b"data: 2\n\n").await;
+    drop(next);
+    client.until(b"0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_upstream_request_along() {
+    let house = House::new().await;
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let pod = Pod::raw(move |_, mut stream| {
+        let ended = ended.clone();
+        async move {
+            let head = read_head(&mut stream).await.unwrap();
+            if head.contains("/begun") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbegun").await.unwrap();
+            }
+            let mut rest = Vec::new();
+            let _reset_counts_too = stream.read_to_end(&mut rest).await;
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    for path in ["/begun", "/unbegun"] {
+        let connections = pod.accepted();
+        let mut client = house.connect().await;
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        if path == "/begun" {
+            client.until(b"begun").await;
+        }
+        within("the pod to be called", async {
+            while pod.accepted() == connections {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop(client);
+        within("the pod to see the end", ends.recv()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_stops_the_writer() {
+    let house = House::new().await;
+    let (wrote, mut written) = mpsc::unbounded_channel();
+    let pod = Pod::on(narrow_listener(), move |_, mut stream| {
+        let wrote = wrote.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let block = vec![7; 64 * 1024];
+            while stream.write_all(&block).await.is_ok() {
+                let _ = wrote.send(block.len());
+            }
+        }
+    });
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    client.head().await;
+    let mut total = 0;
+    while let Ok(Some(count)) = tokio::time::timeout(Duration::from_secs(1), written.recv()).await {
+        total += count;
+        assert!(total < 32 * MEGA, "the pod wrote {total} bytes that nobody read");
+    }
+}

@@ -1,0 +1,108 @@
+//! Upgraded connections.
+
+use std::time::Duration;
+
+use codiusd_proxy::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::kit::{Client, House, Pod, read_head, within};
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
+
+fn upgrade(name: &str) -> String {
+    format!("GET /ws HTTP/1.1\r\nHost: {name}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n")
+}
+
+/// Answers 101 and a first message in one write, before reading anything but the head, then echoes.
+async fn eager_echo(mut stream: TcpStream) {
+    let head = read_head(&mut stream).await.unwrap();
+    assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+    stream.write_all(format!("{SWITCH}first").as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let _gone = tokio::io::copy(&mut read, &mut write).await;
+    let _gone = write.shutdown().await;
+}
+
+async fn open(house: &House, name: &str) -> Client {
+    let mut client = house.connect().await;
+    let answer = client.ask(&upgrade(name)).await;
+    assert_eq!((answer.status, answer.header("upgrade"), answer.header("sec-websocket-accept")), (101, Some("websocket"), Some("x")));
+    client
+}
+
+#[tokio::test]
+async fn a_pod_may_switch_and_speak_in_one_breath() {
+    let house = House::new().await;
+    let pod = Pod::raw(|_, stream| eager_echo(stream)).await;
+    let name = house.publish(1, pod.address);
+    for round in 0..300 {
+        let mut client = open(&house, &name).await;
+        assert_eq!(client.until(b"first").await, b"first");
+        let message = format!("message {round}");
+        client.send(&message).await;
+        assert_eq!(client.until(message.as_bytes()).await, message.as_bytes());
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.closed().await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_speak_before_the_switch_and_half_close() {
+    let house = House::new().await;
+    let pod = Pod::raw(|_, mut stream| async move {
+        read_head(&mut stream).await.unwrap();
+        stream.write_all(SWITCH.as_bytes()).await.unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        stream.write_all(format!("all: {all}").as_bytes()).await.unwrap();
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    client.send(&format!("{}early ", upgrade(&name))).await;
+    assert_eq!(client.answer(false).await.status, 101);
+    client.send("late").await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.closed().await, "all: early late");
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_ordinary_answer() {
+    let house = House::new().await;
+    let pod = Pod::mirror().await;
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    for _ in 0..3 {
+        let answer = client.ask(&upgrade(&name)).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.contains("upgrade: websocket"), "{answer:?}");
+    }
+    let h2c = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n")).await;
+    assert!(!h2c.body.contains("upgrade"), "{h2c:?}");
+    assert_eq!(house.ask(&upgrade(&format!("{}.x", "a".repeat(52)))).await.status, 404);
+}
+
+#[tokio::test]
+async fn withdrawing_a_pod_ends_its_tunnels_and_answers_after_the_grace() {
+    let house = House::with(Limits { withdrawn_grace: Duration::from_millis(100), ..Limits::default() }).await;
+    let sockets = Pod::raw(|_, stream| eager_echo(stream)).await;
+    let events = Pod::raw(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n").await.unwrap();
+        let mut byte = [0];
+        assert_eq!(within("the edge to let go", stream.read(&mut byte)).await.unwrap_or(0), 0);
+    })
+    .await;
+    let mut tunnel = open(&house, &house.publish(1, sockets.address)).await;
+    tunnel.until(b"first").await;
+    let mut stream = house.connect().await;
+    stream.send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", house.publish(2, events.address))).await;
+    stream.until(b"data: 1\n\n").await;
+    assert_eq!(house.metric("codius_edge_tunnels"), 1.0);
+    for number in [1, 2] {
+        assert!(house.routes.withdraw(&codiusd_proxy::PodKey::from_digest([number; 32])));
+    }
+    assert_eq!(tunnel.closed().await, "");
+    assert!(!stream.closed().await.ends_with("0\r\n\r\n"), "a cut answer must not look complete");
+}
