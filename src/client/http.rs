@@ -1,0 +1,180 @@
+//! Requests to a host; `*.localhost` is this machine.
+
+use std::{net::{Ipv4Addr, SocketAddr}, num::NonZeroU32, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect,
+};
+use serde_json::Value;
+use url::Url;
+
+use super::{Deed, Quote, Receipt};
+
+/// How long a paid request may take: hosts answer within a minute.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long anything else may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest answer that is read, in bytes.
+const ANSWER_MAX: usize = 4 * 1024 * 1024;
+
+/// A host that doesn't do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// It can't be reached, or the connection broke.
+    #[error("can't reach {host}: {reason}")]
+    Unreachable {
+        /// The host.
+        host: Url,
+        /// The innermost cause.
+        reason: String,
+    },
+    /// It refuses.
+    #[error("{host} answers {status}: {message}")]
+    Refused {
+        /// The host.
+        host: Url,
+        /// HTTP status.
+        status: StatusCode,
+        /// What it says.
+        message: String,
+    },
+    /// It answers something else than a Codius host does.
+    #[error("{0} doesn't answer like a Codius host")]
+    NotCodius(Url),
+}
+
+/// What a host says to a paid request.
+pub(super) enum Answer {
+    Done(Receipt),
+    Due(Due),
+}
+
+/// A 402.
+pub(super) struct Due {
+    pub(super) pay: String,
+    pub(super) required: String,
+    pub(super) received: String,
+}
+
+/// A host, and how to talk to it.
+#[derive(Clone, Debug)]
+pub struct Host {
+    url: Url,
+    client: Client,
+}
+
+impl Host {
+    /// The host at a URL.
+    pub fn new(url: Url) -> Result<Self, HostError> {
+        let client = Client::builder().dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
+        let client = client.map_err(|error| unreachable_host(&url, &error))?;
+        Ok(Self { url, client })
+    }
+
+    /// What an upload would cost; free.
+    pub async fn quote(&self, body: &[u8], seconds: NonZeroU32) -> Result<Quote, HostError> {
+        let request = self.request(Method::OPTIONS, "/pods", &[("duration", &seconds.to_string())]).body(body.to_vec());
+        let response = self.send(request.header("Content-Type", "application/json").timeout(TIMEOUT)).await?;
+        self.read(self.accepted(response).await?).await
+    }
+
+    /// One paid request.
+    pub(super) async fn order(&self, deed: &Deed, token: &str) -> Result<Answer, HostError> {
+        let request = match deed {
+            Deed::Upload(body, seconds) => self
+                .request(Method::POST, "/pods", &[("duration", &seconds.to_string())])
+                .header("Content-Type", "application/json")
+                .body(body.clone()),
+            Deed::Extend(hash, seconds) => {
+                self.request(Method::PUT, "/pods", &[("manifestHash", hash), ("duration", &seconds.to_string())])
+            }
+        };
+        let response = self.send(request.header("Pay-Token", token).timeout(ORDER_TIMEOUT)).await?;
+        if response.status() != StatusCode::PAYMENT_REQUIRED {
+            return Ok(Answer::Done(self.read(self.accepted(response).await?).await?));
+        }
+        let pay = response.headers().get("pay").and_then(|pay| pay.to_str().ok()).map(str::to_owned);
+        let pay = pay.ok_or_else(|| HostError::NotCodius(self.url.clone()))?;
+        let body: Value = self.read(response).await.unwrap_or_default();
+        let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
+        Ok(Answer::Due(Due { pay, required: text("required"), received: text("received") }))
+    }
+
+    pub(super) async fn logs(
+        &self,
+        hash: &str,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>, HostError>> + use<>, HostError> {
+        let request = self.request(Method::GET, &format!("/pods/{hash}/logs"), &[("follow", if follow { "true" } else { "false" })]);
+        let response = self.accepted(self.send(request).await?).await?;
+        let url = self.url.clone();
+        Ok(response.bytes_stream().map(move |chunk| chunk.map(|bytes| bytes.to_vec()).map_err(|error| unreachable_host(&url, &error))))
+    }
+
+    /// Fetches a pod's page; the figures of `codiusd demo` come from it.
+    pub async fn page(&self) -> Result<StatusCode, HostError> {
+        Ok(self.send(self.request(Method::GET, "/", &[]).timeout(TIMEOUT)).await?.status())
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.client.request(method, url)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, HostError> {
+        request.send().await.map_err(|error| unreachable_host(&self.url, &error))
+    }
+
+    /// The response, if it says that all is well.
+    async fn accepted(&self, response: Response) -> Result<Response, HostError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body: Value = self.read(response).await.unwrap_or_default();
+        let message = body.get("message").and_then(Value::as_str).unwrap_or("without a reason").to_owned();
+        Err(HostError::Refused { host: self.url.clone(), status, message })
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(&self, mut response: Response) -> Result<T, HostError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_host(&self.url, &error))? {
+            if bytes.len() + chunk.len() > ANSWER_MAX {
+                return Err(HostError::NotCodius(self.url.clone()));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| HostError::NotCodius(self.url.clone()))
+    }
+}
+
+fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    HostError::Unreachable { host: host.clone(), reason: cause.to_string() }
+}
+
+/// `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.
+struct LocalhostResolver;
+
+impl Resolve for LocalhostResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str();
+            if name == "localhost" || name.ends_with(".localhost") {
+                return Ok(Box::new([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter()) as Addrs);
+            }
+            let found: Vec<_> = tokio::net::lookup_host((name, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! The command line: what can be asked of codiusd.
+
+mod client;
+mod demo;
+mod image;
+mod manifest;
+mod serve;
+
+use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Settings};
+
+/// Exit code for a command line or configuration that can't be used (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(name = "codiusd", version, about = "Turns this machine into a Codius host: pods paid for over Interledger, served at <hash>.<host>")]
+#[command(after_help = "Try it:\n  codiusd demo                    a whole host on this machine, with a paid pod\n  codiusd serve                   a host (settings: codiusd check)\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a host until it is stopped (SIGTERM or Ctrl-C); pods run on
+    Serve(ConfigArgs),
+    /// Check the settings and show them, secrets hidden
+    Check(ConfigArgs),
+    /// Run a whole host on this machine, upload a page to it, pay for it, and show where it is
+    Demo(demo::DemoArgs),
+    /// Upload a manifest to a host and pay for its run time
+    Upload(client::UploadArgs),
+    /// Pay for more run time of a pod
+    Extend(client::ExtendArgs),
+    /// Show what the containers of a pod with `debug: true` have written
+    Logs(client::LogsArgs),
+    /// Check or hash a manifest, without a host
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
+    /// Make images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Settings file; without it /etc/codius/codiusd.toml is read if it exists. Every key may also be an environment variable
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn settings(&self) -> Result<(Settings, Config), ConfigError> {
+        let settings = Settings::read(self.config.as_deref(), std::env::vars())?;
+        let config = Config::from_settings(&settings)?;
+        Ok((settings, config))
+    }
+}
+
+/// Runs what the command line asks for.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be left to read it.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Upload(args) => client::upload(args),
+        Command::Extend(args) => client::extend(args),
+        Command::Logs(args) => client::logs(args),
+        Command::Manifest(command) => manifest::run(&command),
+        Command::Image(command) => image::run(&command),
+    }
+}
+
+fn check(args: &ConfigArgs) -> ExitCode {
+    match args.settings() {
+        Ok((settings, _)) => {
+            print!("{}", settings.show());
+            ExitCode::SUCCESS
+        }
+        Err(error) => usage(&error),
+    }
+}
+
+/// Says what is wrong with how codiusd was called, in one line.
+fn usage(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("codiusd: {error}");
+    ExitCode::from(USAGE)
+}
+
+/// Says why something didn't work, with its causes, in one line.
+fn failure(error: &dyn std::error::Error) -> ExitCode {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let text = source.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = source.source();
+    }
+    eprintln!("codiusd: {line}");
+    ExitCode::FAILURE
+}
+
+/// Reads `90`, `90s`, `15m`, `1h`, `2d`: a run time in seconds.
+fn parse_duration(text: &str) -> Result<NonZeroU32, String> {
+    let wrong = || format!("{text:?} isn't a duration such as 3600, 90s, 15m, 1h or 2d");
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => (&text[..at], unit),
+        _ => (text, 's'),
+    };
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).and_then(NonZeroU32::new).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("1", 1), ("3600", 3600), ("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(parse_duration(text).map(NonZeroU32::get), Ok(seconds), "{text}");
+        }
+        for text in ["", "0", "-1", "h", "1w", "1.5h", "99999999d", "1 h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

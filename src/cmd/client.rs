@@ -1,0 +1,251 @@
+//! `codiusd upload|extend|logs`: what an uploader does.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use codiusd_ilp::btp::client::BtpUrl;
+use futures::StreamExt;
+use serde_json::json;
+use url::Url;
+
+use super::{failure, manifest::read, parse_duration, usage};
+use crate::client::{self, Deed, Host, Purse, Quote, Receipt, Spent};
+
+/// Over the quoted price, in per cent, unless --max-price says otherwise: what hosts may take too much.
+const TOLERANCE_PERCENT: u128 = 1;
+/// File names looked for in a directory.
+const MANIFEST_FILES: &[&str] = &["manifest.json", "codius.json"];
+
+#[derive(Debug, Args)]
+struct PaidArgs {
+    /// The host, such as https://codius.example.com
+    #[arg(long, value_name = "URL", value_parser = parse_host)]
+    host: Url,
+    /// Run time: 3600, 90s, 15m, 1h, 2d
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    duration: NonZeroU32,
+    /// Spend at most this, in the smallest unit of your own asset; without it the quoted price and 1 %
+    #[arg(long, value_name = "UNITS")]
+    max_price: Option<u64>,
+    /// The Pay-Token of an earlier try: what was paid then is used
+    #[arg(long, value_name = "TOKEN")]
+    pay_token: Option<String>,
+    /// Print the answer as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Pays through ILP_CREDENTIALS, or the connector (moneyd, codiusd in dev mode) at localhost:7768.\n\nExample:\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h")]
+pub(super) struct UploadArgs {
+    /// A manifest, `{"manifest": ..., "private": ...}`, a directory with manifest.json or codius.json, or - for standard input
+    file: PathBuf,
+    #[command(flatten)]
+    paid: PaidArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExtendArgs {
+    /// The pod's manifest hash
+    hash: String,
+    #[command(flatten)]
+    paid: PaidArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The pod's manifest hash
+    hash: String,
+    /// The host, such as https://codius.example.com
+    #[arg(long, value_name = "URL", value_parser = parse_host)]
+    host: Url,
+    /// Go on with what is written from now on, until the pod ends
+    #[arg(long, short)]
+    follow: bool,
+}
+
+fn parse_host(text: &str) -> Result<Url, String> {
+    client::host_url(text).ok_or_else(|| format!("{text:?} isn't a host's URL such as https://codius.example.com"))
+}
+
+/// What is said to the user when something didn't work.
+type Problem = Box<dyn std::error::Error>;
+
+pub(super) fn upload(args: UploadArgs) -> ExitCode {
+    let body = match body_of(&args.file) {
+        Ok(body) => body,
+        Err(problem) => return usage(&format!("{}: {problem}", args.file.display())),
+    };
+    run(async move {
+        let host = Host::new(args.paid.host.clone())?;
+        let quote = host.quote(&body, args.paid.duration).await?;
+        if !args.paid.json {
+            eprintln!("{} s cost {}", args.paid.duration, price(&quote));
+        }
+        let deed = Deed::Upload(body, args.paid.duration);
+        pay(&host, &deed, Some(&quote), args.paid).await
+    })
+}
+
+pub(super) fn extend(args: ExtendArgs) -> ExitCode {
+    run(async move {
+        let host = Host::new(args.paid.host.clone())?;
+        if args.paid.max_price.is_none() {
+            return Err("--max-price is needed: a host gives no quote for an extension".into());
+        }
+        let deed = Deed::Extend(args.hash, args.paid.duration);
+        pay(&host, &deed, None, args.paid).await
+    })
+}
+
+pub(super) fn logs(args: LogsArgs) -> ExitCode {
+    run(async move {
+        let host = Host::new(args.host)?;
+        let mut chunks = std::pin::pin!(client::logs(&host, &args.hash, args.follow).await?);
+        let mut out = io::stdout();
+        let mut line = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            line.extend_from_slice(&chunk?);
+            // Whole lines only; what hosts send to keep the connection alive is taken out.
+            while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                let rest = line.split_off(end + 1);
+                if line != b"\n" && line != b"ping\n" {
+                    out.write_all(&line)?;
+                }
+                line = rest;
+            }
+            out.flush()?;
+        }
+        Ok(())
+    })
+}
+
+fn run(work: impl Future<Output = Result<(), Problem>>) -> ExitCode {
+    let runtime = match super::serve::office_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure(&error),
+    };
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => failure(problem.as_ref()),
+    }
+}
+
+async fn pay(host: &Host, deed: &Deed, quote: Option<&Quote>, args: PaidArgs) -> Result<(), Problem> {
+    let mut purse = Purse::open(credentials()?).await?;
+    let max = match (args.max_price, quote) {
+        (Some(max), _) => max,
+        (None, Some(quote)) => most_for(quote, purse.account())?,
+        (None, None) => 0,
+    };
+    purse.limit(max);
+    let live = io::stderr().is_terminal() && !args.json;
+    let mut progress = |spent: Spent| {
+        if live {
+            eprint!("\rpaid {} of at most {} ", units(spent.sent, spent.scale), units(spent.max, spent.scale));
+        }
+    };
+    let paid = client::pay_for(host, &purse, deed, args.pay_token, &mut progress).await;
+    if live {
+        eprintln!();
+    }
+    show(&paid?, args.json);
+    Ok(())
+}
+
+fn show(receipt: &Receipt, as_json: bool) {
+    if as_json {
+        println!("{}", json!(receipt));
+    } else {
+        println!("{}", receipt.url);
+        eprintln!("runs until {} as {}", receipt.expiry, receipt.manifest_hash);
+    }
+}
+
+/// ILP_CREDENTIALS, as `codius` and `ilp-fetch` read it.
+fn credentials() -> Result<Option<BtpUrl>, Problem> {
+    let Ok(text) = std::env::var("ILP_CREDENTIALS") else { return Ok(None) };
+    let wrong = "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}";
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong)?;
+    let server = json.get("server").and_then(|server| server.as_str()).and_then(|server| server.parse().ok());
+    Ok(Some(server.ok_or(wrong)?))
+}
+
+/// The quoted price and a little more, in our own unit.
+fn most_for(quote: &Quote, account: &codiusd_ilp::ildcp::Account) -> Result<u64, Problem> {
+    let price: u128 = quote.price.parse().map_err(|_| "the host's price isn't a number")?;
+    let (code, scale) = (quote.asset_code.as_deref(), quote.asset_scale.unwrap_or(account.asset_scale));
+    if code.is_some_and(|code| code != account.asset_code) {
+        return Err(format!("the host is paid in {}, you pay in {}: say with --max-price what you'd spend", code.unwrap_or("?"), account.asset_code).into());
+    }
+    let most = price + (price * TOLERANCE_PERCENT).div_ceil(100);
+    let up = u32::from(account.asset_scale.saturating_sub(scale));
+    let down = u32::from(scale.saturating_sub(account.asset_scale));
+    let most = 10_u128.checked_pow(up).and_then(|factor| most.checked_mul(factor)).zip(10_u128.checked_pow(down));
+    let most = most.and_then(|(most, divisor)| u64::try_from(most.div_ceil(divisor)).ok());
+    Ok(most.ok_or("the host's price doesn't fit into an Interledger amount")?)
+}
+
+fn price(quote: &Quote) -> String {
+    match (quote.price.parse(), &quote.asset_code, quote.asset_scale) {
+        (Ok(price), Some(code), Some(scale)) => format!("{} {code}", units(price, scale)),
+        _ => format!("{} units", quote.price),
+    }
+}
+
+/// An amount in whole units.
+fn units(amount: u64, scale: u8) -> String {
+    let digits = format!("{amount:0>width$}", width = usize::from(scale) + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - usize::from(scale));
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
+}
+
+/// The upload a file or directory holds, as it is sent.
+fn body_of(path: &Path) -> Result<Vec<u8>, Problem> {
+    let path = if path.is_dir() {
+        let found = MANIFEST_FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
+        found.ok_or("holds neither manifest.json nor codius.json")?
+    } else {
+        path.to_owned()
+    };
+    let json: serde_json::Value = serde_json::from_slice(&read(&path)?)?;
+    let body = if json.get("manifest").is_some() { json } else { json!({ "manifest": json }) };
+    Ok(body.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_shown_in_whole_units() {
+        for (amount, scale, shown) in [(0, 9, "0"), (1, 9, "0.000000001"), (2_500_000_000, 9, "2.5"), (7, 0, "7"), (1230, 2, "12.3")] {
+            assert_eq!(units(amount, scale), shown);
+        }
+    }
+
+    #[test]
+    fn the_limit_is_the_quote_and_one_per_cent_in_our_own_unit() {
+        let quote = |price: &str, code: &str, scale| Quote {
+            manifest_hash: String::new(),
+            price: price.to_owned(),
+            asset_code: Some(code.to_owned()),
+            asset_scale: Some(scale),
+        };
+        let account = |scale| codiusd_ilp::ildcp::Account {
+            address: "private.a".parse().unwrap(),
+            asset_code: "XRP".to_owned(),
+            asset_scale: scale,
+        };
+        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(9)).unwrap(), 1010);
+        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(6)).unwrap(), 2);
+        assert_eq!(most_for(&quote("1000", "XRP", 6), &account(9)).unwrap(), 1_010_000);
+        assert!(most_for(&quote("1000", "USD", 9), &account(9)).unwrap_err().to_string().contains("--max-price"));
+    }
+}

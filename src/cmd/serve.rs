@@ -1,0 +1,62 @@
+//! `codiusd serve`: a host, until it is told to stop.
+
+use std::process::ExitCode;
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::{ConfigArgs, failure, usage};
+use crate::{app::App, telemetry};
+
+pub(super) fn run(args: &ConfigArgs) -> ExitCode {
+    let config = match args.settings() {
+        Ok((_, config)) => config,
+        Err(error) => return usage(&error),
+    };
+    telemetry::start();
+    let runtime = match office_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure(&error),
+    };
+    runtime.block_on(async {
+        let mut stop = match StopSignals::new() {
+            Ok(stop) => stop,
+            Err(error) => return failure(&error),
+        };
+        let app = match App::start(&config).await {
+            Ok(app) => app,
+            Err(error) => return failure(&error),
+        };
+        tracing::info!(listen = %app.address(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
+        let code = tokio::select! {
+            () = stop.received() => ExitCode::SUCCESS,
+            () = app.failed() => ExitCode::FAILURE,
+        };
+        tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
+        app.drain().await;
+        code
+    })
+}
+
+/// The office's own runtime: a slow image download must not delay a request at the front door, which has threads of its own.
+pub(super) fn office_runtime() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().thread_name("office").worker_threads(2).enable_all().build()
+}
+
+/// SIGTERM and Ctrl-C.
+pub(super) struct StopSignals(Signal, Signal);
+
+impl StopSignals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Settings: a file and the environment, read into one typed value.
+//!
+//! Every key stands once, in the table of [`keys`]; the environment wins over the file, the file over the default. A bad
+//! value is one line that names the key, the value and what would be right. Values of secret keys are never shown.
+
+pub mod keys;
+mod source;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use codiusd_control::pay::CostPerMonth;
+use codiusd_ilp::btp::client::BtpUrl;
+use url::Url;
+
+pub use source::Settings;
+
+/// Where the file is looked for if none is named.
+pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
+
+/// A setting that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("config file {path}: {problem}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A value is missing or wrong.
+    #[error("{origin}{}: {right}", .value.as_ref().map(|value| format!(" = {value:?}")).unwrap_or_default())]
+    Value {
+        /// Key, and where it was set.
+        origin: String,
+        /// The value, unless it is secret or missing.
+        value: Option<String>,
+        /// What would be right.
+        right: String,
+    },
+}
+
+/// What runs pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// Containers, by this process.
+    Embedded,
+    /// Virtual machines, by hyperd at this socket.
+    Hyperd(PathBuf),
+    /// Nothing: uploads are accepted and charged, and no pod runs.
+    Noop,
+}
+
+/// How the host is paid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IlpChoice {
+    /// As a child of a connector; none: the local moneyd, with a secret of our own.
+    Uplink(Option<BtpUrl>),
+    /// By a connector of its own, which settles nothing.
+    Embedded(Vec<SocketAddr>),
+}
+
+/// The pods' share of the machine's memory, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fraction(u32);
+
+impl Fraction {
+    /// That share of `whole`.
+    pub fn of(self, whole: u64) -> u64 {
+        u64::try_from(u128::from(whole) * u128::from(self.0) / 1_000_000).unwrap_or(u64::MAX)
+    }
+}
+
+impl FromStr for Fraction {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (whole, digits) = text.split_once('.').unwrap_or((text, "0"));
+        if digits.is_empty() || digits.len() > 6 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(());
+        }
+        let whole: u32 = whole.parse().map_err(|_| ())?;
+        let millionths: u32 = format!("{digits:0<6}").parse().map_err(|_| ())?;
+        let sum = whole.checked_mul(1_000_000).and_then(|sum| sum.checked_add(millionths)).ok_or(())?;
+        if sum == 0 || sum > 1_000_000 { Err(()) } else { Ok(Self(sum)) }
+    }
+}
+
+/// An IPv4 network, as `10.200.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its first address.
+    pub address: std::net::Ipv4Addr,
+    /// Leading bits all its addresses share, 8 to 30.
+    pub prefix: u8,
+}
+
+impl FromStr for Subnet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = text.split_once('/').ok_or(())?;
+        let (address, prefix): (std::net::Ipv4Addr, u8) = (address.parse().map_err(|_| ())?, prefix.parse().map_err(|_| ())?);
+        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+        if !(8..=30).contains(&prefix) || u32::from(address) & host_bits != 0 { Err(()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Development: defaults that need nothing else, on this machine only.
+    pub dev: bool,
+    /// Where the front door listens.
+    pub listen: SocketAddr,
+    /// Where visitors reach this host; none: localhost, at the port that is bound.
+    pub public_uri: Option<Url>,
+    /// Where everything is kept.
+    pub root: PathBuf,
+    /// What a small pod costs for a month.
+    pub cost_per_month: CostPerMonth,
+    /// The pods' share of the machine's memory.
+    pub max_memory_fraction: Fraction,
+    /// Longest run time bought at once, in seconds.
+    pub duration_max: NonZeroU32,
+    /// What runs pods.
+    pub runtime: RuntimeChoice,
+    /// How the host is paid.
+    pub ilp: IlpChoice,
+    /// Directories with OCI layouts whose images may be named `local/NAME@sha256:...`.
+    pub image_layouts: Vec<PathBuf>,
+    /// Registries that are spoken to without TLS, as `host:port`.
+    pub insecure_registries: Vec<String>,
+    /// Addresses of pods.
+    pub pod_subnet: Subnet,
+    /// Whether the host tests itself before it takes uploads.
+    pub self_test: bool,
+    /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
+    pub stop_pods_at_exit: bool,
+}
+
+impl Config {
+    /// Reads the settings. `file` must exist if it is named; the default file needn't.
+    pub fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Self::from_settings(&Settings::read(file, environment)?)
+    }
+
+    /// Makes sense of the settings.
+    pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
+        let dev = settings.get("dev", "true or false", parse_bool)?;
+        let port = settings.get("port", "a port number from 0 (any free one) to 65535", parse)?;
+        let bind_ip: IpAddr = settings.get("bind_ip", "an IP address such as 127.0.0.1 or 0.0.0.0", parse)?;
+        let public_uri = settings.optional("public_uri", "an http:// or https:// URI with a host name, as visitors see it", parse_public_uri)?;
+        if public_uri.is_none() && !dev {
+            return Err(settings.missing("public_uri", "set it to the URI visitors reach this host at, such as https://codius.example.com"));
+        }
+        let duration = "a number of seconds from 1 to 4294967295";
+        Ok(Self {
+            dev,
+            listen: SocketAddr::new(bind_ip, port),
+            public_uri,
+            root: settings.get("root", "an absolute path", parse_path)?,
+            cost_per_month: settings.get("cost_per_month", "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25", parse)?,
+            max_memory_fraction: settings.get("max_memory_fraction", "a decimal number above 0 and up to 1, such as 0.75", parse)?,
+            duration_max: settings.get("duration_max", duration, parse)?,
+            runtime: runtime(settings)?,
+            ilp: ilp(settings, dev)?,
+            image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
+            insecure_registries: settings.list("insecure_registries", "host:port, separated by commas", |text| Some(text.to_owned()))?,
+            pod_subnet: settings.get("pod_subnet", "an IPv4 network such as 10.200.0.0/16", parse)?,
+            self_test: settings.get("self_test", "on or off", parse_bool)?,
+            stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
+        })
+    }
+}
+
+/// The runtime that is named, or the one whose settings are there.
+fn runtime(settings: &Settings) -> Result<RuntimeChoice, ConfigError> {
+    let socket = settings.get("hyper_socket", "an absolute path", parse_path)?;
+    let noop = settings.get("hyper_noop", "true or false", parse_bool)?;
+    let named = settings.optional("runtime", "embedded, hyperd or noop", |text| match text {
+        "embedded" => Some(RuntimeChoice::Embedded),
+        "hyperd" => Some(RuntimeChoice::Hyperd(socket.clone())),
+        "noop" => Some(RuntimeChoice::Noop),
+        _ => None,
+    })?;
+    Ok(named.unwrap_or_else(|| match (noop, settings.is_set("hyper_socket")) {
+        (true, _) => RuntimeChoice::Noop,
+        (false, true) => RuntimeChoice::Hyperd(socket),
+        (false, false) => RuntimeChoice::Embedded,
+    }))
+}
+
+fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
+    let credentials = settings.optional("ilp_credentials", "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}", parse_credentials)?;
+    let listen = settings.list("ilp_listen", "addresses such as 127.0.0.1:7768,[::1]:7768", parse)?;
+    let embedded = settings.optional("ilp", "uplink or embedded", |text| match text {
+        "embedded" => Some(true),
+        "uplink" => Some(false),
+        _ => None,
+    })?;
+    // Credentials are for an uplink: who gives some wants one.
+    let embedded = embedded.unwrap_or(dev && credentials.is_none());
+    Ok(if embedded { IlpChoice::Embedded(listen) } else { IlpChoice::Uplink(credentials) })
+}
+
+fn parse<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Some(true),
+        "false" | "off" | "no" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_path(text: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+}
+
+fn parse_public_uri(text: &str) -> Option<Url> {
+    let uri: Url = text.parse().ok()?;
+    let named = matches!(uri.host(), Some(url::Host::Domain(_)));
+    (named && matches!(uri.scheme(), "http" | "https")).then_some(uri)
+}
+
+fn parse_credentials(text: &str) -> Option<BtpUrl> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    json.get("server")?.as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Every key, once: its names, its default, and what it is for. Help, `codiusd check`, the README's table and
+//! `deploy/codiusd.toml` are made of or held against this.
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// In the file.
+    pub name: &'static str,
+    /// In the environment; the first that is set counts.
+    pub environment: &'static [&'static str],
+    /// Used if it isn't set; none: see `help`.
+    pub default: Option<&'static str>,
+    /// What it is for, with its unit.
+    pub help: &'static str,
+    /// Never shown.
+    pub secret: bool,
+}
+
+const fn key(name: &'static str, environment: &'static [&'static str], default: Option<&'static str>, help: &'static str) -> Key {
+    Key { name, environment, default, help, secret: false }
+}
+
+/// All settings, in the order they are explained.
+pub const KEYS: &[Key] = &[
+    key("public_uri", &["CODIUS_PUBLIC_URI"], None, "URI visitors reach this host at; pods are at <hash>. before its host name. Required, but in dev mode http://localhost:PORT"),
+    key("bind_ip", &["CODIUS_BIND_IP"], Some("127.0.0.1"), "address the front door listens on"),
+    key("port", &["CODIUS_PORT"], Some("3000"), "port the front door listens on; 0 takes any free one"),
+    key("root", &["CODIUS_ROOT"], Some("/var/lib/codius"), "directory everything is kept in: store, images, pods"),
+    key("cost_per_month", &["CODIUS_COST_PER_MONTH", "COST_PER_MONTH", "CODIUS_XRP_PER_MONTH"], Some("10"), "price of a small pod for a month, in whole units of the uplink's asset; an exact decimal"),
+    key("duration_max", &["CODIUS_DURATION_MAX"], Some("31536000"), "longest run time bought at once, in seconds"),
+    key("max_memory_fraction", &["CODIUS_MAX_MEMORY_FRACTION"], Some("0.75"), "share of the machine's memory pods may hold"),
+    key("runtime", &["CODIUS_RUNTIME"], None, "what runs pods: embedded, hyperd or noop. Default embedded, unless hyper_socket or hyper_noop is set"),
+    key("hyper_socket", &["CODIUS_HYPER_SOCKET"], Some("/var/run/hyper.sock"), "socket of hyperd; setting it chooses the hyperd runtime"),
+    key("hyper_noop", &["CODIUS_HYPER_NOOP"], Some("false"), "true chooses the noop runtime: uploads are accepted and nothing runs"),
+    key("pod_subnet", &["CODIUS_POD_SUBNET"], Some("10.200.0.0/16"), "network pods get their addresses from (embedded)"),
+    key("image_layouts", &["CODIUS_IMAGE_LAYOUTS"], Some(""), "directories with OCI layouts, separated by colons; their images are named local/NAME@sha256:..."),
+    key("insecure_registries", &["CODIUS_INSECURE_REGISTRIES"], Some(""), "registries spoken to without TLS, as host:port separated by commas"),
+    key("ilp", &["CODIUS_ILP"], None, "how the host is paid: uplink (a connector such as moneyd) or embedded (a connector of its own that settles nothing). Default uplink; in dev mode embedded"),
+    Key { name: "ilp_credentials", environment: &["ILP_CREDENTIALS"], default: None, help: "uplink as JSON {\"server\":\"btp+wss://:secret@host:port\"}. Default the moneyd at localhost:7768, with a secret of our own", secret: true },
+    key("ilp_listen", &["CODIUS_ILP_LISTEN"], Some("127.0.0.1:7768,[::1]:7768"), "addresses the embedded connector listens on"),
+    key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),
+    key("stop_pods_at_exit", &["CODIUS_STOP_PODS_AT_EXIT"], Some("false"), "true stops all pods when codiusd ends; otherwise they run on and the next codiusd adopts them"),
+    key("dev", &["CODIUS_DEV"], Some("false"), "development: defaults that need nothing else installed or running"),
+];

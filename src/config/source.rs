@@ -1,0 +1,156 @@
+//! Where values come from: environment, file, default, in this order.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use super::{
+    ConfigError, DEFAULT_FILE,
+    keys::{KEYS, Key},
+};
+
+/// What was set, and where.
+#[derive(Debug)]
+pub struct Settings(BTreeMap<&'static str, Set>);
+
+#[derive(Debug)]
+struct Set {
+    value: String,
+    /// As an error names it: `CODIUS_PORT`, or `port in /etc/codius/codiusd.toml`.
+    origin: String,
+}
+
+impl Settings {
+    /// Reads file and environment.
+    pub fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut settings = match file {
+            Some(path) => from_file(path)?,
+            None => match from_file(Path::new(DEFAULT_FILE)) {
+                Err(Unread::Missing(_)) => BTreeMap::new(),
+                other => other?,
+            },
+        };
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        for key in KEYS {
+            let set = key.environment.iter().find_map(|name| Some((name, environment.get(*name).filter(|value| !value.is_empty())?)));
+            if let Some((name, value)) = set {
+                settings.insert(key.name, Set { value: value.clone(), origin: (*name).to_owned() });
+            }
+        }
+        Ok(Self(settings))
+    }
+
+    /// Whether a key was set at all.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A setting that has a default.
+    pub(super) fn get<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
+        match self.optional(name, right, parse)? {
+            Some(value) => Ok(value),
+            None => Err(self.missing(name, right)),
+        }
+    }
+
+    /// A setting that may be missing.
+    pub(super) fn optional<T>(
+        &self,
+        name: &'static str,
+        right: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let key = find(name);
+        let (value, origin) = match self.0.get(name) {
+            Some(set) => (set.value.as_str(), set.origin.as_str()),
+            None => match key.default {
+                Some(default) => (default, name),
+                None => return Ok(None),
+            },
+        };
+        let wrong = || ConfigError::Value {
+            origin: origin.to_owned(),
+            value: (!key.secret).then(|| value.to_owned()),
+            right: format!("must be {right}"),
+        };
+        parse(value).map(Some).ok_or_else(wrong)
+    }
+
+    /// A setting with any number of values. Paths are separated by colons, the rest (addresses hold colons) by commas.
+    pub(super) fn list<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, ConfigError> {
+        let separator = if name == "image_layouts" { ':' } else { ',' };
+        self.get(name, right, |text| {
+            text.split(separator).map(str::trim).filter(|part| !part.is_empty()).map(&parse).collect::<Option<Vec<T>>>()
+        })
+    }
+
+    pub(super) fn missing(&self, name: &'static str, right: &str) -> ConfigError {
+        let environment = find(name).environment.first().unwrap_or(&name);
+        ConfigError::Value { origin: format!("{environment} isn't set"), value: None, right: right.to_owned() }
+    }
+
+    /// Every key with its value and where it comes from, as a TOML file with comments. Secrets are hidden.
+    pub fn show(&self) -> String {
+        let line = |key: &Key| match (self.0.get(key.name), key.default) {
+            (Some(_), _) if key.secret => format!("# {} is set and hidden\n", key.name),
+            (Some(set), _) => format!("{} = {:?} # from {}\n", key.name, set.value, set.origin),
+            (None, Some(default)) => format!("{} = {default:?}\n", key.name),
+            (None, None) => format!("# {} isn't set: {}\n", key.name, key.help),
+        };
+        KEYS.iter().map(line).collect()
+    }
+}
+
+fn find(name: &str) -> &'static Key {
+    KEYS.iter().find(|key| key.name == name).unwrap_or_else(|| unreachable!("{name} isn't in the table of keys"))
+}
+
+enum Unread {
+    Bad(ConfigError),
+    Missing(ConfigError),
+}
+
+impl From<Unread> for ConfigError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Bad(error) | Unread::Missing(error) => error,
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Set>, Unread> {
+    let fail = |problem: String| ConfigError::File { path: path.to_owned(), problem };
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unread::Missing(fail("doesn't exist".to_owned())),
+        _ => Unread::Bad(fail(error.to_string())),
+    })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| Unread::Bad(fail(error.to_string().replace('\n', " "))))?;
+    let mut settings = BTreeMap::new();
+    for (name, value) in table {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let problem = format!("unknown key {name:?}; did you mean {:?}?", nearest(&name));
+            return Err(Unread::Bad(fail(problem)));
+        };
+        let value = as_text(key, value).ok_or_else(|| Unread::Bad(fail(format!("{name} must be a string, number, boolean or list"))))?;
+        settings.insert(key.name, Set { value, origin: format!("{name} in {}", path.display()) });
+    }
+    Ok(settings)
+}
+
+fn as_text(key: &Key, value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(bool) => Some(bool.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<String>> = items.into_iter().map(|item| as_text(key, item)).collect();
+            Some(items?.join(if key.name == "image_layouts" { ":" } else { "," }))
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The key that looks most like `name`.
+fn nearest(name: &str) -> &'static str {
+    let likeness = |key: &&Key| strsim::jaro_winkler(name, key.name);
+    KEYS.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map_or("", |key| key.name)
+}

@@ -1,0 +1,83 @@
+use std::io::Write;
+
+use super::*;
+
+fn read(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut path = tempfile::NamedTempFile::new().unwrap();
+    path.write_all(file.as_bytes()).unwrap();
+    Config::read(Some(path.path()), environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
+    let config = read("port = 4000\ncost_per_month = 2.5\ndev = true", &[("CODIUS_PORT", "5000")]).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:5000".parse().unwrap());
+    assert_eq!(config.cost_per_month.to_string(), "2.5");
+    assert_eq!(config.root, Path::new("/var/lib/codius"));
+    assert_eq!(config.ilp, IlpChoice::Embedded(vec!["127.0.0.1:7768".parse().unwrap(), "[::1]:7768".parse().unwrap()]));
+}
+
+#[test]
+fn names_of_the_node_codiusd_are_kept() {
+    let base = ("CODIUS_PUBLIC_URI", "https://codius.example.com");
+    for name in ["CODIUS_COST_PER_MONTH", "COST_PER_MONTH", "CODIUS_XRP_PER_MONTH"] {
+        assert_eq!(read("", &[base, (name, "0.1")]).unwrap().cost_per_month.to_string(), "0.1", "{name}");
+    }
+    let runtime = |environment: &[(&str, &str)]| read("", &[&[base], environment].concat()).unwrap().runtime;
+    assert_eq!(runtime(&[]), RuntimeChoice::Embedded);
+    assert_eq!(runtime(&[("CODIUS_HYPER_SOCKET", "/run/h.sock")]), RuntimeChoice::Hyperd("/run/h.sock".into()));
+    assert_eq!(runtime(&[("CODIUS_HYPER_SOCKET", "/run/h.sock"), ("CODIUS_HYPER_NOOP", "true")]), RuntimeChoice::Noop);
+    assert_eq!(runtime(&[("CODIUS_HYPER_NOOP", "true"), ("CODIUS_RUNTIME", "embedded")]), RuntimeChoice::Embedded);
+    let credentials = ("ILP_CREDENTIALS", r#"{"server":"btp+ws://:s3cret@connector:7768"}"#);
+    let config = read("", &[base, credentials]).unwrap();
+    assert_eq!(config.ilp, IlpChoice::Uplink(Some("btp+ws://:s3cret@connector:7768".parse().unwrap())));
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
+    let dev = ("CODIUS_DEV", "true");
+    let table = [
+        (&[("CODIUS_PORT", "http"), dev][..], "CODIUS_PORT = \"http\": must be a port number from 0 (any free one) to 65535"),
+        (&[("CODIUS_PORT", "3000")], "CODIUS_PUBLIC_URI isn't set: set it to the URI visitors reach this host at, such as https://codius.example.com"),
+        (&[("CODIUS_PUBLIC_URI", "https://192.0.2.1")], "CODIUS_PUBLIC_URI = \"https://192.0.2.1\": must be an http:// or https:// URI with a host name, as visitors see it"),
+        (&[dev, ("COST_PER_MONTH", "-1")], "COST_PER_MONTH = \"-1\": must be a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25"),
+        (&[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")], "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75"),
+        (&[dev, ("CODIUS_RUNTIME", "docker")], "CODIUS_RUNTIME = \"docker\": must be embedded, hyperd or noop"),
+        (&[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")], "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}"),
+        (&[dev, ("CODIUS_POD_SUBNET", "10.200.0.1/16")], "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be an IPv4 network such as 10.200.0.0/16"),
+    ];
+    for (environment, expected) in table {
+        let message = read("", environment).unwrap_err().to_string();
+        assert_eq!(message, expected);
+        assert!(!message.contains('\n'));
+    }
+}
+
+#[test]
+fn an_unknown_key_in_the_file_names_the_nearest() {
+    let message = read("cost_per_mont = 3", &[]).unwrap_err().to_string();
+    assert!(message.ends_with("unknown key \"cost_per_mont\"; did you mean \"cost_per_month\"?"), "{message}");
+    let missing = Config::read(Some(Path::new("/no/such/file.toml")), []).unwrap_err().to_string();
+    assert_eq!(missing, "config file /no/such/file.toml: doesn't exist");
+}
+
+#[test]
+fn the_shown_settings_are_a_valid_file_without_secrets() {
+    let environment = [("CODIUS_DEV", "true"), ("ILP_CREDENTIALS", r#"{"server":"btp+ws://:s3cret@x"}"#)];
+    let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let shown = Settings::read(Some(empty.path()), owned).unwrap().show();
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert!(shown.contains("dev = \"true\" # from CODIUS_DEV"), "{shown}");
+    assert!(read(&shown, &[]).is_ok(), "{shown}");
+}
+
+#[test]
+fn fractions_are_exact() {
+    assert_eq!("0.75".parse::<Fraction>().unwrap().of(1000), 750);
+    assert_eq!("1".parse::<Fraction>().unwrap().of(u64::MAX), u64::MAX);
+    for bad in ["0", "1.000001", "0.0000001", "-0.5", ".5", "1e-1", ""] {
+        assert!(bad.parse::<Fraction>().is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,24 @@
+//! The hall of codiusd: the only code that sees both the front door and the office.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`config`] | file and environment -> typed settings |
+//! | [`app`] | builds and connects everything, top to bottom |
+//! | `bridge` | the office's pods -> the front door's routes |
+//! | `ready` | tells others that (and where) the host is up |
+//! | `telemetry` | logs |
+//! | `cmd` | the command line |
+//! | [`client`] | our own client: uploads, extensions, logs, payments |
+//! | [`demo_image`] | the image of the demo page |
+#![forbid(unsafe_code)]
+
+pub mod app;
+mod bridge;
+pub mod client;
+mod cmd;
+pub mod config;
+pub mod demo_image;
+mod ready;
+mod telemetry;
+
+pub use cmd::run;

@@ -1,0 +1,46 @@
+//! Tells others on this machine that the host is up, and where: `ROOT/run/ready.json`, there as long as it is.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+/// The file; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct ReadyFile(PathBuf);
+
+impl ReadyFile {
+    /// Where the file of a host with this directory is.
+    fn path(run: &Path) -> PathBuf {
+        run.join("ready.json")
+    }
+
+    /// Removes what an earlier process that was killed has left.
+    pub(crate) fn forget(run: &Path) -> io::Result<()> {
+        match fs::remove_file(Self::path(run)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that all is up.
+    pub(crate) fn write(run: &Path, edge: SocketAddr, ilp: &[SocketAddr], public_uri: &str) -> io::Result<Self> {
+        let path = Self::path(run);
+        let unfinished = path.with_extension("tmp");
+        let ready = json!({ "edge": edge, "ilp": ilp, "publicUri": public_uri, "pid": std::process::id() });
+        fs::write(&unfinished, ready.to_string())?;
+        fs::rename(unfinished, &path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!(%error, file = %self.0.display(), "can't be removed");
+        }
+    }
+}
