@@ -1,0 +1,54 @@
+//! A whole host on real parts: codiusd as a process, pods as containers, payments over BTP and STREAM.
+//!
+//! | room | what is shown |
+//! |---|---|
+//! | `paying` | what money buys, once, and what is refused before any moves |
+//! | `pods` | what reaches a pod and what comes back |
+//! | `ending` | expiry, Ctrl-C, the demo |
+//! | `restart` | kill -9 with pods running and money on the way |
+//! | `client` | codiusd's own upload, extend and logs |
+//! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
+//!
+//! They need root, and tests/interop built (`make interop`).
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod client;
+mod ending;
+mod javascript;
+mod paying;
+mod pods;
+mod restart;
+
+use codiusd_kit::{Host, HostBuilder};
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use serde_json::Value;
+
+fn host() -> HostBuilder {
+    Host::builder(env!("CARGO_BIN_EXE_codiusd"))
+}
+
+/// The quoted price of running `upload` for `seconds`.
+async fn quote(host: &Host, upload: &Value, seconds: u32) -> u64 {
+    let answer = host.api(Method::OPTIONS, &format!("/pods?duration={seconds}"), Some(upload), None).await;
+    assert_eq!(answer.status, StatusCode::OK, "quote: {}", answer.text());
+    answer.json()["price"].as_str().and_then(|price| price.parse().ok()).unwrap_or_else(|| panic!("no price: {}", answer.text()))
+}
+
+/// When the pod expires, as `GET /pods` says.
+async fn expiry(host: &Host, hash: &str) -> Timestamp {
+    let answer = host.api(Method::GET, &format!("/pods?manifestHash={hash}"), None, None).await;
+    assert_eq!(answer.status, StatusCode::OK, "GET /pods: {}", answer.text());
+    expiry_of(&answer.json())
+}
+
+/// When the pod expires, as an answer says.
+fn expiry_of(answer: &Value) -> Timestamp {
+    let timestamp = answer["expiry"].as_str().and_then(|text| text.parse().ok());
+    timestamp.unwrap_or_else(|| panic!("no expiry in {answer}"))
+}
+
+/// The seconds from one moment to another, negative if that was before.
+fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
+    from.duration_until(to).as_secs_f64()
+}
