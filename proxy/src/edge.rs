@@ -25,8 +25,8 @@ use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use pingora::protocols::{Stream, TcpKeepalive};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::listening::Service as ListeningService;
 use pingora::services::Service;
+use pingora::services::listening::Service as ListeningService;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,12 +40,8 @@ use crate::upstream::{Address, Route};
 /// How long pingora's runtimes get to end once nothing is left in them, in seconds.
 const RUNTIME_STOP_SECONDS: u64 = 1;
 /// A client that has vanished is noticed after 60 s + 6 x 10 s.
-const CLIENT_PROBE: TcpKeepalive = TcpKeepalive {
-    idle: Duration::from_secs(60),
-    interval: Duration::from_secs(10),
-    count: 6,
-    user_timeout: Duration::ZERO,
-};
+const CLIENT_PROBE: TcpKeepalive =
+    TcpKeepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6, user_timeout: Duration::ZERO };
 
 /// What an [`Edge`] needs to know.
 #[derive(Debug, Clone)]
@@ -127,10 +123,8 @@ impl Edge {
         let (end, ended) = oneshot::channel();
         let listening = Listening::new(address, listener, App { shared: Arc::clone(&shared) }, stopping);
         let threads = config.threads.max(1);
-        let server = std::thread::Builder::new()
-            .name("edge".into())
-            .spawn(move || run(listening, threads, ended))
-            .map_err(StartError::Thread)?;
+        let server =
+            std::thread::Builder::new().name("edge".into()).spawn(move || run(listening, threads, ended)).map_err(StartError::Thread)?;
         Ok(Edge { address, shared, stop_accepting, end, server })
     }
 

@@ -58,7 +58,7 @@ async fn forward(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Res
     }
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
-    headers::to_client(&mut parts.headers, None);
+    headers::to_client(&mut parts.headers, None).map_err(|_| target.broken())?;
     Ok(Response::from_parts(parts, Download::upstream(body, lease, Arc::clone(conn))))
 }
 
@@ -208,10 +208,10 @@ fn switch(
         return Err(target.broken());
     };
     let upstream_side = hyper::upgrade::on(&mut response);
-    tunnel::open(client_side, upstream_side, target.route(), Arc::clone(conn));
     let (mut parts, _) = response.into_parts();
     parts.extensions.clear();
     parts.version = Version::HTTP_11;
-    headers::to_client(&mut parts.headers, Some(protocol));
+    headers::to_client(&mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
+    tunnel::open(client_side, upstream_side, target.route(), Arc::clone(conn));
     Ok(Response::from_parts(parts, Download::page(bytes::Bytes::new(), Arc::clone(conn))))
 }

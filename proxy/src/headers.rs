@@ -90,13 +90,37 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, cl
     }
 }
 
+/// An answer names several lengths, or one that is no number.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AmbiguousLength;
+
 /// Makes an upstream's headers fit for the client. `upgrade` is the protocol of a 101.
-pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+///
+/// hyper checks the length of a body that follows; this also covers answers without one (to HEAD, 304), whose length a cache believes.
+pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -> Result<(), AmbiguousLength> {
     strip_hop_by_hop(headers);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(first) = lengths.next() {
+        if first.is_empty() || !first.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(AmbiguousLength);
+        }
+        let mut repeated = false;
+        for other in lengths {
+            if other != first {
+                return Err(AmbiguousLength);
+            }
+            repeated = true;
+        }
+        if repeated {
+            let length = first.clone();
+            headers.insert(CONTENT_LENGTH, length);
+        }
+    }
     if let Some(protocol) = upgrade {
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, UPGRADE_TOKEN);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,7 +128,11 @@ mod tests {
     use super::*;
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
     }
 
     #[test]
@@ -153,7 +181,15 @@ mod tests {
     #[test]
     fn an_answer_never_tells_two_lengths() {
         let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "3"), ("connection", "close, x-a"), ("x-a", "1")]);
-        to_client(&mut headers, None);
+        assert_eq!(to_client(&mut headers, None), Ok(()));
         assert_eq!(headers, HeaderMap::new());
+        for bad in [&["5", "6"][..], &["5, 5"], &["+5"], &[""]] {
+            let fields: Vec<_> = bad.iter().map(|length| ("content-length", *length)).collect();
+            let mut headers = map(&fields);
+            assert_eq!(to_client(&mut headers, None), Err(AmbiguousLength), "{bad:?}");
+        }
+        let mut headers = map(&[("content-length", "5"), ("content-length", "5")]);
+        assert_eq!(to_client(&mut headers, None), Ok(()));
+        assert_eq!(headers, map(&[("content-length", "5")]));
     }
 }

@@ -1,5 +1,7 @@
 //! Large bodies both ways in a process of their own, whose memory must not follow their size.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,12 +53,8 @@ async fn memory_does_not_follow_body_size() {
     let key = PodKey::from_digest([1; 32]);
     let routes = Arc::new(RouteTable::new());
     routes.publish(key, upstream);
-    let config = EdgeConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        control_socket: "/nonexistent".into(),
-        threads: 1,
-        limits: Limits::default(),
-    };
+    let config =
+        EdgeConfig { listen: "127.0.0.1:0".parse().unwrap(), control_socket: "/nonexistent".into(), threads: 1, limits: Limits::default() };
     let edge = Edge::start(config, routes, &prometheus::Registry::new()).unwrap();
     let host = format!("{key}.localhost");
 

@@ -44,13 +44,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use crate::{
-    Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore,
-};
+use crate::{Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore};
 pub use config::{EmbeddedConfig, Limits};
 pub use firewall::Subnet;
 use launch::unavailable;
 use pods::{Denied, PodLock, Pods};
+use record::PodRecord;
 pub use shim::{SHIM_ARGUMENT, shim_main};
 
 /// Runs pods on this machine; cheap to clone handles of one table.
@@ -71,7 +70,7 @@ struct Inner {
 }
 
 impl EmbeddedRuntime {
-    /// Opens the runtime: installs the firewall table and adopts the pods an earlier process left running.
+    /// Opens the runtime: installs the firewall table and adopts the pods an earlier process left running. Blocks meanwhile.
     pub fn open(config: EmbeddedConfig) -> Result<Self, RuntimeError> {
         if let Some(fault) = config.fault() {
             return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()));
@@ -82,7 +81,7 @@ impl EmbeddedRuntime {
         let images = ImageStore::open(config.images.clone())?;
         firewall::install(&firewall::policy(&config.instance, &config.link_prefix, config.subnet))
             .map_err(|error| unavailable("installing the firewall table", error))?;
-        let adopted = keep::adopt(&pods_dir).map_err(|error| unavailable("adopting pods", error))?;
+        let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
         let inner = Inner {
             pods: Mutex::new(Pods::new(config.slots(), adopted)),
@@ -125,14 +124,15 @@ impl Runtime for EmbeddedRuntime {
 
     async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
         let held = self.inner.pods().all_held();
-        let look = move || -> io::Result<Vec<PodStatus>> {
-            let status = |pod: keep::Held| -> io::Result<PodStatus> {
-                let state = if pod.look()? { PodState::Running(pod.running()) } else { PodState::Exited };
-                Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes })
-            };
-            held.into_iter().map(status).collect()
+        let status = |pod: keep::Held| -> io::Result<PodStatus> {
+            let state = if pod.is_alive()? { PodState::Running(pod.running()) } else { PodState::Exited };
+            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes })
         };
-        blocking("looking after pods", look).await
+        let listed = blocking("looking after pods", move || held.into_iter().map(status).collect::<io::Result<Vec<_>>>()).await?;
+        for dead in listed.iter().filter(|pod| pod.state == PodState::Exited) {
+            self.inner.give_back(&dead.id).await?;
+        }
+        Ok(listed)
     }
 
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
@@ -165,14 +165,24 @@ impl Inner {
     }
 
     async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<keep::Held, RuntimeError> {
-        let _turn = self.starts.acquire().await.map_err(|closed| unavailable("waiting for a turn", io::Error::other(closed)))?;
         let order = launch::order(&self.config, &self.images, spec, slot).await?;
-        let dir = self.pods_dir.join(order.pod.directory());
+        // Only now: a slow registry doesn't keep others from starting.
+        let _turn = self.starts.acquire().await.map_err(|closed| unavailable("waiting for a turn", io::Error::other(closed)))?;
+        let dir = self.pods_dir.join(PodRecord::directory(&spec.id, order.pod.incarnation));
         let launched = launch::launch(&self.config, &dir, order).await;
         if launched.is_err() {
-            blocking("undoing a failed start", move || keep::undo(&dir)).await?;
+            let groups = self.config.cgroup();
+            blocking("undoing a failed start", move || keep::undo(&dir, &groups)).await?;
         }
         launched
+    }
+
+    /// Takes from a dead pod what it held, unless somebody is stopping it: its slot must not be another's by now.
+    async fn give_back(&self, id: &PodId) -> Result<(), RuntimeError> {
+        let Some(lock) = self.pods().lock_of(id) else { return Ok(()) };
+        let Ok(_changing) = lock.try_lock() else { return Ok(()) };
+        let Some(pod) = self.pods().held_under(id, &lock) else { return Ok(()) };
+        blocking("looking after a dead pod", move || pod.give_back()).await
     }
 
     async fn stop(&self, id: PodId) -> Result<(), RuntimeError> {

@@ -44,8 +44,7 @@ impl Runtime for NoopRuntime {
         if pods.contains_key(&spec.id) {
             return Err(RuntimeError::AlreadyExists(spec.id));
         }
-        let running =
-            RunningPod { address: IpAddr::V4(Ipv4Addr::LOCALHOST), incarnation: rand::random(), started_at: SystemTime::now() };
+        let running = RunningPod { address: IpAddr::V4(Ipv4Addr::LOCALHOST), incarnation: rand::random(), started_at: SystemTime::now() };
         let status = PodStatus { id: spec.id.clone(), state: PodState::Running(running), memory_bytes: spec.machine.memory_bytes };
         pods.insert(spec.id, status);
         Ok(running)

@@ -54,7 +54,8 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
         assert_eq!(answer.status, 400, "{probe:?}");
         assert_eq!(client.closed().await, "", "{probe:?}");
     }
-    let lines = ["GET / HTTP/1.1 \r\n", "GET  / HTTP/1.1\r\n", "GET /\r\n", "GET / HTTP/3.0\r\n", "GET / http/1.1\r\n", "G@T / HTTP/1.1\r\n"];
+    let lines =
+        ["GET / HTTP/1.1 \r\n", "GET  / HTTP/1.1\r\n", "GET /\r\n", "GET / HTTP/3.0\r\n", "GET / http/1.1\r\n", "G@T / HTTP/1.1\r\n"];
     for line in lines {
         let answer = house.ask(&format!("{line}Host: {name}\r\n\r\n")).await;
         assert_eq!(answer.status, 400, "{line:?}");
@@ -105,7 +106,10 @@ async fn an_answer_with_two_framings_keeps_one() {
     let mut client = house.connect().await;
     for _ in 0..2 {
         let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
-        assert_eq!((answer.status, answer.body.as_str(), answer.header("content-length"), answer.header("x-hop")), (200, "hello", None, None));
+        assert_eq!(
+            (answer.status, answer.body.as_str(), answer.header("content-length"), answer.header("x-hop")),
+            (200, "hello", None, None)
+        );
     }
 }
 

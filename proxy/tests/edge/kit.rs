@@ -54,12 +54,8 @@ impl House {
     fn start(limits: Limits, routes: Arc<RouteTable>) -> House {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
-        let config = EdgeConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            control_socket: dir.path().join("control.sock"),
-            threads: 2,
-            limits,
-        };
+        let config =
+            EdgeConfig { listen: "127.0.0.1:0".parse().unwrap(), control_socket: dir.path().join("control.sock"), threads: 2, limits };
         let edge = Edge::start(config, Arc::clone(&routes), &registry).unwrap();
         House { edge, routes, registry, _dir: dir }
     }

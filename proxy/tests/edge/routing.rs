@@ -95,7 +95,6 @@ async fn failures_have_one_table() {
         for answer in [&json, &html] {
             assert!(!answer.body.contains(&address.port().to_string()) && !answer.body.contains("127."), "{answer:?}");
         }
-        eprintln!("case {number}");
         let head = house.ask(&format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(head.status, status);
     }

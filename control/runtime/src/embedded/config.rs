@@ -1,6 +1,6 @@
 //! What the embedded runtime can be told, its limits, and how it divides addresses and users among pods.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
 
 use super::firewall::Subnet;
 use crate::image::ImageConfig;
@@ -57,7 +57,9 @@ impl EmbeddedConfig {
         match self {
             _ if !self.root.is_absolute() || self.root.starts_with("/run") => Some("the root is an absolute path not below /run"),
             _ if !named(&self.instance) => Some("the instance is made of letters, digits, - and _"),
-            _ if !named(&self.link_prefix) || self.link_prefix.len() > LINK_PREFIX_MAX => Some("the link prefix is 1 to 11 letters or digits"),
+            _ if !named(&self.link_prefix) || self.link_prefix.len() > LINK_PREFIX_MAX => {
+                Some("the link prefix is 1 to 11 letters or digits")
+            }
             _ if !(8..=30).contains(&self.subnet.prefix) => Some("the subnet's prefix is 8 to 30 bits"),
             _ => None,
         }
@@ -71,6 +73,11 @@ impl EmbeddedConfig {
 
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.subnet.address(1)
+    }
+
+    /// The control group above those of all pods.
+    pub(crate) fn cgroup(&self) -> PathBuf {
+        Path::new("/").join(&self.instance)
     }
 
     pub(crate) fn address(&self, slot: u32) -> Ipv4Addr {
@@ -109,7 +116,8 @@ pub struct Limits {
     pub pids_max: u32,
     /// Files a process may have open; the host's own limit if that is lower.
     pub open_files_max: u64,
-    /// What a pod's containers may write to their file systems, in bytes. It is kept in memory and counts as theirs.
+    /// What a pod's containers may write to their file systems, in bytes; half their memory if that is less. It is kept in
+    /// memory and counts as theirs.
     pub scratch_bytes_max: u64,
     /// One log line, in bytes; a longer one is cut into pieces.
     pub log_line_bytes_max: usize,

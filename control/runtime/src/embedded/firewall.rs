@@ -112,10 +112,7 @@ pub(crate) fn policy(table: &str, prefix: &str, pods: Subnet) -> Table {
             Chain {
                 name: "input",
                 hook: Hook::Input,
-                rules: vec![
-                    rule(vec![from_pod(), Match::Established], Verdict::Accept),
-                    rule(vec![from_pod()], Verdict::Drop),
-                ],
+                rules: vec![rule(vec![from_pod(), Match::Established], Verdict::Accept), rule(vec![from_pod()], Verdict::Drop)],
             },
             Chain {
                 name: "postrouting",

@@ -39,13 +39,16 @@ impl Held {
         }
     }
 
-    /// Whether it still runs; what a dead one held is given back.
-    pub(crate) fn look(&self) -> io::Result<bool> {
-        let held = lock::is_held(&self.dir)?;
-        if !held {
-            give_back(&self.record)?;
-        }
-        Ok(held)
+    /// Whether it still runs.
+    pub(crate) fn is_alive(&self) -> io::Result<bool> {
+        lock::is_held(&self.dir)
+    }
+
+    /// Takes from a dead pod what it held of the host besides files; repeatable. Its mounts and namespaces went with its
+    /// processes.
+    pub(crate) fn give_back(&self) -> io::Result<()> {
+        cgroup::destroy(&self.record.cgroup)?;
+        link::detach(&self.record.link)
     }
 
     /// Stops it, gently first, and leaves nothing of it.
@@ -56,22 +59,24 @@ impl Held {
                 kill(&shim)?;
             }
         }
-        give_back(&self.record)?;
+        self.give_back()?;
         remove(&self.dir)
     }
 }
 
-/// Every pod an earlier process left in `pods`; starts it didn't finish are undone.
-pub(crate) fn adopt(pods: &Path) -> io::Result<Vec<Held>> {
+/// Every pod an earlier process left in `pods`; starts it didn't finish are undone. Their control groups are below `groups`.
+pub(crate) fn adopt(pods: &Path, groups: &Path) -> io::Result<Vec<Held>> {
     let mut held = Vec::new();
     for entry in fs::read_dir(pods)? {
         let dir = entry?.path();
         match read(&dir)? {
             Some(pod) => {
-                pod.look()?;
+                if !pod.is_alive()? {
+                    pod.give_back()?;
+                }
                 held.push(pod);
             }
-            None => undo(&dir)?,
+            None => undo(&dir, groups)?,
         }
     }
     // A stop that was interrupted can have left the pod before the present one of that id.
@@ -96,13 +101,16 @@ fn read(dir: &Path) -> io::Result<Option<Held>> {
     Ok(record.zip(status).map(|(record, status)| Held { dir: dir.to_owned(), record, started_at_ms: status.started_at_ms }))
 }
 
-/// Undoes a start that failed or was never finished; repeatable.
-pub(crate) fn undo(dir: &Path) -> io::Result<()> {
+/// Undoes a start that failed or was never finished; repeatable. The pod's control group is below `groups`.
+pub(crate) fn undo(dir: &Path, groups: &Path) -> io::Result<()> {
     if let Some(shim) = lock::shim_of(dir)? {
         kill(&shim)?;
     }
+    if let Some(name) = dir.file_name() {
+        cgroup::destroy(&groups.join(name))?;
+    }
     if let Some(record) = read_json::<PodRecord>(&dir.join(POD_FILE))? {
-        give_back(&record)?;
+        link::detach(&record.link)?;
     }
     remove(dir)
 }
@@ -110,12 +118,6 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
 fn kill(shim: &lock::Shim) -> io::Result<()> {
     shim.signal(libc::SIGKILL)?;
     if shim.wait(KILL_WAIT)? { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "a pod's supervisor survives SIGKILL")) }
-}
-
-/// What the pod held of the host besides files; its mounts and namespaces went with its processes.
-fn give_back(record: &PodRecord) -> io::Result<()> {
-    cgroup::destroy(&record.cgroup)?;
-    link::detach(&record.link)
 }
 
 fn remove(dir: &Path) -> io::Result<()> {

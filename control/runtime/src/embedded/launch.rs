@@ -21,6 +21,8 @@ use crate::{
 
 /// Longest container name: it becomes part of file names.
 const NAME_LENGTH_MAX: usize = 64;
+/// Pods are killed before anything of the host when memory is short.
+const OOM_SCORE_ADJ: i32 = 500;
 /// Longest answer of a shim, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -33,18 +35,17 @@ pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &P
     }
     let incarnation: u64 = rand::random();
     let limits = &config.limits;
-    let mut pod = PodRecord {
+    let pod = PodRecord {
         version: VERSION,
         id: spec.id.clone(),
         incarnation,
         slot,
         address: config.address(slot),
         link: config.link(slot),
-        cgroup: Path::new("/").join(&config.instance),
+        cgroup: config.cgroup().join(PodRecord::directory(&spec.id, incarnation)),
         memory_bytes: spec.machine.memory_bytes,
         containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
     };
-    pod.cgroup.push(pod.directory());
     // A limit above our own can't be set.
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| unavailable("reading own limits", errno.into()))?;
     Ok(Order {
@@ -55,9 +56,10 @@ pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &P
         resolv_conf: config.resolv_conf(),
         bounds: Bounds {
             pids: limits.pids_max,
-            scratch_bytes: limits.scratch_bytes_max,
+            scratch_bytes: limits.scratch_bytes_max.min(spec.machine.memory_bytes / 2),
             open_files: limits.open_files_max.min(open_files),
             stop_grace_ms: u64::try_from(limits.stop_grace.as_millis()).unwrap_or(u64::MAX),
+            oom_score_adj: own_oom_score().max(OOM_SCORE_ADJ),
             log: LogBounds { line_bytes: limits.log_line_bytes_max, file_bytes: limits.log_file_bytes_max },
         },
         containers,
@@ -75,10 +77,17 @@ fn check_names(spec: &PodSpec) -> Result<(), RuntimeError> {
     let names: Vec<&str> = spec.containers.iter().map(|container| &*container.name).collect();
     match () {
         () if names.is_empty() => refuse("it has no containers"),
-        () if !names.iter().all(|name| good(name)) => refuse("a container name is 1 to 64 of a-z, A-Z, 0-9, _, . and -, a letter or digit first"),
+        () if !names.iter().all(|name| good(name)) => {
+            refuse("a container name is 1 to 64 of a-z, A-Z, 0-9, _, . and -, a letter or digit first")
+        }
         () if names.iter().enumerate().any(|(index, name)| names[..index].contains(name)) => refuse("two containers have the same name"),
         () => Ok(()),
     }
+}
+
+/// Going below it needs a privilege this daemon may lack.
+fn own_oom_score() -> i32 {
+    fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse().ok()).unwrap_or_default()
 }
 
 async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<ContainerOrder, RuntimeError> {

@@ -25,17 +25,14 @@ const IPV4: u8 = 2;
 pub(crate) fn attach(link: &str, netns: BorrowedFd<'_>, gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let peer_netns = netns.as_raw_fd().to_ne_bytes();
-    let pair = Message::new(libc::RTM_NEWLINK, create(), &interface(0, 0)).text(libc::IFLA_IFNAME, link).nest(
-        libc::IFLA_LINKINFO,
-        &[],
-        |info| {
+    let pair =
+        Message::new(libc::RTM_NEWLINK, create(), &interface(0, 0)).text(libc::IFLA_IFNAME, link).nest(libc::IFLA_LINKINFO, &[], |info| {
             info.text(INFO_KIND, "veth").nest(INFO_DATA, &[], |data| {
                 data.nest(VETH_INFO_PEER, &interface(0, 0), |peer| {
                     peer.text(libc::IFLA_IFNAME, POD_LINK).attr(libc::IFLA_NET_NS_FD, &peer_netns)
                 })
             })
-        },
-    );
+        });
     socket.transact(vec![pair])?;
     fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "1")?;
     disable_ipv6(link)?;
@@ -93,9 +90,7 @@ fn up(index: u32) -> Message {
 fn add_address(index: u32, address: Ipv4Addr) -> Message {
     let mut header = [IPV4, HOST_PREFIX, 0, 0, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
-    Message::new(libc::RTM_NEWADDR, create(), &header)
-        .attr(libc::IFA_LOCAL, &address.octets())
-        .attr(libc::IFA_ADDRESS, &address.octets())
+    Message::new(libc::RTM_NEWADDR, create(), &header).attr(libc::IFA_LOCAL, &address.octets()).attr(libc::IFA_ADDRESS, &address.octets())
 }
 
 fn route_to(index: u32, address: Ipv4Addr) -> Message {

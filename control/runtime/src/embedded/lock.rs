@@ -61,7 +61,8 @@ impl Shim {
     /// Sends a signal; fine when it has exited.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         // SAFETY: plain numbers and no siginfo; the kernel checks them.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
         if sent < 0 && Errno::last() != Errno::ESRCH { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

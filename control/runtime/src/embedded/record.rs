@@ -44,8 +44,8 @@ pub(crate) struct PodRecord {
 
 impl PodRecord {
     /// Name of the pod's directory: unique per start, so that nothing of a stopped pod can get in the way of the next of that id.
-    pub(crate) fn directory(&self) -> String {
-        format!("{}.{:016x}", self.id, self.incarnation)
+    pub(crate) fn directory(id: &PodId, incarnation: u64) -> String {
+        format!("{id}.{incarnation:016x}")
     }
 }
 
@@ -77,6 +77,7 @@ pub(crate) struct Bounds {
     pub(crate) scratch_bytes: u64,
     pub(crate) open_files: u64,
     pub(crate) stop_grace_ms: u64,
+    pub(crate) oom_score_adj: i32,
     pub(crate) log: LogBounds,
 }
 
@@ -127,10 +128,12 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     fs::rename(&partial, path)
 }
 
-/// Reads what [`write_json`] wrote; `None` when it isn't there.
+/// Reads what [`write_json`] wrote; `None` when it isn't there, or isn't whole because the machine went down.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Ok(bytes) => {
+            Ok(serde_json::from_slice(&bytes).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable")).ok())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -50,8 +50,9 @@ pub const SHIM_ARGUMENT: &str = "pod-shim";
 
 /// Where the shim, in its own mount namespace, keeps what the pod needs.
 const BENCH: &str = "/run";
-/// When memory is short, the shim goes last: it is small and holds what must be undone.
-const OOM_SCORE_ADJ: &str = "-900";
+/// When memory is short, the shim goes last: it is small and holds what must be undone. The second is for a daemon that
+/// runs without CAP_SYS_RESOURCE.
+const OOM_SCORES: [&str; 2] = ["-900", "0"];
 
 /// The whole life of a shim. `main` calls it, with what follows [`SHIM_ARGUMENT`], before it does anything else: no thread
 /// may have been started.
@@ -77,8 +78,10 @@ fn run(dir: &Path) -> Result<(), Failure> {
     let _lock = detach(&dir).step("detaching from the daemon")?;
     let order = read_order().step("reading the order")?;
     let done = supervise(&dir, &order);
-    let undone = cgroup::destroy(&order.pod.cgroup).and(link::detach(&order.pod.link)).step("undoing the pod");
-    done.and(undone)
+    // All of it, whatever fails; the first failure is told.
+    let emptied = cgroup::destroy(&order.pod.cgroup).step("removing the control group");
+    let unwired = link::detach(&order.pod.link).step("removing the link");
+    done.and(emptied).and(unwired)
 }
 
 fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
@@ -103,8 +106,8 @@ fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
     let mut containers = Vec::new();
     for container in &order.containers {
         let rootfs = mounts::rootfs(container, order.uid_base).step("mounting the image")?;
-        command::check(container, &rootfs, order.uid_base)?;
-        containers.push(container::create(order, container, &rootfs, &filters)?);
+        let program = command::find(container, &rootfs, order.uid_base)?;
+        containers.push(container::create(order, container, &rootfs, container::Exec::new(&program, &filters)?)?);
     }
     Ok(containers)
 }
@@ -115,12 +118,14 @@ fn detach(dir: &Path) -> io::Result<fs::File> {
     umask(Mode::from_bits_truncate(0o022));
     unistd::setsid()?;
     prctl::set_child_subreaper(true)?; // what a container's first process leaves behind comes to us
-    protect_from_oom()?;
+    protect_from_oom();
     lock::hold(dir)
 }
 
-fn protect_from_oom() -> io::Result<()> {
-    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
+/// As far as it may; a shim without this is none the worse at its work.
+fn protect_from_oom() {
+    let set = |score: &&str| fs::write("/proc/self/oom_score_adj", score).is_ok();
+    OOM_SCORES.iter().find(|score| set(score));
 }
 
 fn read_order() -> io::Result<Order> {

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// Writes it as an OCI layout and answers its reference.
-pub fn write(layouts: &Path) -> String {
+/// Writes it as an OCI layout, to be run as `user`, and answers its reference.
+pub(crate) fn write(layouts: &Path, user: &str) -> String {
     let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
     let layers = [
         layer(&[("bin/busybox", &busybox, 0o755), ("etc/shadowed", b"lower", 0o644)]),
@@ -27,7 +27,7 @@ pub fn write(layouts: &Path) -> String {
     let stored: Vec<_> = layers.iter().map(|tar| put("layer.v1.tar", tar)).collect();
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Entrypoint": ["/bin/busybox", "httpd", "-f", "-p", "8080"] },
+        "config": { "Entrypoint": ["/bin/busybox", "httpd", "-f", "-p", "8080"], "User": user },
         "rootfs": { "type": "layers", "diff_ids": stored.iter().map(|layer| &layer["digest"]).collect::<Vec<_>>() },
     });
     let config = put("config.v1+json", config.to_string().as_bytes());

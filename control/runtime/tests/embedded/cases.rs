@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::kit::{Host, PATIENCE, collect, get, id, output_of, state_of, until_exited};
 
-pub async fn containers_of_a_pod_share_loopback(host: Host) {
+pub(crate) async fn containers_of_a_pod_share_loopback(host: Host) {
     let runtime = host.open();
     let ask = "until busybox wget -q -O - http://127.0.0.1:8081/; do busybox usleep 10000; done 2>/dev/null; busybox hostname";
     runtime.start(host.pod('a', vec![host.web("back", 8081), host.script("front", ask)])).await.unwrap();
@@ -21,7 +21,7 @@ pub async fn containers_of_a_pod_share_loopback(host: Host) {
     runtime.stop(&id('a')).await.unwrap();
 }
 
-pub async fn the_host_reaches_the_pod(host: Host) {
+pub(crate) async fn the_host_reaches_the_pod(host: Host) {
     let runtime = host.open();
     let one = runtime.start(host.pod('a', vec![host.web("one", 80)])).await.unwrap();
     let two = runtime.start(host.pod('b', vec![host.web("two", 80)])).await.unwrap();
@@ -31,7 +31,7 @@ pub async fn the_host_reaches_the_pod(host: Host) {
     runtime.stop(&id('b')).await.unwrap();
 }
 
-pub async fn process_settings_are_applied(host: Host) {
+pub(crate) async fn process_settings_are_applied(host: Host) {
     let runtime = host.open();
     let script = "echo $GREETING; pwd; busybox id -u; busybox cat /etc/resolv.conf /etc/hosts; busybox ls /proc/self/fd | busybox wc -l; ulimit -c; umask; echo err >&2";
     let mut container = host.script("main", script);
@@ -44,7 +44,7 @@ pub async fn process_settings_are_applied(host: Host) {
     assert_eq!(lines[lines.len() - 4..], ["4", "0", "0022", "err"], "descriptors (and ls's own), core size, umask: {lines:?}");
 }
 
-pub async fn an_exit_is_noticed(host: Host) {
+pub(crate) async fn an_exit_is_noticed(host: Host) {
     let runtime = host.open();
     runtime.start(host.pod('a', vec![host.script("main", "echo done; exit 7")])).await.unwrap();
     until_exited(&runtime, &id('a')).await;
@@ -55,7 +55,7 @@ pub async fn an_exit_is_noticed(host: Host) {
     assert_eq!(host.holdings().len(), 0);
 }
 
-pub async fn a_bad_command_leaves_nothing(host: Host) {
+pub(crate) async fn a_bad_command_leaves_nothing(host: Host) {
     let runtime = host.open();
     for (command, said) in [
         (&["no-such-program"][..], "container main: \"no-such-program\" is not an executable file of the image"),
@@ -78,7 +78,7 @@ pub async fn a_bad_command_leaves_nothing(host: Host) {
     runtime.stop(&id('a')).await.unwrap();
 }
 
-pub async fn twenty_starts_leave_nothing(host: Host) {
+pub(crate) async fn twenty_starts_leave_nothing(host: Host) {
     let runtime = host.open();
     for _ in 0..20 {
         let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
@@ -88,7 +88,7 @@ pub async fn twenty_starts_leave_nothing(host: Host) {
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn logs_follow_over_rotation(mut host: Host) {
+pub(crate) async fn logs_follow_over_rotation(mut host: Host) {
     host.config.limits.log_file_bytes_max = 1 << 20;
     let runtime = host.open();
     let script = "i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); [ $((i % 500)) = 0 ] && busybox usleep 20000; done";
@@ -103,7 +103,7 @@ pub async fn logs_follow_over_rotation(mut host: Host) {
     runtime.stop(&id('a')).await.unwrap();
 }
 
-pub async fn a_stop_ends_followers(host: Host) {
+pub(crate) async fn a_stop_ends_followers(host: Host) {
     let runtime = host.open();
     runtime.start(host.pod('a', vec![host.script("main", "echo hello; exec busybox sleep 1000")])).await.unwrap();
     let mut lines = runtime.logs(&id('a'), true).await.unwrap();
@@ -112,7 +112,7 @@ pub async fn a_stop_ends_followers(host: Host) {
     assert!(timeout(PATIENCE, lines.next()).await.expect("the end").is_none());
 }
 
-pub async fn the_same_pod_starts_again_at_once(host: Host) {
+pub(crate) async fn the_same_pod_starts_again_at_once(host: Host) {
     let runtime = host.open();
     let patient = "trap 'echo stopping; exit 0' TERM; echo up; while :; do busybox sleep 1 & wait; done";
     for _ in 0..3 {
@@ -129,7 +129,7 @@ pub async fn the_same_pod_starts_again_at_once(host: Host) {
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn too_many_starts_are_refused(mut host: Host) {
+pub(crate) async fn too_many_starts_are_refused(mut host: Host) {
     host.config.limits.starts_max = 1;
     host.config.limits.starts_waiting_max = 1;
     let runtime = host.open();
@@ -145,7 +145,7 @@ pub async fn too_many_starts_are_refused(mut host: Host) {
 }
 
 /// Image cached -> HTTP 200 from the pod, and stop; printed, not judged.
-pub async fn start_latency(host: Host) {
+pub(crate) async fn start_latency(host: Host) {
     let runtime = host.open();
     let (mut starts, mut stops) = (Vec::new(), Vec::new());
     for _ in 0..21 {

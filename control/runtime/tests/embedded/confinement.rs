@@ -2,18 +2,20 @@
 
 use codiusd_runtime::{PodState, Runtime};
 
-use crate::kit::{Host, collect, get, id, output_of, state_of, try_get};
+use crate::busybox;
+use crate::kit::{Host, collect, get, get_path, id, output_of, state_of, try_get};
 
-pub async fn pods_are_confined(host: Host) {
+pub(crate) async fn pods_are_confined(host: Host) {
     let runtime = host.open();
     let script = "busybox grep -E '^(Seccomp|NoNewPrivs|CapEff|CapBnd):' /proc/self/status; busybox cat /proc/self/uid_map
         try() { \"$@\" >/dev/null 2>&1 && echo \"$* worked\" || echo refused; }
         try busybox unshare -U true; try busybox unshare -m true; try busybox mount -t tmpfs none /mnt; try busybox mknod /dev/x b 8 0
         try busybox arping -c 1 127.0.0.1; try busybox ping -c 1 -W 1 127.0.0.1; try busybox sysctl -w kernel.hostname=x
-        try busybox chroot / true; try busybox ip link set lo down; try busybox cat /proc/kcore; busybox ls /sys/fs/cgroup";
+        try busybox chroot / true; try busybox ip link set lo down; try busybox cat /proc/kcore; busybox ls /sys/fs/cgroup; busybox mkfifo /pipe && echo fifo";
     let lines = output_of(&host, &runtime, host.script("main", script)).await;
     let text = lines.join("\n");
-    let field = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}")).trim().to_owned();
+    let field =
+        |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}")).trim().to_owned();
     assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
     // chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service
     assert_eq!((field("CapEff:"), field("CapBnd:")), ("00000000000005fb".to_owned(), "00000000000005fb".to_owned()));
@@ -21,9 +23,25 @@ pub async fn pods_are_confined(host: Host) {
     assert_eq!((&*map[0], &*map[2]), ("0", "65536"));
     assert!(map[1].parse::<u32>().unwrap() >= 0x1000_0000, "{map:?}");
     assert!(!text.contains("worked"), "{text}");
+    assert_eq!(lines.last().map(String::as_str), Some("fifo"));
 }
 
-pub async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
+pub(crate) async fn users_of_images_have_no_capabilities(host: Host) {
+    let runtime = host.open();
+    let script =
+        "busybox id; busybox grep -E '^Cap' /proc/self/status; echo through a name >/dev/stdout; exec busybox httpd -f -p 80 -h /etc";
+    let mut container = host.script("main", script);
+    container.image = busybox::write(&host.config.images.layouts[0], "web");
+    let pod = runtime.start(host.pod('a', vec![container])).await.unwrap();
+    assert!(get_path(pod, 80, "/shadowed").await.ends_with("upper"));
+    let lines = collect(runtime.logs(&id('a'), false).await.unwrap()).await;
+    assert!(lines[0].starts_with("uid=101(web) gid=102"), "{lines:?}");
+    assert!(lines[1..6].iter().all(|line| line.ends_with("\t0000000000000000")), "{lines:?}");
+    assert_eq!(lines[6], "through a name");
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub(crate) async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
     let runtime = host.open();
     let web = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     assert_eq!(get(web, 80).await, "web");
@@ -38,23 +56,23 @@ pub async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
         web.address
     );
     assert_eq!(output_of(&host, &runtime, host.script("main", &script)).await, ["no"; 4]);
-    let reply = try_get(web.address, 80).await;
+    let reply = try_get(web.address, 80, "/").await;
     assert_eq!(reply.unwrap(), "web");
     runtime.stop(&id('a')).await.unwrap();
 }
 
-pub async fn memory_is_limited_in_the_pod_alone(host: Host) {
+pub(crate) async fn memory_is_limited_in_the_pod_alone(host: Host) {
     let runtime = host.open();
     let eat = "x=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; (while :; do x=$x$x; done); echo the rest lives";
     let neighbour = runtime.start(host.pod('b', vec![host.web("web", 80)])).await.unwrap();
     let lines = output_of(&host, &runtime, host.script("main", eat)).await;
-    assert_eq!(lines.last().map(String::as_str), Some("the rest lives"), "{lines:?}");
+    assert!(lines.iter().any(|line| line == "the rest lives") && lines.iter().any(|line| line == "Killed"), "{lines:?}");
     assert_eq!(state_of(&runtime, &id('b')).await, Some(PodState::Running(neighbour)));
     assert_eq!(get(neighbour, 80).await, "web");
     runtime.stop(&id('b')).await.unwrap();
 }
 
-pub async fn processes_are_limited(mut host: Host) {
+pub(crate) async fn processes_are_limited(mut host: Host) {
     host.config.limits.pids_max = 32;
     let runtime = host.open();
     runtime.start(host.pod('a', vec![host.script("main", "while :; do busybox sleep 100 & done")])).await.unwrap();
@@ -64,7 +82,7 @@ pub async fn processes_are_limited(mut host: Host) {
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn what_is_written_is_limited(mut host: Host) {
+pub(crate) async fn what_is_written_is_limited(mut host: Host) {
     host.config.limits.scratch_bytes_max = 4 << 20;
     let runtime = host.open();
     let script = "busybox dd if=/dev/zero of=/big bs=1M count=16 2>&1; busybox rm /big; echo fine >/small && busybox cat /small";

@@ -4,12 +4,12 @@ use codiusd_runtime::{NoopRuntime, PodSpec, PodState, Runtime, RuntimeError};
 
 use crate::kit::{Host, collect, id, state_of};
 
-pub async fn embedded_keeps_the_contract(host: Host) {
+pub(crate) async fn embedded_keeps_the_contract(host: Host) {
     keeps_the_contract(&host.open(), host.pod('a', vec![host.web("web", 80)]), &host.image).await;
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn noop_keeps_the_contract(host: Host) {
+pub(crate) async fn noop_keeps_the_contract(host: Host) {
     keeps_the_contract(&NoopRuntime::new(), host.pod('a', vec![host.web("web", 80)]), &host.image).await;
 }
 

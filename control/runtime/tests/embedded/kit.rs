@@ -5,7 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,17 +24,17 @@ use tokio::{
 use crate::busybox;
 
 /// For anything a case waits for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One case's part of the machine.
-pub struct Host {
-    pub config: EmbeddedConfig,
-    pub image: String,
+pub(crate) struct Host {
+    pub(crate) config: EmbeddedConfig,
+    pub(crate) image: String,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Host {
-    pub fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut host = Self::at(dir.path(), number, std::process::id());
         host._dir = Some(dir);
@@ -42,10 +42,15 @@ impl Host {
     }
 
     /// The same host seen from another process.
-    pub fn at(root: &Path, number: usize, pid: u32) -> Self {
+    pub(crate) fn at(root: &Path, number: usize, pid: u32) -> Self {
         let layouts = root.join("layouts");
-        let image = busybox::write(&layouts);
-        let images = ImageConfig { root: root.join("images"), layouts: vec![layouts], insecure_registries: Vec::new(), limits: ImageLimits::default() };
+        let image = busybox::write(&layouts, "");
+        let images = ImageConfig {
+            root: root.join("images"),
+            layouts: vec![layouts],
+            insecure_registries: Vec::new(),
+            limits: ImageLimits::default(),
+        };
         let mut config = EmbeddedConfig::new(root.join("state"), images);
         let [.., second, third] = pid.to_be_bytes();
         config.subnet = Subnet { network: Ipv4Addr::new(10, 128 + second % 64, third, u8::try_from(number % 8).unwrap() * 32), prefix: 27 };
@@ -56,39 +61,43 @@ impl Host {
         Self { config, image, _dir: None }
     }
 
-    pub fn open(&self) -> EmbeddedRuntime {
+    pub(crate) fn open(&self) -> EmbeddedRuntime {
         EmbeddedRuntime::open(self.config.clone()).unwrap()
     }
 
-    pub fn pods_dir(&self) -> PathBuf {
+    pub(crate) fn pods_dir(&self) -> PathBuf {
         self.config.root.join("pods")
     }
 
     /// A container that runs a shell script.
-    pub fn script(&self, name: &str, script: &str) -> ContainerSpec {
+    pub(crate) fn script(&self, name: &str, script: &str) -> ContainerSpec {
         self.command(name, &["/bin/busybox", "sh", "-c", script])
     }
 
-    pub fn command(&self, name: &str, command: &[&str]) -> ContainerSpec {
+    pub(crate) fn command(&self, name: &str, command: &[&str]) -> ContainerSpec {
         let command = command.iter().map(ToString::to_string).collect();
         ContainerSpec { name: name.to_owned(), image: self.image.clone(), command: Some(command), workdir: None, env: Vec::new() }
     }
 
     /// A container that serves its name on a port.
-    pub fn web(&self, name: &str, port: u16) -> ContainerSpec {
+    pub(crate) fn web(&self, name: &str, port: u16) -> ContainerSpec {
         let script = format!("mkdir -p /www && echo {name} >/www/index.html && exec busybox httpd -f -p {port} -h /www");
         self.script(name, &script)
     }
 
-    pub fn pod(&self, seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
+    pub(crate) fn pod(&self, seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
         PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20 }, containers }
     }
 
     /// What of this host's the machine holds: links, control groups, mounts, pod directories, processes.
-    pub fn holdings(&self) -> BTreeSet<String> {
+    pub(crate) fn holdings(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
-        found.extend(names(Path::new("/sys/class/net")).map(|path| path.display().to_string()).filter(|path| path.contains(&self.config.link_prefix)));
+        found.extend(
+            names(Path::new("/sys/class/net"))
+                .map(|path| path.display().to_string())
+                .filter(|path| path.contains(&self.config.link_prefix)),
+        );
         for hierarchy in names(Path::new("/sys/fs/cgroup")) {
             found.extend(names(&hierarchy.join(&self.config.instance)).filter(|path| path.is_dir()).map(|path| path.display().to_string()));
         }
@@ -110,22 +119,31 @@ impl Drop for Host {
         if self._dir.is_none() {
             return;
         }
-        Command::new("nft").args(["delete", "table", "inet", &self.config.instance]).status().ok();
+        clean(&self.config.instance);
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
             fs::remove_dir(hierarchy.unwrap().path().join(&self.config.instance)).ok();
         }
     }
 }
 
-pub fn id(seed: char) -> PodId {
+/// Removes a firewall table, if there is one.
+pub(crate) fn clean(table: &str) {
+    Command::new("nft").args(["delete", "table", "inet", table]).stderr(Stdio::null()).status().ok();
+}
+
+pub(crate) fn id(seed: char) -> PodId {
     seed.to_string().repeat(PodId::LENGTH).parse().unwrap()
 }
 
 /// The body of `GET /` at the pod, asked until it answers.
-pub async fn get(pod: RunningPod, port: u16) -> String {
+pub(crate) async fn get(pod: RunningPod, port: u16) -> String {
+    get_path(pod, port, "/").await
+}
+
+pub(crate) async fn get_path(pod: RunningPod, port: u16, path: &str) -> String {
     let asked = async {
         loop {
-            match try_get(pod.address, port).await {
+            match try_get(pod.address, port, path).await {
                 Ok(body) => return body,
                 Err(_) => tokio::task::yield_now().await,
             }
@@ -134,9 +152,9 @@ pub async fn get(pod: RunningPod, port: u16) -> String {
     timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("no answer from {}:{port}", pod.address))
 }
 
-pub async fn try_get(address: IpAddr, port: u16) -> std::io::Result<String> {
+pub(crate) async fn try_get(address: IpAddr, port: u16, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((address, port)).await?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("not HTTP"))?;
@@ -144,7 +162,7 @@ pub async fn try_get(address: IpAddr, port: u16) -> std::io::Result<String> {
 }
 
 /// Runs a pod of one script to its end and answers what it wrote.
-pub async fn output_of(host: &Host, runtime: &EmbeddedRuntime, container: ContainerSpec) -> Vec<String> {
+pub(crate) async fn output_of(host: &Host, runtime: &EmbeddedRuntime, container: ContainerSpec) -> Vec<String> {
     let pod = host.pod('z', vec![container]);
     let id = pod.id.clone();
     runtime.start(pod).await.unwrap();
@@ -154,17 +172,17 @@ pub async fn output_of(host: &Host, runtime: &EmbeddedRuntime, container: Contai
 }
 
 /// All lines of a log that ends.
-pub async fn collect(lines: LogLines) -> Vec<String> {
+pub(crate) async fn collect(lines: LogLines) -> Vec<String> {
     let all = lines.map(|line| String::from_utf8(line.unwrap().text.to_vec()).unwrap()).collect();
     timeout(PATIENCE, all).await.expect("the log ends")
 }
 
-pub async fn state_of(runtime: &dyn Runtime, id: &PodId) -> Option<PodState> {
+pub(crate) async fn state_of(runtime: &dyn Runtime, id: &PodId) -> Option<PodState> {
     runtime.list().await.unwrap().into_iter().find(|pod| pod.id == *id).map(|pod| pod.state)
 }
 
 /// Waits until something is so.
-pub async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !so().await {
         assert!(Instant::now() < deadline, "never happened: {what}");
@@ -172,6 +190,6 @@ pub async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
     }
 }
 
-pub async fn until_exited(runtime: &dyn Runtime, id: &PodId) {
+pub(crate) async fn until_exited(runtime: &dyn Runtime, id: &PodId) {
     until("the pod exits", || async { state_of(runtime, id).await == Some(PodState::Exited) }).await;
 }

@@ -14,14 +14,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::kit::{Host, get, id, state_of, until, until_exited};
+use crate::kit::{Host, clean, get, id, state_of, until, until_exited};
 
 /// First argument of this binary as a daemon.
-pub const DAEMON_ARGUMENT: &str = "daemon";
+pub(crate) const DAEMON_ARGUMENT: &str = "daemon";
 const NUMBER: usize = 7;
 
 /// `daemon ROOT PID`: opens the runtime there, starts three pods, says so, and waits to be killed.
-pub fn daemon(args: &[String]) -> ExitCode {
+pub(crate) fn daemon(args: &[String]) -> ExitCode {
     let host = Host::at(Path::new(&args[0]), NUMBER, args[1].parse().unwrap());
     let tokio = tokio::runtime::Runtime::new().unwrap();
     tokio.block_on(async {
@@ -44,7 +44,7 @@ impl Drop for Killed {
     }
 }
 
-pub async fn pods_survive_their_daemon(_: Host) {
+pub(crate) async fn pods_survive_their_daemon(_: Host) {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::at(dir.path(), NUMBER, std::process::id());
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -52,6 +52,7 @@ pub async fn pods_survive_their_daemon(_: Host) {
     let mut daemon = Killed(command.stdout(Stdio::piped()).spawn().unwrap());
     let said = BufReader::new(daemon.0.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect::<Vec<_>>();
     drop(daemon);
+    assert_eq!(said.len(), 3, "{said:?}");
 
     let runtime = host.open();
     for (seed, said) in ['a', 'b', 'c'].into_iter().zip(said) {
@@ -62,11 +63,7 @@ pub async fn pods_survive_their_daemon(_: Host) {
         runtime.stop(&id(seed)).await.unwrap();
     }
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
-    clean(&host);
-}
-
-fn clean(host: &Host) {
-    Command::new("nft").args(["delete", "table", "inet", &host.config.instance]).status().ok();
+    clean(&host.config.instance);
 }
 
 /// Process ids of all processes in the host's pods.
@@ -89,9 +86,10 @@ fn shim_pid(host: &Host) -> Pid {
     Pid::from_raw(pid.parse().unwrap())
 }
 
-pub async fn a_killed_shim_takes_its_containers(host: Host) {
+pub(crate) async fn a_killed_shim_takes_its_containers(host: Host) {
     let runtime = host.open();
-    runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    get(running, 80).await;
     assert_eq!(processes(&host).len(), 1);
     kill(shim_pid(&host), Signal::SIGKILL).unwrap();
     until("its containers die", || async { processes(&host).is_empty() }).await;
@@ -101,7 +99,7 @@ pub async fn a_killed_shim_takes_its_containers(host: Host) {
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn a_half_done_start_is_undone(host: Host) {
+pub(crate) async fn a_half_done_start_is_undone(host: Host) {
     let runtime = host.open();
     runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     drop(runtime);
@@ -114,7 +112,7 @@ pub async fn a_half_done_start_is_undone(host: Host) {
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
-pub async fn one_process_per_root(host: Host) {
+pub(crate) async fn one_process_per_root(host: Host) {
     let _runtime = host.open();
     let second = EmbeddedRuntime::open(host.config.clone());
     assert!(matches!(second, Err(RuntimeError::Unavailable { .. })), "{second:?}");

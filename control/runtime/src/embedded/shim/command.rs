@@ -1,4 +1,4 @@
-//! Checks of the image before anything runs: the command is there, the working directory exists.
+//! Checks of the image before anything runs: where the command is, and that the working directory exists.
 //!
 //! Every path is resolved by the kernel inside the container's root (`RESOLVE_IN_ROOT`): the image is not trusted.
 
@@ -24,17 +24,15 @@ use crate::embedded::record::ContainerOrder;
 
 const EXECUTABLE: u32 = 0o111;
 
-/// Makes sure of the working directory (created when missing, as image builders do) and that the command can be found.
-pub(super) fn check(container: &ContainerOrder, rootfs: &Path, uid_base: u32) -> Result<(), Failure> {
+/// Makes sure of the working directory (created when missing, as image builders do) and finds the program to execute.
+pub(super) fn find(container: &ContainerOrder, rootfs: &Path, uid_base: u32) -> Result<PathBuf, Failure> {
     let root = OwnedFd::from(File::open(rootfs).step("opening the root file system")?);
     let cwd = Path::new(&container.cwd);
     make_dirs(&root, cwd, uid_base)
         .map_err(|error| Failure::uploader(format!("container {}: working directory {}: {error}", container.name, cwd.display())))?;
     let command = container.argv.first().map_or("", String::as_str);
-    if candidates(container, command).iter().any(|path| is_executable(&root, path)) {
-        return Ok(());
-    }
-    Err(Failure::uploader(format!("container {}: {command:?} is not an executable file of the image", container.name)))
+    let found = candidates(container, command).into_iter().find(|path| is_executable(&root, path));
+    found.ok_or_else(|| Failure::uploader(format!("container {}: {command:?} is not an executable file of the image", container.name)))
 }
 
 fn candidates(container: &ContainerOrder, command: &str) -> Vec<PathBuf> {

@@ -1,11 +1,15 @@
 //! One container: from an order to a process that waits for its start, and the last steps inside that process.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
-        unix::fs::{OpenOptionsExt, fchown},
+        unix::{
+            ffi::OsStrExt,
+            fs::{OpenOptionsExt, fchown},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -44,7 +48,7 @@ pub(super) struct Created {
 }
 
 /// Creates the container: all of its surroundings, and its first process waiting for [`Created::start`].
-pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, filters: &[BpfProgram]) -> Result<Created, Failure> {
+pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, mut executor: Exec) -> Result<Created, Failure> {
     let bundle = Path::new(BENCH).join("bundle").join(&container.name);
     let state = Path::new(BENCH).join("state");
     mounts::dir(&bundle).step("preparing the container")?;
@@ -55,7 +59,7 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, f
     let (stdout, stdout_end) = output(owner).step("preparing the container")?;
     let (stderr, stderr_end) = output(owner).step("preparing the container")?;
     let (exec_error, exec_error_end) = pipe2(OFlag::O_CLOEXEC).step("preparing the container")?;
-    let executor = Exec { filters: filters.to_vec(), report: exec_error_end.as_raw_fd() };
+    executor.report = exec_error_end.as_raw_fd();
     let handle = ContainerBuilder::new(container.name.clone(), SyscallType::default())
         .with_root_path(&state)
         .step("creating the container")?
@@ -68,7 +72,7 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, f
         .build()
         .step("creating the container");
     // libcontainer lowers the caller's own standing to the container's, and leaves it there.
-    super::protect_from_oom().step("restoring the shim's priority")?;
+    super::protect_from_oom();
     fs::remove_file(config).step("removing the container's configuration")?; // it holds private values
     let handle = handle?;
     let pid = handle.pid().ok_or_else(|| io::Error::other("it has no process")).step("creating the container")?;
@@ -122,7 +126,8 @@ fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// What the container's first process does last.
 #[derive(Clone)]
-struct Exec {
+pub(super) struct Exec {
+    program: CString,
     filters: Vec<BpfProgram>,
     /// Where a failure is reported: a descriptor inherited by number.
     report: RawFd,
@@ -145,14 +150,21 @@ impl Executor for Exec {
 }
 
 impl Exec {
+    /// Will execute `program` under `filters`.
+    pub(super) fn new(program: &Path, filters: &[BpfProgram]) -> Result<Self, Failure> {
+        let program = CString::new(program.as_os_str().as_bytes()).step("reading the command")?;
+        Ok(Self { program, filters: filters.to_vec(), report: -1 })
+    }
+
     fn become_program(&self, spec: &Spec) -> io::Result<std::convert::Infallible> {
         let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
-        let argv = args.into_iter().flatten().map(|arg| sys::c_text(arg)).collect::<io::Result<Vec<_>>>()?;
-        let file = argv.first().ok_or_else(|| io::Error::other("there is no command"))?;
+        let argv =
+            args.into_iter().flatten().map(|arg| CString::new(arg.as_bytes()).map_err(io::Error::from)).collect::<io::Result<Vec<_>>>()?;
         for filter in &self.filters {
             seccompiler::apply_filter(filter).map_err(io::Error::other)?;
         }
-        let error = io::Error::from(sys::execvp(file, &argv));
-        Err(io::Error::other(format!("{} can't be executed: {error}", file.to_string_lossy())))
+        // Not execvp: it would look the program up again, and hand what isn't one to a shell.
+        let Err(errno) = nix::unistd::execv(&self.program, &argv);
+        Err(io::Error::other(format!("{} can't be executed: {}", self.program.to_string_lossy(), io::Error::from(errno))))
     }
 }

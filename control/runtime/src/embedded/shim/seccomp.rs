@@ -46,6 +46,11 @@ fn rules() -> Result<Rules, BackendError> {
         all([family(libc::AF_NETLINK)?, route])?,
     ];
     rules.insert(libc::SYS_socket, sockets);
+    // Named pipes, not device nodes.
+    let pipe = |mode: u8| all([when(mode, Is::MaskedEq(unsigned(libc::S_IFMT)), unsigned(libc::S_IFIFO))?]);
+    rules.insert(libc::SYS_mknodat, vec![pipe(2)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_mknod, vec![pipe(1)?]);
     rules.insert(libc::SYS_socketpair, vec![all([family(libc::AF_UNIX)?])?]);
     let personas = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
     let personas = personas.into_iter().map(|persona| all([when(0, Is::Eq, persona)?])).collect::<Result<_, _>>()?;

@@ -62,7 +62,7 @@ pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Create
         while let Some(signal) = signals.read_signal()? {
             if i32::try_from(signal.ssi_signo).is_ok_and(|number| number == Signal::SIGTERM as i32) {
                 signal_all(&pod, Signal::SIGTERM);
-                kill_at.get_or_insert(Instant::now() + grace);
+                kill_at.get_or_insert_with(|| Instant::now() + grace);
             }
         }
         reap(&mut pod)?;
@@ -115,7 +115,7 @@ fn wait(signals: &SignalFd, pod: &mut [Supervised], kill_at: Option<Instant>) ->
 }
 
 impl Supervised {
-    /// Takes what a pipe has now; returns whether it may have more.
+    /// Takes what a pipe has now; returns whether it may have more. A full disk costs lines, not the pod.
     fn read(&mut self, output: usize) -> io::Result<bool> {
         let output = &mut self.outputs[output];
         let Some(pipe) = &output.pipe else { return Ok(false) };
@@ -123,10 +123,13 @@ impl Supervised {
         match unistd::read(std::os::fd::AsRawFd::as_raw_fd(pipe), &mut buffer) {
             Ok(0) => {
                 output.pipe = None;
-                output.splitter.finish(now_ms(), &mut self.writer)?;
+                output.splitter.finish(now_ms(), &mut self.writer).ok();
                 Ok(false)
             }
-            Ok(length) => output.splitter.feed(now_ms(), &buffer[..length], &mut self.writer).map(|()| true),
+            Ok(length) => {
+                output.splitter.feed(now_ms(), &buffer[..length], &mut self.writer).ok();
+                Ok(true)
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
@@ -140,7 +143,7 @@ impl Supervised {
                     break;
                 }
             }
-            self.outputs[output].splitter.finish(now_ms(), &mut self.writer)?;
+            self.outputs[output].splitter.finish(now_ms(), &mut self.writer).ok();
         }
         Ok(())
     }

@@ -36,8 +36,6 @@ const MASKED: [&str; 13] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Pods are killed before anything of the host when memory is short.
-const OOM_SCORE_ADJ: i32 = 500;
 /// Shared memory of a container, in bytes; counts as the pod's memory.
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -54,7 +52,7 @@ pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) ->
             "env": container.env,
             "cwd": container.cwd,
             "noNewPrivileges": true,
-            "oomScoreAdj": OOM_SCORE_ADJ,
+            "oomScoreAdj": order.bounds.oom_score_adj,
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities, "inheritable": [], "ambient": []
             },

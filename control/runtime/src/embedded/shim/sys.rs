@@ -1,7 +1,7 @@
 //! The system calls nix doesn't wrap, one small function each.
 
 use std::{
-    ffi::{CStr, CString},
+    ffi::CString,
     io, mem,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt,
@@ -30,7 +30,8 @@ pub(super) fn idmap_read_only(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> i
     };
     let size = mem::size_of::<libc::mount_attr>();
     // SAFETY: an empty path with AT_EMPTY_PATH names `tree`; the struct lives through the call and `size` is its size.
-    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const attributes, size) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const attributes, size) };
     check(done).map(drop)
 }
 
@@ -68,17 +69,4 @@ fn cstring(path: &Path) -> io::Result<CString> {
 
 fn check(result: c_long) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
-}
-
-/// Text as the C string exec wants; a zero byte in it is an error.
-pub(super) fn c_text(text: &str) -> io::Result<CString> {
-    CString::new(text).map_err(io::Error::from)
-}
-
-/// Replaces the process image, looking `file` up in PATH as a shell would.
-pub(super) fn execvp(file: &CStr, argv: &[CString]) -> nix::errno::Errno {
-    match nix::unistd::execvp(file, argv) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
-    }
 }

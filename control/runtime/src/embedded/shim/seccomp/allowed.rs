@@ -292,6 +292,4 @@ pub(super) const CALLS_OF_ARCH: &[c_long] = &[
 
 /// Allowed where they exist: the older forms of calls that have a newer one.
 #[cfg(target_arch = "aarch64")]
-pub(super) const CALLS_OF_ARCH: &[c_long] = &[
-    libc::SYS_renameat,
-];
+pub(super) const CALLS_OF_ARCH: &[c_long] = &[libc::SYS_renameat];

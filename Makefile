@@ -1,0 +1,48 @@
+# The commands of this project. `make demo` and `make test` install what they need first; see `setup`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help demo test setup test-setup lint doc deny fuzz bench bench-demo
+
+help:
+	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
+	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
+	@echo "make lint     formatting, clippy and documentation warnings"
+	@echo "make deny     licences, sources and duplicates of the dependencies"
+	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
+	@echo "make bench    upload to first byte, as the README has it"
+
+# What is needed to build and run: only what is missing is installed, and said.
+setup:
+	@deploy/setup build
+
+test-setup:
+	@deploy/setup test
+
+demo: setup
+	cargo run --quiet -- demo $(DEMO_ARGS)
+
+test: test-setup
+	cargo build --locked --manifest-path tests/interop/Cargo.toml --target-dir tests/interop/target
+	cargo test --locked --workspace
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check bans licenses sources
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+bench: test-setup
+	tests/bench upload
+
+bench-demo: setup
+	tests/bench demo
