@@ -10,7 +10,7 @@ use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{self, Config, ConfigError, Settings, keys};
 
 /// Exit code for a command line or configuration that can't be used (`EX_USAGE`).
 const USAGE: u8 = 64;
@@ -26,8 +26,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a host until it is stopped (SIGTERM or Ctrl-C); pods run on
+    #[command(after_long_help = keys::help())]
     Serve(ConfigArgs),
     /// Check the settings and show them, secrets hidden
+    #[command(after_long_help = keys::help())]
     Check(ConfigArgs),
     /// Run a whole host on this machine, upload a page to it, pay for it, and show where it is
     Demo(demo::DemoArgs),
@@ -54,7 +56,7 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn settings(&self) -> Result<(Settings, Config), ConfigError> {
-        let settings = Settings::read(self.config.as_deref(), std::env::vars())?;
+        let settings = Settings::read(self.config.as_deref(), config::environment())?;
         let config = Config::from_settings(&settings)?;
         Ok((settings, config))
     }
@@ -84,8 +86,8 @@ pub fn run() -> ExitCode {
 
 fn check(args: &ConfigArgs) -> ExitCode {
     match args.settings() {
-        Ok((settings, _)) => {
-            print!("{}", settings.show());
+        Ok((settings, config)) => {
+            print!("{}", settings.show(&config));
             ExitCode::SUCCESS
         }
         Err(error) => usage(&error),

@@ -16,6 +16,7 @@ use std::{
 
 use codiusd_control::pay::CostPerMonth;
 use codiusd_ilp::btp::client::BtpUrl;
+use tracing_subscriber::filter::Targets;
 use url::Url;
 
 pub use source::Settings;
@@ -64,6 +65,15 @@ pub enum IlpChoice {
     Uplink(Option<BtpUrl>),
     /// By a connector of its own, which settles nothing.
     Embedded(Vec<SocketAddr>),
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// An object per line.
+    Json,
+    /// A line to read.
+    Text,
 }
 
 /// The pods' share of the machine's memory, in millionths.
@@ -149,6 +159,10 @@ pub struct Config {
     pub self_test: bool,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
+    /// What is logged.
+    pub log: Targets,
+    /// How it is.
+    pub log_format: LogFormat,
 }
 
 impl Config {
@@ -178,12 +192,42 @@ impl Config {
             runtime: runtime(settings)?,
             ilp: ilp(settings, dev)?,
             image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
-            insecure_registries: settings.list("insecure_registries", "host:port, separated by commas", |text| Some(text.to_owned()))?,
+            insecure_registries: settings.list("insecure_registries", "host:port, separated by commas", parse_registry)?,
             pod_subnet: settings.get("pod_subnet", "an IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
+            log: settings.get("log", "a level such as info or debug, or module=level separated by commas", parse)?,
+            log_format: settings.get("log_format", "text or json", parse_log_format)?,
         })
     }
+
+    /// What a key that has no default of its own comes to.
+    fn chosen(&self, key: &str) -> Option<String> {
+        match key {
+            "ilp" => Some(if matches!(self.ilp, IlpChoice::Embedded(_)) { "embedded" } else { "uplink" }.to_owned()),
+            "public_uri" if self.listen.port() != 0 => Some(format!("http://localhost:{}", self.listen.port())),
+            "runtime" => {
+                let name = match self.runtime {
+                    RuntimeChoice::Embedded => "embedded",
+                    RuntimeChoice::Hyperd(_) => "hyperd",
+                    RuntimeChoice::Noop => "noop",
+                };
+                Some(name.to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The environment of this process. What isn't UTF-8 fits no key, or is refused as its value.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+}
+
+/// `ILP_CREDENTIALS`, as `codius` and `ilp-fetch` write it: JSON with the URL of a connector.
+pub fn credentials(text: &str) -> Option<BtpUrl> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    json.get("server")?.as_str()?.parse().ok()
 }
 
 /// The runtime that is named, or the one whose settings are there.
@@ -204,7 +248,7 @@ fn runtime(settings: &Settings) -> Result<RuntimeChoice, ConfigError> {
 }
 
 fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
-    let credentials = settings.optional("ilp_credentials", "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}", parse_credentials)?;
+    let credentials = settings.optional("ilp_credentials", "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}", credentials)?;
     let listen = settings.list("ilp_listen", "addresses such as 127.0.0.1:7768,[::1]:7768", parse)?;
     let embedded = settings.optional("ilp", "uplink or embedded", |text| match text {
         "embedded" => Some(true),
@@ -213,6 +257,9 @@ fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
     })?;
     // Credentials are for an uplink: who gives some wants one.
     let embedded = embedded.unwrap_or(dev && credentials.is_none());
+    if embedded && listen.is_empty() {
+        return Err(settings.missing("ilp_listen", "the embedded connector needs an address such as 127.0.0.1:7768"));
+    }
     Ok(if embedded { IlpChoice::Embedded(listen) } else { IlpChoice::Uplink(credentials) })
 }
 
@@ -229,7 +276,8 @@ fn parse_bool(text: &str) -> Option<bool> {
 }
 
 fn parse_path(text: &str) -> Option<PathBuf> {
-    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+    let whole = !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
+    Some(PathBuf::from(text)).filter(|path| whole && path.is_absolute())
 }
 
 fn parse_public_uri(text: &str) -> Option<Url> {
@@ -238,9 +286,17 @@ fn parse_public_uri(text: &str) -> Option<Url> {
     (named && matches!(uri.scheme(), "http" | "https")).then_some(uri)
 }
 
-fn parse_credentials(text: &str) -> Option<BtpUrl> {
-    let json: serde_json::Value = serde_json::from_str(text).ok()?;
-    json.get("server")?.as_str()?.parse().ok()
+fn parse_registry(text: &str) -> Option<String> {
+    let port = text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+    (port && !text.contains(['/', '@', ' '])).then(|| text.to_owned())
+}
+
+fn parse_log_format(text: &str) -> Option<LogFormat> {
+    match text {
+        "json" => Some(LogFormat::Json),
+        "text" => Some(LogFormat::Text),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

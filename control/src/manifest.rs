@@ -20,7 +20,8 @@ use serde_json::Value;
 
 pub use hash::{BadHash, ManifestHash};
 pub use rules::Rules;
-use wire::{Manifest, Private};
+use vars::Secrets;
+use wire::Manifest;
 
 /// Why something uploaded isn't run. `message` names the field; it never holds a private value or its hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,21 +71,28 @@ pub struct Upload {
 impl Upload {
     /// Reads and checks an upload. Everything that can be said without the network is said here, before any money moves.
     pub fn parse(body: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| ManifestError::Json(error.to_string()))?;
-        Self::from_value(value, rules)
+        Self::from_value(parse_json(body)?, rules, Secrets::Needed)
     }
 
-    /// Reads a file for people: an upload, or a bare manifest without private values.
+    /// The hash of an upload that is only asked about: private values may be missing, but what is there must fit.
+    pub fn hash_of(body: &[u8], rules: &Rules) -> Result<ManifestHash, ManifestError> {
+        Self::from_value(parse_json(body)?, rules, Secrets::MayBeMissing).map(|upload| upload.hash)
+    }
+
+    /// Reads a file for people: an upload, or a bare manifest, whose private values are elsewhere.
     pub fn parse_file(contents: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
-        let value: Value = serde_json::from_slice(contents).map_err(|error| ManifestError::Json(error.to_string()))?;
-        let bare = value.get("manifest").is_none();
-        Self::from_value(if bare { serde_json::json!({ "manifest": value }) } else { value }, rules)
+        let value = parse_json(contents)?;
+        match value.get("manifest") {
+            Some(_) => Self::from_value(value, rules, Secrets::Needed),
+            None => Self::from_value(serde_json::json!({ "manifest": value }), rules, Secrets::MayBeMissing),
+        }
     }
 
-    fn from_value(value: Value, rules: &Rules) -> Result<Self, ManifestError> {
+    fn from_value(value: Value, rules: &Rules, secrets: Secrets) -> Result<Self, ManifestError> {
         let upload = wire::read(&value)?;
         rules.check(&upload.manifest)?;
-        let environments = vars::interpolate(&upload.manifest, upload.private.as_ref().unwrap_or(&Private::default()))?;
+        let private = upload.private.unwrap_or_default();
+        let environments = vars::interpolate(&upload.manifest, &private, secrets)?;
         let json = value.get("manifest").map(Value::to_string).unwrap_or_default();
         rules.check_size(&json)?;
         let canonical = canonical::to_string(value.get("manifest").unwrap_or(&Value::Null));
@@ -110,6 +118,10 @@ impl Upload {
     pub fn debug(&self) -> bool {
         self.manifest.debug.unwrap_or(false)
     }
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Value, ManifestError> {
+    serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))
 }
 
 #[cfg(test)]

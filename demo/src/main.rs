@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | GET / | the page |
+//! | GET, any other path | the page |
 //! | GET /ws | WebSocket echo |
 //! | GET /bytes/N | N zero bytes |
 //! | POST /count | how many bytes the body had |
@@ -78,13 +78,12 @@ fn answer(request: Request, sockets: &Arc<AtomicUsize>) {
     let (method, url) = (request.method().clone(), request.url().to_owned());
     let path = url.split('?').next().unwrap_or_default();
     let outcome = match (&method, path) {
-        (Method::Get | Method::Head, "/") => send(request, 200, "text/html; charset=utf-8", page().into_bytes()),
         (Method::Get, "/ws") => echo(request, sockets),
         (Method::Get | Method::Head, "/env-names") => send(request, 200, "text/plain", env_names().into_bytes()),
         (Method::Post, "/count") => count(request),
         (Method::Get | Method::Head, path) => match path.strip_prefix("/bytes/").and_then(|count| count.parse().ok()) {
             Some(count) => zeros(request, count),
-            None => send(request, 404, "text/plain", b"not here\n".to_vec()),
+            None => send(request, 200, "text/html; charset=utf-8", page().into_bytes()),
         },
         _ => send(request, 405, "text/plain", b"not so\n".to_vec()),
     };

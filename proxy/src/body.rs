@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use crate::conn::Conn;
 use crate::limits::Limits;
@@ -19,6 +21,7 @@ pub(crate) struct Progress {
     frames: AtomicU64,
     awaits_client: AtomicBool,
     failed: AtomicBool,
+    done: AtomicBool,
 }
 
 impl Progress {
@@ -32,6 +35,11 @@ impl Progress {
         self.awaits_client.load(Ordering::Relaxed)
     }
 
+    /// Whether the upstream connection has let go of the body.
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
     /// Whether the client broke off or framed the body wrongly.
     pub(crate) fn failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
@@ -39,19 +47,27 @@ impl Progress {
 }
 
 /// A request body.
-#[derive(Debug)]
 pub(crate) struct Upload {
     inner: Option<(Incoming, Arc<Progress>)>,
+    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Upload {
     /// No body: costs nothing, and can be sent twice.
     pub(crate) fn none() -> Upload {
-        Upload { inner: None }
+        Upload { inner: None, held: None }
     }
 
     pub(crate) fn new(body: Incoming, progress: Arc<Progress>) -> Upload {
-        Upload { inner: Some((body, progress)) }
+        Upload { inner: Some((body, progress)), held: None }
+    }
+
+    /// Takes nothing from the client before `go`, or before `patience` is over: a client that expects 100 Continue is given it by
+    /// hyper when its body is first asked for.
+    pub(crate) fn hold(&mut self, go: Arc<Notify>, patience: Duration) {
+        self.held = Some(Box::pin(async move {
+            let _whichever_first = timeout(patience, go.notified()).await;
+        }));
     }
 }
 
@@ -60,6 +76,10 @@ impl Body for Upload {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(held) = &mut self.held {
+            ready!(held.as_mut().poll(cx));
+            self.held = None;
+        }
         let Some((body, progress)) = &mut self.inner else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
@@ -81,17 +101,28 @@ impl Body for Upload {
     }
 }
 
-/// A connection in use by one answer; goes back to its route's shelf when the answer has been read to its end, and is closed when
-/// dropped before.
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some((_, progress)) = &self.inner {
+            progress.done.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection in use by one answer; goes back to its route's shelf when the answer has been read to its end and the request sent to
+/// its end, and is closed otherwise: an answer may come before the request is complete, and then the rest of it is not wanted.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) link: Link,
     pub(crate) route: Arc<Route>,
+    pub(crate) upload: Option<Arc<Progress>>,
 }
 
 impl Lease {
     fn give_back(self, room: &Arc<Semaphore>, limits: &Limits) {
-        self.route.put(self.link, room, limits);
+        if self.upload.is_none_or(|upload| upload.is_done()) {
+            self.route.put(self.link, room, limits);
+        }
     }
 }
 

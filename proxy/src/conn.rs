@@ -5,7 +5,7 @@
 //!   Idle --------------------------> Head --------------------> Busy --+
 //!    ^  keep_alive                    ^  header_deadline               |  answer sent
 //!    +-------------------------------------------------------------------+
-//!                             accept -+
+//!                             accept -+        101 answered: Tunnel, for good
 //! ```
 //!
 //! hyper's own header timeout counts the idle time before a request as well and takes a timer per request; this one takes a timer per
@@ -53,8 +53,7 @@ impl Conn {
 
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
 pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: ShutdownWatch) {
-    let limits = conn.edge.limits.clone();
-    let cut = conn.edge.cut.clone();
+    let edge = Arc::clone(&conn.edge);
     let io = Timed { stream, conn: Arc::clone(&conn), timer: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
@@ -62,7 +61,7 @@ pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: Shutdow
         async move { Ok::<_, Infallible>(forward::answer(conn, request).await) }
     });
     let mut builder = Builder::new();
-    builder.header_read_timeout(None).max_header_size(limits.header_bytes).max_buf_size(limits.buffer_bytes);
+    builder.header_read_timeout(None).max_header_size(edge.limits.header_bytes).max_buf_size(edge.limits.buffer_bytes);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut stopping = pin!(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
     let mut draining = false;
@@ -79,7 +78,7 @@ pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: Shutdow
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = cut.cancelled() => return,
+            () = edge.cut.cancelled() => return,
         }
     }
 }
@@ -95,6 +94,7 @@ pub(crate) struct Clock {
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
+const TUNNEL: u8 = 3;
 
 impl Clock {
     fn start() -> Clock {
@@ -113,7 +113,14 @@ impl Clock {
 
     /// The answer to the last request is out, or given up.
     pub(crate) fn request_ended(&self) {
-        self.enter(IDLE);
+        if self.phase.load(Ordering::Relaxed) != TUNNEL {
+            self.enter(IDLE);
+        }
+    }
+
+    /// No request follows on this connection; silence on it is nobody's fault.
+    pub(crate) fn upgraded(&self) {
+        self.enter(TUNNEL);
     }
 
     fn bytes_came(&self) {

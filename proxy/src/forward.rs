@@ -8,12 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::EXPECT;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::body::{Download, Lease, Progress, Upload};
@@ -49,12 +51,15 @@ async fn forward(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Res
     let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
 
     let (mut parts, body) = request.into_parts();
+    if parts.version != Version::HTTP_11 || body.is_end_stream() || !headers::expects_continue(&parts.headers) {
+        parts.headers.remove(EXPECT);
+    }
     headers::to_upstream(&mut parts.headers, admitted.host, conn.client.clone(), upgrade);
     let head = upstream_head(parts);
     let (response, lease) = exchange(edge, &target, head, body).await?;
     edge.metrics.answered(target.is_pod(), response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(conn, &target, client_side, response);
+        return switch(conn, &target, client_side, response, lease);
     }
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
@@ -120,10 +125,13 @@ async fn exchange(edge: &Shared, target: &Target, head: Request<()>, body: Incom
     let progress = (!body.is_end_stream()).then(Arc::<Progress>::default);
     let upload = progress.as_ref().map_or_else(Upload::none, |progress| Upload::new(body, Arc::clone(progress)));
     let mut request = head.map(|()| upload);
+    if request.headers().contains_key(EXPECT) {
+        hold_for_continue(&mut request, edge.limits.continue_wait);
+    }
     if let Some(link) = target.route().take() {
         edge.metrics.upstream_reused.inc();
         let spare = (progress.is_none() && request.method().is_idempotent()).then(|| copy_without_body(&request));
-        match send(edge, target, link, request, progress.as_deref()).await? {
+        match send(edge, target, link, request, progress.as_ref()).await? {
             Sent::Answered(response, lease) => return Ok((response, lease)),
             Sent::Untouched(unsent) => request = *unsent,
             Sent::Lost { answer_began: false } => request = spare.ok_or_else(|| lost(target, progress.as_deref()))?,
@@ -133,10 +141,21 @@ async fn exchange(edge: &Shared, target: &Target, head: Request<()>, body: Incom
     }
     let link = target.route().dial(&edge.limits).await.map_err(|error| target.not_dialled(&error))?;
     edge.metrics.upstream_dialled.inc();
-    match send(edge, target, link, request, progress.as_deref()).await? {
+    match send(edge, target, link, request, progress.as_ref()).await? {
         Sent::Answered(response, lease) => Ok((response, lease)),
         Sent::Untouched(_) | Sent::Lost { .. } => Err(lost(target, progress.as_deref())),
     }
+}
+
+/// Lets the upstream decide from the head alone: its 100 releases the body, and its refusal spares it.
+fn hold_for_continue(request: &mut Request<Upload>, patience: Duration) {
+    let go = Arc::new(Notify::new());
+    request.body_mut().hold(Arc::clone(&go), patience);
+    hyper::ext::on_informational(request, move |answer| {
+        if answer.status() == StatusCode::CONTINUE {
+            go.notify_one();
+        }
+    });
 }
 
 fn copy_without_body(request: &Request<Upload>) -> Request<Upload> {
@@ -166,7 +185,7 @@ async fn send(
     target: &Target,
     mut link: Link,
     request: Request<Upload>,
-    progress: Option<&Progress>,
+    progress: Option<&Arc<Progress>>,
 ) -> Result<Sent, Fault> {
     let received = link.received();
     let mut answered = pin!(link.sender.try_send_request(request));
@@ -182,7 +201,7 @@ async fn send(
         }
     };
     Ok(match result {
-        Ok(response) => Sent::Answered(response, Lease { link, route: Arc::clone(target.route()) }),
+        Ok(response) => Sent::Answered(response, Lease { link, route: Arc::clone(target.route()), upload: progress.cloned() }),
         Err(mut error) => match take_back(&mut error) {
             Some(request) => Sent::Untouched(request),
             None => {
@@ -203,6 +222,7 @@ fn switch(
     target: &Target,
     client_side: Option<OnUpgrade>,
     mut response: Response<Incoming>,
+    lease: Lease,
 ) -> Result<Response<Download>, Fault> {
     let (Some(client_side), Some(protocol)) = (client_side, headers::upgrade_of(response.headers())) else {
         return Err(target.broken());
@@ -212,6 +232,7 @@ fn switch(
     parts.extensions.clear();
     parts.version = Version::HTTP_11;
     headers::to_client(&mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
-    tunnel::open(client_side, upstream_side, target.route(), Arc::clone(conn));
+    conn.clock.upgraded();
+    tunnel::open(client_side, upstream_side, lease, Arc::clone(conn));
     Ok(Response::from_parts(parts, Download::page(bytes::Bytes::new(), Arc::clone(conn))))
 }

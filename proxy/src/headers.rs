@@ -33,6 +33,11 @@ pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     (asked && !plain_h2 && offers.next().is_none()).then(|| offer.clone())
 }
 
+/// Whether the client waits for 100 Continue before it sends its body; there is no other expectation (RFC 9110 section 10.1.1).
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Whether the client will take trailers (RFC 9110 section 10.1.4).
 fn takes_trailers(headers: &HeaderMap) -> bool {
     headers.contains_key(TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"))
@@ -66,7 +71,6 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, client: HeaderValue, upgrade: Option<HeaderValue>) {
     let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
-    headers.remove(EXPECT); // hyper has answered it by the time the body flows
     headers.remove(FORWARDED);
     headers.remove(X_REAL_IP);
     headers.insert(X_FORWARDED_FOR, client);
@@ -147,7 +151,6 @@ mod tests {
             ("te", "gzip, trailers"),
             ("upgrade", "h2c"),
             ("http2-settings", "x"),
-            ("expect", "100-continue"),
             ("forwarded", "for=evil"),
             ("x-real-ip", "6.6.6.6"),
             ("x-forwarded-for", "6.6.6.6"),

@@ -36,8 +36,8 @@
 //! | header block over [`Limits::header_bytes`] or 100 fields | 431, connection closed |
 //! | hop-by-hop fields, and what Connection nominates | stripped both ways; `TE: trailers` is asked anew (`headers`) |
 //! | Upgrade | passed as a tunnel unless it has a body, names h2c or is HTTP/1.0; then stripped (`headers`) |
-//! | Expect: 100-continue | answered when the upstream connection takes the body; not passed on |
-//! | 1xx answers other than 101 | swallowed (hyper cannot send them) |
+//! | Expect: 100-continue | passed on; the body follows the upstream's 100, or [`Limits::continue_wait`]; other expectations are stripped |
+//! | 1xx answers other than 100 and 101 | swallowed (hyper cannot send them) |
 //! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
 
 #![forbid(unsafe_code)]

@@ -21,6 +21,8 @@ pub struct Limits {
     pub first_byte: Duration,
     /// As `first_byte`, for the control plane: an upload waits there for a payment and an image.
     pub control_first_byte: Duration,
+    /// How long a request body is held back for an upstream that has been asked for 100 Continue and says nothing.
+    pub continue_wait: Duration,
     /// Idle upstream connections kept in all.
     pub idle_upstream: usize,
     /// Idle upstream connections kept for one pod (or the control plane).
@@ -42,6 +44,7 @@ impl Default for Limits {
             connect: Duration::from_secs(2),
             first_byte: Duration::from_secs(60),
             control_first_byte: Duration::from_secs(600),
+            continue_wait: Duration::from_secs(1),
             idle_upstream: 4096,
             idle_per_upstream: 128,
             idle_upstream_timeout: Duration::from_secs(30),

@@ -7,15 +7,16 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
+use crate::body::Lease;
 use crate::conn::Conn;
 use crate::metrics::Counted;
-use crate::upstream::Route;
 
 /// Joins the two sides once both have upgraded; a half that ends is passed on as a half-close.
-pub(crate) fn open(client: OnUpgrade, upstream: OnUpgrade, route: &Route, conn: Arc<Conn>) {
-    let cut = route.cut_after(conn.edge.limits.withdrawn_grace);
+pub(crate) fn open(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, conn: Arc<Conn>) {
+    let cut = lease.route.cut_after(conn.edge.limits.withdrawn_grace);
     let tracker = conn.edge.tasks.clone();
     tracker.spawn(async move {
+        let _upgrading = lease;
         let _open = Counted::new(&conn.edge.metrics.tunnels);
         tokio::select! {
             ended = join(client, upstream) => {

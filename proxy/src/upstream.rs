@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::Upload;
 use crate::limits::Limits;
@@ -48,10 +49,11 @@ pub(crate) struct Route {
     withdrawn: CancellationToken,
 }
 
-/// A connection that carries at most one request at a time.
+/// A connection that carries at most one request at a time. Dropping it closes the connection at once, unless it has been upgraded.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) sender: SendRequest<Upload>,
+    _driver: AbortOnDropHandle<()>,
     received: Arc<AtomicU64>,
     home: runtime::Id,
 }
@@ -182,7 +184,7 @@ impl Route {
             .await
             .map_err(DialError::Handshake)?;
         let cut = self.cut_after(limits.withdrawn_grace);
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             tokio::select! {
                 biased;
                 ended = connection.with_upgrades() => {
@@ -193,7 +195,7 @@ impl Route {
                 () = cut => {}
             }
         });
-        Ok(Link { sender, received, home: runtime::Handle::current().id() })
+        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), received, home: runtime::Handle::current().id() })
     }
 }
 

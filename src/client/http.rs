@@ -69,6 +69,8 @@ pub struct Host {
 impl Host {
     /// The host at a URL.
     pub fn new(url: Url) -> Result<Self, HostError> {
+        // Whoever runs us may have chosen a provider before; any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| unreachable_host(&url, &error))?;
         Ok(Self { url, client })
@@ -79,6 +81,14 @@ impl Host {
         let request = self.request(Method::OPTIONS, "/pods", &[("duration", &seconds.to_string())]).body(body.to_vec());
         let response = self.send(request.header("Content-Type", "application/json").timeout(TIMEOUT)).await?;
         self.read(self.accepted(response).await?).await
+    }
+
+    /// The manifest of a pod that runs, as it would be uploaded; enough for a quote.
+    pub async fn manifest(&self, hash: &str) -> Result<Vec<u8>, HostError> {
+        let request = self.request(Method::GET, "/pods", &[("manifestHash", hash)]).timeout(TIMEOUT);
+        let pod: Value = self.read(self.accepted(self.send(request).await?).await?).await?;
+        let manifest = pod.get("manifest").ok_or_else(|| HostError::NotCodius(self.url.clone()))?;
+        Ok(serde_json::json!({ "manifest": manifest }).to_string().into_bytes())
     }
 
     /// One paid request.

@@ -83,23 +83,17 @@ pub(super) fn upload(args: UploadArgs) -> ExitCode {
     };
     run(async move {
         let host = Host::new(args.paid.host.clone())?;
-        let quote = host.quote(&body, args.paid.duration).await?;
-        if !args.paid.json {
-            eprintln!("{} s cost {}", args.paid.duration, price(&quote));
-        }
-        let deed = Deed::Upload(body, args.paid.duration);
-        pay(&host, &deed, Some(&quote), args.paid).await
+        let deed = Deed::Upload(body.clone(), args.paid.duration);
+        pay(&host, &body, &deed, args.paid).await
     })
 }
 
 pub(super) fn extend(args: ExtendArgs) -> ExitCode {
     run(async move {
         let host = Host::new(args.paid.host.clone())?;
-        if args.paid.max_price.is_none() {
-            return Err("--max-price is needed: a host gives no quote for an extension".into());
-        }
+        let body = host.manifest(&args.hash).await?;
         let deed = Deed::Extend(args.hash, args.paid.duration);
-        pay(&host, &deed, None, args.paid).await
+        pay(&host, &body, &deed, args.paid).await
     })
 }
 
@@ -136,14 +130,17 @@ fn run(work: impl Future<Output = Result<(), Problem>>) -> ExitCode {
     }
 }
 
-async fn pay(host: &Host, deed: &Deed, quote: Option<&Quote>, args: PaidArgs) -> Result<(), Problem> {
+/// Asks for the price of what `body` describes, and pays for the deed.
+async fn pay(host: &Host, body: &[u8], deed: &Deed, args: PaidArgs) -> Result<(), Problem> {
+    let quote = host.quote(body, args.duration).await?;
+    if !args.json {
+        eprintln!("{} s cost {}", args.duration, price(&quote));
+    }
     let mut purse = Purse::open(credentials()?).await?;
-    let max = match (args.max_price, quote) {
-        (Some(max), _) => max,
-        (None, Some(quote)) => most_for(quote, purse.account())?,
-        (None, None) => 0,
-    };
-    purse.limit(max);
+    purse.limit(match args.max_price {
+        Some(max) => max,
+        None => most_for(&quote, purse.account())?,
+    });
     let live = io::stderr().is_terminal() && !args.json;
     let mut progress = |spent: Spent| {
         if live {

@@ -1,8 +1,11 @@
 //! `codiusd demo`: a whole host on this machine, a page uploaded to it and paid for.
 
 use std::{
+    collections::BTreeMap,
+    fs::DirBuilder,
     num::NonZeroU32,
-    path::PathBuf,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     app::App,
     client::{self, Deed, Host, Purse},
-    config::Config,
+    config::{self, Config, ConfigError, Settings},
     demo_image, telemetry,
 };
 
@@ -32,12 +35,12 @@ const PAGE_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Port of the host; 0 takes any free one
-    #[arg(long, default_value_t = 3000)]
-    port: u16,
-    /// Port of the connector payments go through; 0 takes any free one
-    #[arg(long, default_value_t = 7768)]
-    connector_port: u16,
+    /// Port of the host, 3000 if CODIUS_PORT doesn't say; 0 takes any free one
+    #[arg(long)]
+    port: Option<u16>,
+    /// Port of the connector payments go through, 7768 if CODIUS_ILP_LISTEN doesn't say; 0 takes any free one
+    #[arg(long)]
+    connector_port: Option<u16>,
     /// Directory for everything; without it one that goes when the demo ends
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -49,20 +52,24 @@ pub(super) struct DemoArgs {
 type Problem = Box<dyn std::error::Error>;
 
 pub(super) fn run(args: &DemoArgs) -> ExitCode {
-    telemetry::start();
+    let temporary = std::env::temp_dir().join(format!("codius-demo-{:016x}", rand::random::<u64>()));
+    let config = match config(args, &temporary) {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
+    telemetry::start(&config);
     let runtime = match office_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };
-    // Containers' set-up runs as an unprivileged user: it must be able to pass through every directory above.
-    let root = args.root.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("codius-demo-{}", std::process::id())));
-    let config = match config(args, &root) {
-        Ok(config) => config,
-        Err(error) => return usage(&error),
-    };
+    // It must be new: whatever another user of this machine had put there would be trusted.
+    if config.root == temporary && let Err(error) = DirBuilder::new().mode(0o711).create(&temporary) {
+        eprintln!("codiusd: can't make {}; choose a directory with --root", temporary.display());
+        return failure(&error);
+    }
     let outcome = runtime.block_on(demo(args, &config));
-    if args.root.is_none() && let Err(error) = std::fs::remove_dir_all(&root) {
-        tracing::warn!(%error, root = %root.display(), "can't be removed");
+    if config.root == temporary && let Err(error) = std::fs::remove_dir_all(&temporary) {
+        tracing::warn!(%error, directory = %temporary.display(), "can't be removed");
     }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,25 +77,38 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
     }
 }
 
-/// Dev mode, in a directory of its own; the environment doesn't count.
-fn config(args: &DemoArgs, root: &std::path::Path) -> Result<Config, crate::config::ConfigError> {
+/// Dev mode and a connector of its own, always; for the rest flags count first, then the environment. The file is that of
+/// a real host, and isn't read.
+fn config(args: &DemoArgs, temporary: &Path) -> Result<Config, ConfigError> {
     let text = |value: &dyn std::fmt::Display| value.to_string();
-    let listen = format!("127.0.0.1:{0},[::1]:{0}", args.connector_port);
-    let settings = [
-        ("CODIUS_DEV", "true".to_owned()),
-        ("CODIUS_PORT", text(&args.port)),
-        ("CODIUS_ROOT", text(&root.display())),
-        ("CODIUS_ILP_LISTEN", listen),
-        ("CODIUS_IMAGE_LAYOUTS", text(&root.join("layout").display())),
-        ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned()),
-    ];
-    Config::read(None, settings.map(|(name, value)| (name.to_owned(), value)))
+    let defaults = [("CODIUS_ROOT", text(&temporary.display())), ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned())];
+    let mut environment: BTreeMap<String, String> = defaults.map(|(name, value)| (name.to_owned(), value)).into();
+    environment.extend(config::environment());
+    let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
+    set("CODIUS_DEV", "true".to_owned());
+    set("CODIUS_ILP", "embedded".to_owned());
+    if let Some(root) = &args.root {
+        set("CODIUS_ROOT", text(&root.display()));
+    }
+    if let Some(port) = args.port {
+        set("CODIUS_PORT", text(&port));
+    }
+    if let Some(port) = args.connector_port {
+        set("CODIUS_ILP_LISTEN", format!("127.0.0.1:{port},[::1]:{port}"));
+    }
+    let mut config = Config::from_settings(&Settings::of_environment(environment))?;
+    config.image_layouts.push(layout_of(&config));
+    Ok(config)
+}
+
+fn layout_of(config: &Config) -> PathBuf {
+    config.root.join("layout")
 }
 
 async fn demo(args: &DemoArgs, config: &Config) -> Result<(), Problem> {
     let mut stop = StopSignals::new()?;
     let begun = Instant::now();
-    let image = demo_image::write(&config.root.join("layout"))?;
+    let image = demo_image::write(&layout_of(config))?;
     let app = App::start(config).await?;
     println!("the host is up at {} ({} ms)", app.public_uri(), begun.elapsed().as_millis());
     let outcome = tokio::select! {

@@ -15,7 +15,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Ok((_, config)) => config,
         Err(error) => return usage(&error),
     };
-    telemetry::start();
+    telemetry::start(&config);
     let runtime = match office_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),

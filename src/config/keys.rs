@@ -40,5 +40,17 @@ pub const KEYS: &[Key] = &[
     key("ilp_listen", &["CODIUS_ILP_LISTEN"], Some("127.0.0.1:7768,[::1]:7768"), "addresses the embedded connector listens on"),
     key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),
     key("stop_pods_at_exit", &["CODIUS_STOP_PODS_AT_EXIT"], Some("false"), "true stops all pods when codiusd ends; otherwise they run on and the next codiusd adopts them"),
+    key("log", &["CODIUS_LOG", "RUST_LOG"], Some("warn,codiusd=info,codiusd_control=info,codiusd_ilp=info,codiusd_proxy=info,codiusd_runtime=info"), "what is logged to standard error: a level (error, warn, info, debug, trace), or module=level separated by commas"),
+    key("log_format", &["CODIUS_LOG_FORMAT"], Some("text"), "text, or json for machines that read logs: one object per line"),
     key("dev", &["CODIUS_DEV"], Some("false"), "development: defaults that need nothing else installed or running"),
 ];
+
+/// The table as `--help` shows it.
+pub fn help() -> String {
+    let describe = |key: &Key| {
+        let default = key.default.filter(|default| !default.is_empty()).map(|default| format!(" [default: {default}]"));
+        format!("  {} ({})\n      {}{}\n", key.name, key.environment.join(", "), key.help, default.unwrap_or_default())
+    };
+    let keys: String = KEYS.iter().map(describe).collect();
+    format!("Settings, in the file and (in brackets) in the environment, which wins:\n{keys}")
+}

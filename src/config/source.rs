@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+use toml::de::{DeTable, DeValue};
+
 use super::{
-    ConfigError, DEFAULT_FILE,
+    Config, ConfigError, DEFAULT_FILE,
     keys::{KEYS, Key},
 };
 
@@ -22,20 +24,24 @@ impl Settings {
     /// Reads file and environment.
     pub fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut settings = match file {
-            Some(path) => from_file(path)?,
+            Some(path) => Self(from_file(path)?),
             None => match from_file(Path::new(DEFAULT_FILE)) {
-                Err(Unread::Missing(_)) => BTreeMap::new(),
-                other => other?,
+                Err(Unread::Missing(_)) => Self(BTreeMap::new()),
+                other => Self(other?),
             },
         };
-        let environment: BTreeMap<String, String> = environment.into_iter().collect();
-        for key in KEYS {
-            let set = key.environment.iter().find_map(|name| Some((name, environment.get(*name).filter(|value| !value.is_empty())?)));
-            if let Some((name, value)) = set {
-                settings.insert(key.name, Set { value: value.clone(), origin: (*name).to_owned() });
-            }
-        }
-        Ok(Self(settings))
+        settings.0.extend(Self::of_environment(environment).0);
+        Ok(settings)
+    }
+
+    /// Reads the environment only. A variable that is empty isn't set.
+    pub fn of_environment(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let environment: BTreeMap<String, String> = environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let set = |key: &'static Key| {
+            let (name, value) = key.environment.iter().find_map(|name| Some((*name, environment.get(*name)?)))?;
+            Some((key.name, Set { value: value.clone(), origin: name.to_owned() }))
+        };
+        Self(KEYS.iter().filter_map(set).collect())
     }
 
     /// Whether a key was set at all.
@@ -87,13 +93,17 @@ impl Settings {
         ConfigError::Value { origin: format!("{environment} isn't set"), value: None, right: right.to_owned() }
     }
 
-    /// Every key with its value and where it comes from, as a TOML file with comments. Secrets are hidden.
-    pub fn show(&self) -> String {
+    /// Every key with the value that counts and where it comes from, as a TOML file with comments. Secrets are hidden.
+    /// `config` is what was made of these settings.
+    pub fn show(&self, config: &Config) -> String {
         let line = |key: &Key| match (self.0.get(key.name), key.default) {
-            (Some(_), _) if key.secret => format!("# {} is set and hidden\n", key.name),
+            (Some(set), _) if key.secret => format!("# {} is set and hidden, from {}\n", key.name, set.origin),
             (Some(set), _) => format!("{} = {:?} # from {}\n", key.name, set.value, set.origin),
             (None, Some(default)) => format!("{} = {default:?}\n", key.name),
-            (None, None) => format!("# {} isn't set: {}\n", key.name, key.help),
+            (None, None) => match config.chosen(key.name) {
+                Some(value) => format!("{} = {value:?} # chosen by the other settings\n", key.name),
+                None => format!("# {} isn't set: {}\n", key.name, key.help),
+            },
         };
         KEYS.iter().map(line).collect()
     }
@@ -122,30 +132,39 @@ fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Set>, Unread> {
         io::ErrorKind::NotFound => Unread::Missing(fail("doesn't exist".to_owned())),
         _ => Unread::Bad(fail(error.to_string())),
     })?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| Unread::Bad(fail(error.to_string().replace('\n', " "))))?;
+    let table = DeTable::parse(&text).map_err(|error| Unread::Bad(fail(where_and_why(&text, &error))))?;
     let mut settings = BTreeMap::new();
-    for (name, value) in table {
+    for (name, value) in table.into_inner() {
+        let name = name.into_inner();
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             let problem = format!("unknown key {name:?}; did you mean {:?}?", nearest(&name));
             return Err(Unread::Bad(fail(problem)));
         };
-        let value = as_text(key, value).ok_or_else(|| Unread::Bad(fail(format!("{name} must be a string, number, boolean or list"))))?;
+        let value = as_text(key, value.get_ref());
+        let value = value.ok_or_else(|| Unread::Bad(fail(format!("{name} must be a string, number, boolean or list"))))?;
         settings.insert(key.name, Set { value, origin: format!("{name} in {}", path.display()) });
     }
     Ok(settings)
 }
 
-fn as_text(key: &Key, value: toml::Value) -> Option<String> {
+/// A syntax error. The line itself isn't shown: it may hold a secret.
+fn where_and_why(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', " "))
+}
+
+/// A value as it would stand in the environment. Numbers stay the digits they are in the file: prices are exact.
+fn as_text(key: &Key, value: &DeValue<'_>) -> Option<String> {
     match value {
-        toml::Value::String(text) => Some(text),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(bool) => Some(bool.to_string()),
-        toml::Value::Array(items) => {
-            let items: Option<Vec<String>> = items.into_iter().map(|item| as_text(key, item)).collect();
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        DeValue::Boolean(bool) => Some(bool.to_string()),
+        DeValue::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(|item| as_text(key, item.get_ref())).collect();
             Some(items?.join(if key.name == "image_layouts" { ":" } else { "," }))
         }
-        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+        DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
 }
 

@@ -45,6 +45,9 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         (&[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")], "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75"),
         (&[dev, ("CODIUS_RUNTIME", "docker")], "CODIUS_RUNTIME = \"docker\": must be embedded, hyperd or noop"),
         (&[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")], "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}"),
+        (&[dev, ("RUST_LOG", "loud")], "RUST_LOG = \"loud\": must be a level such as info or debug, or module=level separated by commas"),
+        (&[dev, ("CODIUS_ROOT", "/srv/\u{fffd}")], "CODIUS_ROOT = \"/srv/\u{fffd}\": must be an absolute path"),
+        (&[dev, ("CODIUS_INSECURE_REGISTRIES", "http://reg:5000")], "CODIUS_INSECURE_REGISTRIES = \"http://reg:5000\": must be host:port, separated by commas"),
         (&[dev, ("CODIUS_POD_SUBNET", "10.200.0.1/16")], "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be an IPv4 network such as 10.200.0.0/16"),
     ];
     for (environment, expected) in table {
@@ -67,10 +70,28 @@ fn the_shown_settings_are_a_valid_file_without_secrets() {
     let environment = [("CODIUS_DEV", "true"), ("ILP_CREDENTIALS", r#"{"server":"btp+ws://:s3cret@x"}"#)];
     let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let shown = Settings::read(Some(empty.path()), owned).unwrap().show();
+    let settings = Settings::read(Some(empty.path()), owned).unwrap();
+    let shown = settings.show(&Config::from_settings(&settings).unwrap());
     assert!(!shown.contains("s3cret"), "{shown}");
     assert!(shown.contains("dev = \"true\" # from CODIUS_DEV"), "{shown}");
+    for chosen in ["public_uri = \"http://localhost:3000\"", "runtime = \"embedded\"", "ilp = \"uplink\""] {
+        assert!(shown.contains(chosen), "{chosen} in {shown}");
+    }
     assert!(read(&shown, &[]).is_ok(), "{shown}");
+}
+
+#[test]
+fn numbers_in_the_file_keep_their_digits() {
+    let config = read("dev = true\ncost_per_month = 0.123456789012345678", &[]).unwrap();
+    assert_eq!(config.cost_per_month.to_string(), "0.123456789012345678");
+    let message = read("dev = true\ncost_per_month = 1e-7", &[]).unwrap_err().to_string();
+    assert!(message.contains("= \"1e-7\": must be a decimal number"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_its_line_and_not_shown() {
+    let message = read("dev = true\nilp_credentials = {\"server\":\"btp+ws://:s3cret@x\"}", &[]).unwrap_err().to_string();
+    assert!(message.contains(": line 2: ") && !message.contains("s3cret") && !message.contains('\n'), "{message}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ use pods::{Denied, PodLock, Pods};
 use record::PodRecord;
 pub use shim::{SHIM_ARGUMENT, shim_main};
 
-/// Runs pods on this machine; cheap to clone handles of one table.
+/// Runs pods on this machine. Dropping it stops none of them.
 #[derive(Debug)]
 pub struct EmbeddedRuntime {
     inner: Arc<Inner>,

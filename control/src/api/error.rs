@@ -92,14 +92,15 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        OrderError::Refused { refusal, .. } => match refusal {
+        OrderError::Refused { refusal, paid } => match refusal {
             Refusal::Changing(_) | Refusal::Full | Refusal::Stopped(_) | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
-            Refusal::Runtime(error) => match (error, error.fault()) {
-                (RuntimeError::ImageRefused { .. }, _) => StatusCode::BAD_REQUEST,
-                (_, Fault::Uploader) => StatusCode::UNPROCESSABLE_ENTITY,
-                (_, Fault::Host) => StatusCode::SERVICE_UNAVAILABLE,
+            // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
+            Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
+            Refusal::Runtime(error) => match error.fault() {
+                Fault::Uploader => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Host => StatusCode::SERVICE_UNAVAILABLE,
             },
         },
     }

@@ -26,11 +26,11 @@ pub(super) async fn quote(State(api): State<Arc<Api>>, uri: Uri, headers: Header
         return Ok(preflight());
     }
     let body = request::json_body(&headers, body).await?;
-    let upload = Upload::parse(&body, &api.config.rules)?;
+    let hash = Upload::hash_of(&body, &api.config.rules)?;
     let seconds = request::duration(&uri, &api.config)?;
     let quote = api.orders.quote(seconds)?;
     let answer = json!({
-        "manifestHash": upload.hash().to_string(),
+        "manifestHash": hash.to_string(),
         "price": quote.price.to_string(),
         "assetCode": quote.asset.code,
         "assetScale": quote.asset.scale,

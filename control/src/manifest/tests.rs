@@ -163,6 +163,17 @@ fn a_file_may_be_an_upload_or_a_bare_manifest() {
 }
 
 #[test]
+fn a_quote_needs_no_private_values() {
+    let container = format!(r#"{{"id":"app","image":"{DIGEST}","environment":{{"A":"$KEY"}}}}"#);
+    let vars = r#"{"KEY":{"encoding":"private:sha256","value":"00"}}"#;
+    let body = |private: &str| format!(r#"{{"manifest":{{"name":"a","version":"1","containers":[{container}],"vars":{vars}}}{private}}}"#);
+    let (without, wrong) = (body(""), body(r#","private":{"vars":{"KEY":{"nonce":"n","value":"v"}}}"#));
+    assert!(Upload::hash_of(without.as_bytes(), &Rules::default()).is_ok());
+    assert_eq!(status(&Upload::parse(without.as_bytes(), &Rules::default())), 422);
+    assert!(Upload::hash_of(wrong.as_bytes(), &Rules::default()).is_err());
+}
+
+#[test]
 fn what_no_container_can_be_given_is_refused() {
     let manifest = |name: &str| format!(r#"{{"manifest":{{"name":"{name}","version":"1","containers":[{{"id":"app","image":"{DIGEST}"}}]}}}}"#);
     assert!(Upload::parse(manifest(&"x".repeat(100_000)).as_bytes(), &Rules::default()).is_ok());

@@ -20,14 +20,21 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// Whether private values must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secrets {
+    MayBeMissing,
+    Needed,
+}
+
 /// Puts the values in. A value that begins with `$` names a variable; it is put in as it is, whatever it holds.
-pub(super) fn interpolate(manifest: &Manifest, private: &Private) -> Result<Vec<Environment>, ManifestError> {
+pub(super) fn interpolate(manifest: &Manifest, private: &Private, secrets: Secrets) -> Result<Vec<Environment>, ManifestError> {
     let environment = |(index, container): (usize, &super::wire::Container)| {
         let variable = |(name, value): &(String, String)| {
             let field = format!("manifest.containers[{index}].environment.{name}");
             let value = match value.strip_prefix('$') {
                 None => value.clone(),
-                Some(variable) => lookup(&field, variable, manifest, private)?,
+                Some(variable) => lookup(&field, variable, manifest, private, secrets)?,
             };
             rules::check_value(&field, &value)?;
             Ok((name.clone(), value))
@@ -37,14 +44,17 @@ pub(super) fn interpolate(manifest: &Manifest, private: &Private) -> Result<Vec<
     manifest.containers.iter().enumerate().map(environment).collect()
 }
 
-fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private) -> Result<String, ManifestError> {
+fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private, secrets: Secrets) -> Result<String, ManifestError> {
     let fail = |problem: String| ManifestError::unprocessable(field, problem);
     let declared = manifest.vars.get(name).ok_or_else(|| fail(format!("could not interpolate var. var=${name} isn't in manifest.vars")))?;
     match declared.encoding {
         None => Ok(declared.value.clone()),
         Some(Encoding::PrivateSha256) => {
-            let given = private.vars.get(name);
-            let given = given.ok_or_else(|| fail(format!("could not interpolate private var. var=${name} isn't in private.vars")))?;
+            let given = match (private.vars.get(name), secrets) {
+                (Some(given), _) => given,
+                (None, Secrets::MayBeMissing) => return Ok(String::new()),
+                (None, Secrets::Needed) => return Err(fail(format!("could not interpolate private var. var=${name} isn't in private.vars"))),
+            };
             let hashed = canonical::to_string(&json!({ "nonce": given.nonce, "value": given.value }));
             if hex::encode(Sha256::digest(hashed.as_bytes())) != declared.value {
                 return Err(fail(format!("private var does not match hash. var=${name} encoding=private:sha256")));

@@ -172,15 +172,40 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn expect_continue_is_answered_and_the_body_follows() {
-    let house = House::new().await;
-    let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
-    client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")).await;
-    assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
-    let answer = client.ask("hello").await;
-    assert!(answer.body.ends_with("hello"), "{answer:?}");
+async fn the_pod_decides_whether_an_expected_body_is_sent() {
+    let house = House::with(Limits { continue_wait: Duration::from_millis(500), ..Limits::default() }).await;
+    let refusing = Pod::raw(|_, mut stream| async move {
+        let head = read_head(&mut stream).await.unwrap();
+        assert!(head.contains("expect: 100-Continue"), "{head}");
+        stream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let mut rest = Vec::new();
+        let _reset_counts_too = stream.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"");
+    })
+    .await;
+    let welcoming = Pod::raw(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        let mut body = [0; 5];
+        stream.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"hello");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+    })
+    .await;
+    let silent = Pod::mirror().await;
+    for (number, pod, accepts) in [(1, &refusing, false), (2, &welcoming, true), (3, &silent, true)] {
+        let name = house.publish(number, pod.address);
+        let mut client = house.connect().await;
+        client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n")).await;
+        if accepts {
+            assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
+            let answer = client.ask("hello").await;
+            assert!(answer.status == 200 && answer.body.ends_with("hello"), "{answer:?}");
+        } else {
+            assert_eq!(client.answer(false).await.status, 413);
+            assert_eq!(client.closed().await, "");
+        }
+    }
 }
 
 #[tokio::test]

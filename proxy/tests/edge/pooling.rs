@@ -136,6 +136,7 @@ async fn two_edges_share_a_process_and_even_a_route_table() {
         assert_eq!(house.ask(&get(&name)).await.status, 200);
         assert_eq!(second.ask(&get(&name)).await.status, 200);
     }
+    assert_eq!(pod.accepted(), 2, "each edge has a connection of its own");
     second.edge.drain(Duration::from_secs(5)).await;
     for _ in 0..10 {
         assert_eq!(house.ask(&get(&name)).await.status, 200);

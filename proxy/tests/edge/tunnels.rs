@@ -68,6 +68,21 @@ async fn a_client_may_speak_before_the_switch_and_half_close() {
 }
 
 #[tokio::test]
+async fn silence_in_a_tunnel_is_no_fault() {
+    let brief = Duration::from_millis(100);
+    let house = House::with(Limits { keep_alive: brief, header_deadline: brief, first_byte: brief, ..Limits::default() }).await;
+    let pod = Pod::raw(|_, stream| eager_echo(stream)).await;
+    let name = house.publish(1, pod.address);
+    let mut client = open(&house, &name).await;
+    client.until(b"first").await;
+    for _ in 0..2 {
+        tokio::time::sleep(4 * brief).await; // four times what any other wait gets
+        client.send("still here").await;
+        assert_eq!(client.until(b"still here").await, b"still here");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
     let house = House::new().await;
     let pod = Pod::mirror().await;
@@ -78,8 +93,15 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
         assert_eq!(answer.status, 200);
         assert!(answer.body.contains("upgrade: websocket"), "{answer:?}");
     }
-    let h2c = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n")).await;
-    assert!(!h2c.body.contains("upgrade"), "{h2c:?}");
+    let stripped = [
+        ("GET / HTTP/1.1", "Upgrade: h2c\r\n\r\n"),
+        ("GET / HTTP/1.0", "Upgrade: websocket\r\n\r\n"),
+        ("POST / HTTP/1.1", "Upgrade: websocket\r\nContent-Length: 2\r\n\r\nhi"),
+    ];
+    for (line, rest) in stripped {
+        let answer = house.ask(&format!("{line}\r\nHost: {name}\r\nConnection: upgrade\r\n{rest}")).await;
+        assert!(answer.status == 200 && !answer.body.contains("upgrade"), "{answer:?}");
+    }
     assert_eq!(house.ask(&upgrade(&format!("{}.x", "a".repeat(52)))).await.status, 404);
 }
 

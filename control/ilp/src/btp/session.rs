@@ -218,8 +218,14 @@ where
     }
     drop(outbox);
     drop(hang_up);
-    // A peer that doesn't take our farewell is gone all the same.
-    let _ = time::timeout(CLOSE_MAX, sink.close()).await;
+    // What the other end still sends is read: a socket closed with unread bytes is reset, and takes with it what we have
+    // written last. A peer that doesn't take our farewell is gone all the same.
+    let farewell = async {
+        if sink.close().await.is_ok() {
+            while let Some(Ok(_)) = stream.next().await {}
+        }
+    };
+    let _ = time::timeout(CLOSE_MAX, farewell).await;
     reason
 }
 

@@ -20,6 +20,8 @@ use crate::{
 const WINDOW: SignedDuration = SignedDuration::from_secs(1);
 /// Longest time a packet is held.
 const HOLD_MAX: SignedDuration = SignedDuration::from_secs(30);
+/// Sessions of one account; past that the oldest is closed.
+const SESSIONS_MAX: usize = 8;
 /// The address segment of the host's own receiver; no child may have it.
 pub const HOST: &str = "host";
 
@@ -29,7 +31,8 @@ pub struct Router {
     own: Account,
     host: Account,
     receiver: Arc<Receiver>,
-    children: Mutex<HashMap<String, Session>>,
+    /// The sessions of each account, the newest last.
+    children: Mutex<HashMap<String, Vec<Session>>>,
 }
 
 impl Router {
@@ -45,15 +48,21 @@ impl Router {
         &self.host
     }
 
-    /// Makes `session` the way to `child`; an earlier one of the same account isn't used any more.
+    /// Makes `session` the way to `child`. Earlier ones of the same account may go on sending: the `codius` CLI opens three
+    /// with one token. What answers is the oldest, if there are too many by now.
     pub(super) fn connect(&self, child: &str, session: Session) -> Option<Session> {
-        self.children().insert(child.to_owned(), session)
+        let mut children = self.children();
+        let sessions = children.entry(child.to_owned()).or_default();
+        sessions.push(session);
+        (sessions.len() > SESSIONS_MAX).then(|| sessions.remove(0))
     }
 
-    /// Forgets the way to `child`, unless it has a newer session.
+    /// Forgets a session of `child`.
     pub(super) fn disconnect(&self, child: &str, session: &Session) {
         let mut children = self.children();
-        if children.get(child).is_some_and(|current| current.is(session)) {
+        let Some(sessions) = children.get_mut(child) else { return };
+        sessions.retain(|current| !current.is(session));
+        if sessions.is_empty() {
             children.remove(child);
         }
     }
@@ -79,7 +88,7 @@ impl Router {
             Some(HOST) => self.receiver.handle(&self.host, prepare, now).await,
             Some(next) if next == child => return reject(ErrorCode::F02_UNREACHABLE, "refusing to route payments back to sender"),
             Some(next) => {
-                let session = self.children().get(next).cloned();
+                let session = self.children().get(next).and_then(|sessions| sessions.last()).cloned();
                 match session {
                     Some(session) => session.send(prepare).await,
                     None => return reject(ErrorCode::T01_PEER_UNREACHABLE, "the account isn't connected"),
@@ -99,7 +108,7 @@ impl Router {
         self.own.address.strip_prefix_of(destination)?.split('.').next()
     }
 
-    fn children(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+    fn children(&self) -> MutexGuard<'_, HashMap<String, Vec<Session>>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

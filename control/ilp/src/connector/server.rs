@@ -89,9 +89,9 @@ async fn greet_and_drive(stream: TcpStream, router: Arc<Router>, stop: Cancellat
     let Some(greeted) = stop.run_until_cancelled(greet(stream)).await else { return Ok(()) };
     let (socket, child) = greeted?;
     let (session, outbox) = Session::new(&stop);
-    let replaced = router.connect(&child, session.clone());
-    if let Some(older) = replaced {
-        older.close();
+    let oldest = router.connect(&child, session.clone());
+    if let Some(oldest) = oldest {
+        oldest.close();
     }
     let handler = Arc::new(Child { name: child.clone(), router: router.clone(), rate: Mutex::default() });
     let ended = drive(socket, session.clone(), outbox, handler).await;

@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    io::Write,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -30,11 +31,10 @@ pub(crate) fn create(path: &Path, machine: Machine, pids: u32) -> io::Result<()>
     if is_v2() {
         enable_controllers(path)?;
         let group = join(Path::new(MOUNT), path);
-        fs::write(group.join("memory.max"), machine.memory_bytes.to_string())?;
-        optional(fs::write(group.join("memory.swap.max"), "0"))?; // memory and swap together: none of it is swap
-        optional(fs::write(group.join("memory.oom.group"), "0"))?;
-        fs::write(group.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
-        return fs::write(group.join("pids.max"), pids.to_string());
+        set(&group.join("memory.max"), machine.memory_bytes.to_string())?;
+        optional(set(&group.join("memory.swap.max"), "0"))?; // memory and swap together: none of it is swap
+        set(&group.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
+        return set(&group.join("pids.max"), pids.to_string());
     }
     let group = |controller: &str| -> io::Result<PathBuf> {
         let group = join(&Path::new(MOUNT).join(controller), path);
@@ -42,12 +42,12 @@ pub(crate) fn create(path: &Path, machine: Machine, pids: u32) -> io::Result<()>
         Ok(group)
     };
     let memory = group("memory")?;
-    fs::write(memory.join("memory.limit_in_bytes"), machine.memory_bytes.to_string())?;
-    optional(fs::write(memory.join("memory.memsw.limit_in_bytes"), machine.memory_bytes.to_string()))?;
+    set(&memory.join("memory.limit_in_bytes"), machine.memory_bytes.to_string())?;
+    optional(set(&memory.join("memory.memsw.limit_in_bytes"), machine.memory_bytes.to_string()))?;
     let cpu = group("cpu")?;
-    fs::write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-    fs::write(cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
-    fs::write(group("pids")?.join("pids.max"), pids.to_string())
+    set(&cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+    set(&cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
+    set(&group("pids")?.join("pids.max"), pids.to_string())
 }
 
 /// Kills every process in the group and removes it from all hierarchies. Fine when it isn't there.
@@ -93,7 +93,7 @@ fn enable_controllers(path: &Path) -> io::Result<()> {
     let mut group = PathBuf::from(MOUNT);
     for name in path.strip_prefix("/").unwrap_or(path) {
         for controller in ["+memory", "+cpu", "+pids"] {
-            fs::write(group.join("cgroup.subtree_control"), controller)?;
+            set(&group.join("cgroup.subtree_control"), controller)?;
         }
         group.push(name);
         match fs::create_dir(&group) {
@@ -101,11 +101,16 @@ fn enable_controllers(path: &Path) -> io::Result<()> {
             done => done?,
         }
     }
-    ["+memory", "+cpu", "+pids"].iter().try_for_each(|controller| fs::write(group.join("cgroup.subtree_control"), controller))
+    ["+memory", "+cpu", "+pids"].iter().try_for_each(|controller| set(&group.join("cgroup.subtree_control"), controller))
 }
 
 fn join(hierarchy: &Path, path: &Path) -> PathBuf {
     hierarchy.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Writes a setting that exists: nothing may look set that isn't.
+fn set(path: &Path, value: impl AsRef<[u8]>) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_ref())
 }
 
 /// Some kernels are built without swap accounting.

@@ -1,5 +1,10 @@
 //! What a pod can't do.
 
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
 use codiusd_runtime::{PodState, Runtime};
 
 use crate::busybox;
@@ -59,6 +64,53 @@ pub(crate) async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
     let reply = try_get(web.address, 80, "/").await;
     assert_eq!(reply.unwrap(), "web");
     runtime.stop(&id('a')).await.unwrap();
+}
+
+/// A network beyond this host: a namespace that knows no way back to pods, so that only a masqueraded request is answered.
+struct Outside {
+    name: String,
+    address: String,
+    server: Child,
+}
+
+impl Outside {
+    /// With a server of what is in the directory.
+    fn new(served: &Path) -> Self {
+        let pid = std::process::id();
+        let name = format!("out{pid}");
+        let [.., second, third] = pid.to_be_bytes();
+        let net = format!("198.18.{second}.{}", third & !3);
+        let at = |last: u8| format!("{}.{}", net.rsplit_once('.').unwrap().0, (third & !3) + last);
+        let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {name} type veth peer name out netns {name}"));
+        ip(&format!("addr add {}/30 dev {name}", at(1)));
+        ip(&format!("link set {name} up"));
+        ip(&format!("-n {name} addr add {}/30 dev out", at(2)));
+        ip(&format!("-n {name} link set out up"));
+        let server = Command::new("nsenter")
+            .args([&*format!("--net=/run/netns/{name}"), "busybox", "httpd", "-f", "-p", "80", "-h", &served.to_string_lossy()])
+            .spawn()
+            .unwrap();
+        Self { name, address: at(2), server }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+        Command::new("ip").args(["netns", "del", &self.name]).status().ok();
+        Command::new("ip").args(["link", "del", &self.name]).stderr(Stdio::null()).status().ok();
+    }
+}
+
+pub(crate) async fn pods_reach_the_world_under_the_hosts_address(host: Host) {
+    std::fs::write(host.config.root.with_file_name("index.html"), "the world").unwrap();
+    let outside = Outside::new(host.config.root.parent().unwrap());
+    let runtime = host.open();
+    let script = format!("until busybox wget -q -O - http://{}/; do busybox usleep 50000; done 2>/dev/null", outside.address);
+    assert_eq!(output_of(&host, &runtime, host.script("main", &script)).await, ["the world"]);
 }
 
 pub(crate) async fn memory_is_limited_in_the_pod_alone(host: Host) {

@@ -15,6 +15,10 @@ use codiusd_runtime::{
     image::{ImageConfig, ImageLimits},
 };
 use futures::StreamExt;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -36,7 +40,8 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(number: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut host = Self::at(dir.path(), number, std::process::id());
+        // Longer than a socket's path may be.
+        let mut host = Self::at(&dir.path().join("root-".repeat(30)), number, std::process::id());
         host._dir = Some(dir);
         host
     }
@@ -118,6 +123,12 @@ impl Drop for Host {
     fn drop(&mut self) {
         if self._dir.is_none() {
             return;
+        }
+        // What a failed case left running; its namespaces, links and mounts go with it.
+        for held in self.holdings() {
+            if let Some(pid) = held.strip_prefix("/proc/").and_then(|process| process.split(':').next()?.parse().ok()) {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
         }
         clean(&self.config.instance);
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {

@@ -29,7 +29,7 @@ const CASES: &[(&str, Case)] = cases! {
     cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
         a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
         the_same_pod_starts_again_at_once, too_many_starts_are_refused;
-    confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, memory_is_limited_in_the_pod_alone,
+    confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, memory_is_limited_in_the_pod_alone,
         processes_are_limited, what_is_written_is_limited;
     survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root;
 };

@@ -90,7 +90,7 @@ pub(crate) async fn a_killed_shim_takes_its_containers(host: Host) {
     let runtime = host.open();
     let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     get(running, 80).await;
-    assert_eq!(processes(&host).len(), 1);
+    assert!(!processes(&host).is_empty());
     kill(shim_pid(&host), Signal::SIGKILL).unwrap();
     until("its containers die", || async { processes(&host).is_empty() }).await;
     until_exited(&runtime, &id('a')).await;

@@ -2,9 +2,10 @@
 //!
 //! The list of container engines, hardened: nothing that makes or enters namespaces, mounts, loads code into the kernel or
 //! looks into other processes; sockets only of the families a server needs. What is not listed fails with EPERM, except
-//! `clone3`, whose flags a filter can't see: ENOSYS makes C libraries fall back to `clone`, whose flags it can.
+//! what C libraries must believe to be missing so that they fall back to what is listed: ENOSYS for `clone3`, whose flags a
+//! filter can't see (those of `clone` it can), and for calls newer than the list.
 
-use std::{collections::BTreeMap, env::consts::ARCH};
+use std::{collections::BTreeMap, env::consts::ARCH, ops::Range};
 
 use nix::libc::{self, c_long};
 use seccompiler::{
@@ -18,15 +19,19 @@ mod allowed;
 const NAMESPACE_FLAGS: c_long = 0x7E02_0000 | 0x80;
 const ERRNO_MASK: u32 = 0xffff;
 
+/// Calls made after this list was, the same on every architecture.
+const NEWER: Range<c_long> = 453..512;
+
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// The filters, in the order in which they are to be applied.
 pub(super) fn filters() -> Result<Vec<BpfProgram>, BackendError> {
     let arch: TargetArch = ARCH.try_into()?;
-    let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
-    let missing = SeccompFilter::new(clone3, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
+    let missing = std::iter::once(libc::SYS_clone3).chain(NEWER).map(|call| (call, Vec::new())).collect();
+    let missing = SeccompFilter::new(missing, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
     let listed = SeccompFilter::new(rules()?, errno(libc::EPERM), SeccompAction::Allow, arch)?;
-    Ok(vec![missing.try_into()?, listed.try_into()?])
+    // Where two filters refuse, the error of the one applied last is seen.
+    Ok(vec![listed.try_into()?, missing.try_into()?])
 }
 
 fn errno(errno: i32) -> SeccompAction {
@@ -35,7 +40,6 @@ fn errno(errno: i32) -> SeccompAction {
 
 fn rules() -> Result<Rules, BackendError> {
     let mut rules: Rules = allowed::CALLS.iter().chain(allowed::CALLS_OF_ARCH).map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_clone3, Vec::new()); // answered by the other filter
     rules.insert(libc::SYS_clone, vec![all([when(0, Is::MaskedEq(unsigned(NAMESPACE_FLAGS)), 0)?])?]);
     let family = |family: i32| when(0, Is::Eq, unsigned(family));
     let route = when(2, Is::Eq, unsigned(libc::NETLINK_ROUTE))?;
