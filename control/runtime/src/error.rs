@@ -70,7 +70,11 @@ impl RuntimeError {
     /// Who is to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::AlreadyExists(_) | Self::ImageRefused { .. } | Self::ImageUnavailable { .. } | Self::NoSuchPod(_) | Self::Start { .. } => Fault::Uploader,
+            Self::AlreadyExists(_)
+            | Self::ImageRefused { .. }
+            | Self::ImageUnavailable { .. }
+            | Self::NoSuchPod(_)
+            | Self::Start { .. } => Fault::Uploader,
             Self::Busy | Self::Unavailable { .. } => Fault::Host,
         }
     }

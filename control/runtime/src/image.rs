@@ -52,10 +52,10 @@ pub struct ImageLimits {
     pub layers_max: usize,
     /// A layer as it is downloaded, in bytes.
     pub blob_bytes_max: u64,
-    /// A layer when it is unpacked, in bytes.
-    pub layer_bytes_max: u64,
-    /// Files, directories and links of one layer.
-    pub layer_entries_max: u64,
+    /// All layers of an image together when they are unpacked, in bytes.
+    pub unpacked_bytes_max: u64,
+    /// Files, directories and links of all layers of an image.
+    pub entries_max: u64,
     /// Downloading and unpacking one image, in seconds.
     pub seconds_max: u64,
     /// Images downloaded at once; more wait.
@@ -69,8 +69,8 @@ impl Default for ImageLimits {
             json_bytes_max: 4 * 1024 * 1024,
             layers_max: 127,
             blob_bytes_max: 2 * GIB,
-            layer_bytes_max: 8 * GIB,
-            layer_entries_max: 500_000,
+            unpacked_bytes_max: 8 * GIB,
+            entries_max: 500_000,
             seconds_max: 600,
             pulls_max: 4,
         }
@@ -114,4 +114,4 @@ impl std::fmt::Display for Digest {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

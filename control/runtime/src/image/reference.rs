@@ -25,11 +25,13 @@ pub(super) enum Name {
 impl ImageRef {
     /// Reads a reference.
     pub fn parse(text: &str) -> Result<Self, RuntimeError> {
-        let refuse = |reason: &str| RuntimeError::ImageRefused { image: text.chars().take(LENGTH_MAX).collect(), reason: reason.to_owned() };
+        let refuse =
+            |reason: &str| RuntimeError::ImageRefused { image: text.chars().take(LENGTH_MAX).collect(), reason: reason.to_owned() };
         if text.len() > LENGTH_MAX {
             return Err(refuse("the reference is too long"));
         }
-        let (name, digest) = text.split_once('@').ok_or_else(|| refuse("must be pinned by its digest, as in name@sha256:<64 hex digits>"))?;
+        let (name, digest) =
+            text.split_once('@').ok_or_else(|| refuse("must be pinned by its digest, as in name@sha256:<64 hex digits>"))?;
         let digest = Digest::parse(digest).ok_or_else(|| refuse("the digest must be sha256: and 64 hex digits in lower case"))?;
         let name = match name.strip_prefix(LOCAL) {
             Some(name) if is_plain(name) => Name::Local(name.to_owned()),

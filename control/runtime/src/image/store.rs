@@ -19,7 +19,7 @@ use super::{
     Digest, Image, ImageConfig, ImageLimits, ImageRef, ImageSettings,
     manifest::{Config, Descriptor, Document, architecture, chain_ids, for_this_machine},
     source::{Source, disk, refused, unavailable},
-    unpack::{self, UnpackError},
+    unpack::{self, Budget, UnpackError},
 };
 use crate::RuntimeError;
 
@@ -129,13 +129,15 @@ impl Inner {
         tracing::info!(image = image.as_str(), "pulling");
         let (config, blobs) = self.describe(image).await?;
         let diff_ids: Option<Vec<Digest>> = config.rootfs.diff_ids.iter().map(|id| Digest::parse(id)).collect();
-        let diff_ids = diff_ids.filter(|ids| ids.len() == blobs.len()).ok_or_else(|| refused(image, "its config doesn't fit its layers"))?;
+        let diff_ids =
+            diff_ids.filter(|ids| ids.len() == blobs.len()).ok_or_else(|| refused(image, "its config doesn't fit its layers"))?;
         let chain: Vec<String> = chain_ids(&diff_ids).iter().map(Digest::hex).collect();
         let mut layers: Vec<PathBuf> = Vec::with_capacity(chain.len());
+        let mut budget = Budget::new(&self.limits, deadline);
         for ((blob, diff_id), chain_id) in blobs.iter().zip(diff_ids).zip(&chain) {
             let path = self.layer_path(chain_id);
             if !tokio::fs::try_exists(&path).await.map_err(|error| disk("look for a layer", error))? {
-                self.pull_layer(image, blob, diff_id, &path, layers.clone(), deadline).await?;
+                budget = self.pull_layer(image, blob, diff_id, &path, layers.clone(), budget).await?;
             }
             layers.push(path);
         }
@@ -173,6 +175,7 @@ impl Inner {
         Ok((config, blobs))
     }
 
+    /// Downloads and unpacks one layer; answers what is left of the image's budget.
     async fn pull_layer(
         &self,
         image: &ImageRef,
@@ -180,21 +183,21 @@ impl Inner {
         diff_id: Digest,
         path: &Path,
         below: Vec<PathBuf>,
-        deadline: Instant,
-    ) -> Result<(), RuntimeError> {
+        budget: Budget,
+    ) -> Result<Budget, RuntimeError> {
         let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", blob.hex(), rand::random::<u32>())));
         let mut file = File::create(&download.0).await.map_err(|error| disk("write a layer", error))?;
         self.source.layer(image, blob, &mut file).await?;
         drop(file);
-        let (limits, path) = (self.limits, path.to_owned());
+        let path = path.to_owned();
         let unpacked = task::spawn_blocking(move || {
             let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
-            unpack::layer(&download.0, &directory.0, &below, diff_id, &limits, deadline)?;
+            unpack::layer(&download.0, &directory.0, &below, diff_id, &budget)?;
             // Another image with the same layers may have been faster: both have the same content.
             if !path.exists() {
                 fs::rename(&directory.0, &path)?;
             }
-            Ok(())
+            Ok(budget)
         });
         let outcome = unpacked.await.map_err(|error| disk("unpack a layer", io::Error::other(error)))?;
         outcome.map_err(|error: UnpackError| match error {

@@ -3,54 +3,62 @@
 //! The `tar` crate only parses. Every path is resolved by the kernel with the layer's directory as its root
 //! (`openat2`, `RESOLVE_IN_ROOT`): neither `..`, nor absolute links, nor links planted by earlier entries lead out of it.
 //! The last component is always created anew (`O_EXCL`, `O_NOFOLLOW`), never written through.
+//!
+//! A whiteout hides what the layers below have of a name, and leaves alone what its own layer has, wherever in the archive
+//! it comes (OCI Image Layer 1.1, "Whiteouts"): a directory that is both is an opaque one.
+
+mod stream;
 
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
-    time::Instant,
 };
 
-use flate2::read::MultiGzDecoder;
 use rustix::{
     fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
 };
-use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
 
 use super::{Digest, ImageLimits};
+pub(super) use stream::Budget;
+use stream::{Gate, LayerReader};
 
 /// Users and groups of an image are below this: it is how many a pod has.
 const IDS: u64 = 65_536;
-/// Path components, at most.
+/// Directories above one another, at most; paths have no more components.
 const DEPTH_MAX: usize = 128;
 /// Marks a name that is removed from the layers below (OCI Image Layer 1.1, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks a directory whose content below is hidden.
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The same to overlayfs.
+const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
 /// A layer that isn't unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnpackError {
     #[error("a layer isn't what its config says (diff_id)")]
     DiffId,
-    #[error("a layer has too many files")]
+    #[error("the image has too many files")]
     Entries,
     #[error("a layer holds a hard link to something that isn't a file of it")]
     HardLink,
+    #[error("a layer holds a name or extended header that is too long")]
+    Headers,
     #[error("a layer's files belong to users or groups of 65536 and more")]
     Ids,
     #[error("the disk doesn't take it")]
     Io(#[from] io::Error),
     #[error("a layer holds an impossible path")]
     Path,
-    #[error("a layer is too large when unpacked")]
+    #[error("the image is too large when unpacked")]
     Size,
     #[error("a layer can't be read as a tar archive")]
     Tar,
@@ -59,82 +67,38 @@ pub(super) enum UnpackError {
 }
 
 impl From<Errno> for UnpackError {
+    /// What the kernel says of a path is the archive's fault, the rest is the disk's.
     fn from(errno: Errno) -> Self {
-        Self::Io(errno.into())
+        match errno {
+            Errno::INVAL | Errno::LOOP | Errno::MLINK | Errno::NAMETOOLONG | Errno::NOENT | Errno::NOTDIR | Errno::XDEV => Self::Path,
+            other => Self::Io(other.into()),
+        }
     }
 }
 
 /// Unpacks the blob at `blob` into `directory`, which is made. `below` are the layers under it, lowest first.
-pub(super) fn layer(
-    blob: &Path,
-    directory: &Path,
-    below: &[PathBuf],
-    diff_id: Digest,
-    limits: &ImageLimits,
-    deadline: Instant,
-) -> Result<(), UnpackError> {
-    let mut source = Counted { inner: decompress(File::open(blob)?)?, hasher: Sha256::new(), left: limits.layer_bytes_max };
-    fs::mkdir(directory, Mode::from_raw_mode(0o755))?;
+pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: Digest, budget: &Budget) -> Result<(), UnpackError> {
+    let gate = Gate::new();
+    let mut source = LayerReader::open(File::open(blob)?, budget, &gate)?;
+    std::fs::create_dir(directory)?;
     let unpacker = Unpacker { root: open_root(directory)?, below };
     // Some archives end without their padding; a reader that fills it up is none the worse.
     let mut archive = Archive::new((&mut source).chain(io::repeat(0).take(2048)));
-    let (mut entries, mut failure) = (0, None);
-    for entry in archive.entries().map_err(|_| UnpackError::Tar)? {
-        entries += 1;
-        let unpacked = match entry {
-            Err(_) => Err(UnpackError::Tar),
-            Ok(_) if entries > limits.layer_entries_max => Err(UnpackError::Entries),
-            Ok(_) if Instant::now() > deadline => Err(UnpackError::Time),
-            Ok(mut entry) => unpacker.entry(&mut entry),
-        };
-        if let Err(error) = unpacked {
-            failure = Some(error);
-            break;
+    for entry in archive.entries().map_err(|error| gate.cause_of(&error))? {
+        let mut entry = entry.map_err(|error| gate.cause_of(&error))?;
+        gate.expect_content();
+        budget.take_entry()?;
+        if entry.header().entry_type() == EntryType::GNUSparse {
+            budget.take_bytes(entry.size())?;
         }
+        unpacker.entry(&mut entry, &gate)?;
+        // Whatever of it nobody wanted.
+        io::copy(&mut entry, &mut io::sink()).map_err(|error| gate.cause_of(&error))?;
+        gate.expect_headers();
     }
-    drop(archive);
-    if source.left == 0 {
-        return Err(UnpackError::Size);
-    }
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    io::copy(&mut source, &mut io::sink()).map_err(|_| UnpackError::Tar)?;
-    if source.left == 0 {
-        return Err(UnpackError::Size);
-    }
-    if <[u8; 32]>::from(source.hasher.finalize()) == diff_id.0 { Ok(()) } else { Err(UnpackError::DiffId) }
-}
-
-/// The tar inside, by its first bytes: media types are not always right.
-fn decompress(file: File) -> io::Result<Box<dyn Read>> {
-    let mut reader = BufReader::with_capacity(128 * 1024, file);
-    let start = io::BufRead::fill_buf(&mut reader)?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        Ok(Box::new(BufReader::new(MultiGzDecoder::new(reader))))
-    } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        Ok(Box::new(zstd::Decoder::with_buffer(reader)?))
-    } else {
-        Ok(Box::new(reader))
-    }
-}
-
-/// Hashes what is read, and ends before it is too much.
-struct Counted {
-    inner: Box<dyn Read>,
-    hasher: Sha256,
-    left: u64,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let (wanted, _) = buffer.split_at_mut(most);
-        let count = self.inner.read(wanted)?;
-        self.hasher.update(wanted.get(..count).unwrap_or_default());
-        self.left -= count as u64;
-        Ok(count)
-    }
+    gate.expect_content();
+    io::copy(&mut source, &mut io::sink()).map_err(|error| gate.cause_of(&error))?;
+    if source.digest() == diff_id { Ok(()) } else { Err(UnpackError::DiffId) }
 }
 
 fn open_root(directory: &Path) -> rustix::io::Result<OwnedFd> {
@@ -154,7 +118,7 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry(&self, entry: &mut Entry<'_, impl Read>) -> Result<(), UnpackError> {
+    fn entry(&self, entry: &mut Entry<'_, impl Read>, gate: &Gate) -> Result<(), UnpackError> {
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
             return Ok(());
@@ -165,24 +129,24 @@ impl Unpacker<'_> {
         };
         let parent = self.parent(parents)?;
         if name.as_bytes() == OPAQUE {
-            return self.hide_below(parents);
+            return make_opaque(&parent, OsStr::new("."));
         }
         if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
-            return whiteout(&parent, hidden);
+            return whiteout(&parent, OsStr::from_bytes(hidden));
         }
         let owner = owner(entry)?;
-        let existing = fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if existing.is_some() && !(existing == Some(FileType::Directory) && kind == EntryType::Directory) {
+        let existing = Existing::at(&parent, name)?;
+        if matches!(existing, Existing::File | Existing::Whiteout) || (existing == Existing::Directory && kind != EntryType::Directory) {
             remove(&parent, name, 0)?;
         }
         let mode = Mode::from_raw_mode(entry.header().mode().map_err(|_| UnpackError::Tar)? & 0o7777);
         match kind {
-            EntryType::Directory if existing == Some(FileType::Directory) => {}
-            EntryType::Directory => fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?,
+            EntryType::Directory if existing == Existing::Directory => {}
+            EntryType::Directory => self.make_directory(&parent, name, existing)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut file = File::from(fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?);
-                io::copy(entry, &mut file)?;
+                io::copy(entry, &mut file).map_err(|error| gate.cause_of(&error))?;
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or(UnpackError::Tar)?;
@@ -207,41 +171,78 @@ impl Unpacker<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match open_in(&self.root, &path, flags) {
             Ok(directory) => return Ok(directory),
-            Err(Errno::NOENT) => {}
-            Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Err(UnpackError::Path),
+            // A component of it isn't there yet, or only as a whiteout.
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(errno) => return Err(errno.into()),
         }
         let (name, above) = parents.split_last().ok_or(UnpackError::Path)?;
         let above = self.parent(above)?;
-        match fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => {}
-            // It is there, but leads nowhere: a dangling link, or a file.
-            Err(Errno::EXIST) => return Err(UnpackError::Path),
-            Err(errno) => return Err(errno.into()),
+        let existing = Existing::at(&above, name)?;
+        match existing {
+            Existing::Nothing => {}
+            Existing::Whiteout => remove(&above, name, 0)?,
+            // It leads nowhere: a dangling link, or a file.
+            Existing::Directory | Existing::File => return Err(UnpackError::Path),
         }
-        for layer in self.below.iter().rev() {
-            let Ok(like) = open_root(layer).and_then(|root| open_in(root, &path, flags)) else { continue };
+        self.make_directory(&above, name, existing)?;
+        let like = self.below.iter().rev().find_map(|layer| open_in(open_root(layer).ok()?, &path, flags).ok());
+        if let (Existing::Nothing, Some(like)) = (existing, like) {
             let stat = fs::fstat(&like)?;
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             set_attributes(&above, name, EntryType::Directory, Mode::from_raw_mode(stat.st_mode & 0o7777), owner, 0)?;
-            break;
         }
         Ok(open_in(&self.root, &path, flags)?)
     }
 
-    fn hide_below(&self, parents: &[OsString]) -> Result<(), UnpackError> {
-        let path: PathBuf = parents.iter().collect();
-        let directory = open_in(&self.root, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(fs::fsetxattr(directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())?)
+    /// A new directory; one in place of a whiteout hides what is below it.
+    fn make_directory(&self, parent: &OwnedFd, name: &OsStr, instead_of: Existing) -> Result<(), UnpackError> {
+        // Links make paths shorter than they are: whoever removes the directories goes the whole way.
+        if self.depth(parent)? >= DEPTH_MAX {
+            return Err(UnpackError::Path);
+        }
+        fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+        if instead_of == Existing::Whiteout { make_opaque(parent, name) } else { Ok(()) }
+    }
+
+    /// How many directories below the layer's root a directory really is.
+    fn depth(&self, directory: &OwnedFd) -> Result<usize, UnpackError> {
+        let path = |fd: &OwnedFd| fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
+        let separators = |path: std::ffi::CString| path.to_bytes().iter().filter(|byte| **byte == b'/').count();
+        Ok(separators(path(directory)?).saturating_sub(separators(path(&self.root)?)))
     }
 
     fn hard_link(&self, target: &[u8], parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
         let path: PathBuf = components(target)?.iter().collect();
         let target = open_in(&self.root, &path, OFlags::PATH | OFlags::NOFOLLOW).map_err(|_| UnpackError::HardLink)?;
-        if FileType::from_raw_mode(fs::fstat(&target)?.st_mode) != FileType::RegularFile {
-            return Err(UnpackError::HardLink);
+        match FileType::from_raw_mode(fs::fstat(&target)?.st_mode) {
+            FileType::RegularFile | FileType::Symlink => Ok(fs::linkat(&target, "", parent, name, AtFlags::EMPTY_PATH)?),
+            _ => Err(UnpackError::HardLink),
         }
-        Ok(fs::linkat(&target, "", parent, name, AtFlags::EMPTY_PATH)?)
+    }
+}
+
+/// What the layer has of a name so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Existing {
+    Directory,
+    File,
+    Nothing,
+    Whiteout,
+}
+
+impl Existing {
+    fn at(parent: &OwnedFd, name: &OsStr) -> Result<Self, UnpackError> {
+        let stat = match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Self::Nothing),
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Self::Directory,
+            // Devices of the archive are never made.
+            FileType::CharacterDevice => Self::Whiteout,
+            _ => Self::File,
+        })
     }
 }
 
@@ -279,15 +280,23 @@ fn set_attributes(
 }
 
 /// `.wh.NAME`: a 0:0 character device is how overlayfs knows it.
-fn whiteout(parent: &OwnedFd, hidden: &[u8]) -> Result<(), UnpackError> {
-    let name = OsStr::from_bytes(hidden);
-    if hidden.is_empty() || hidden == b"." || hidden == b".." {
+fn whiteout(parent: &OwnedFd, hidden: &OsStr) -> Result<(), UnpackError> {
+    if hidden.is_empty() || hidden == "." || hidden == ".." {
         return Err(UnpackError::Path);
     }
-    if fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        remove(parent, name, 0)?;
+    match Existing::at(parent, hidden)? {
+        Existing::Directory => make_opaque(parent, hidden),
+        // It hides what is below by being there.
+        Existing::File | Existing::Whiteout => Ok(()),
+        Existing::Nothing => Ok(fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)?),
     }
-    Ok(fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+/// Hides what the layers below have in a directory.
+fn make_opaque(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = fs::openat(parent, name, flags, Mode::empty())?;
+    Ok(fs::fsetxattr(directory, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())?)
 }
 
 /// Removes what an earlier entry of the same layer made.

@@ -1,0 +1,150 @@
+//! Images from a real registry (Debian's docker-registry), and from one whose storage was tampered with.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+use bytes::Bytes;
+use oci_client::{
+    Client, Reference,
+    client::{ClientConfig, ClientProtocol},
+    secrets::RegistryAuth,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::kit::{Blobs, PATIENCE, Tar, store, text};
+use crate::{
+    RuntimeError,
+    image::{ImageLimits, ImageStore},
+};
+
+/// A registry of its own; ends with the value.
+struct Registry {
+    dir: TempDir,
+    child: Child,
+    address: String,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.yml");
+        let storage = dir.path().join("storage");
+        let yaml = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+            storage.display()
+        );
+        fs::write(&config, yaml).unwrap();
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("docker-registry runs; `deploy/setup test` installs it");
+        let (said, lines) = mpsc::channel();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        // Goes on reading to its end, or the registry would block on a full pipe.
+        thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(said.send(line))));
+        let address = loop {
+            let line = lines.recv_timeout(PATIENCE).expect("docker-registry says where it listens");
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.split(['"', ' ']).next().unwrap().to_owned();
+            }
+        };
+        Self { dir, child, address }
+    }
+
+    /// Uploads all blobs and the manifest, and answers how it is named.
+    async fn push(&self, blobs: &Blobs, manifest: &Value) -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let protocol = ClientProtocol::HttpsExcept(vec![self.address.clone()]);
+        let client = Client::new(ClientConfig { protocol, ..ClientConfig::default() });
+        let name = format!("{}/some/thing@{}", self.address, text(&manifest["digest"]));
+        let reference: Reference = name.parse().unwrap();
+        client.store_auth_if_needed(reference.resolve_registry(), &RegistryAuth::Anonymous).await;
+        for (digest, bytes) in &blobs.0 {
+            client.push_blob(&reference, Bytes::from(bytes.clone()), digest).await.unwrap();
+        }
+        let document = blobs.0[text(&manifest["digest"])].clone();
+        let kind = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
+        client.push_manifest_raw(&reference, document, kind).await.unwrap();
+        name
+    }
+
+    fn blob(&self, digest: &Value) -> PathBuf {
+        let hex = text(digest).trim_start_matches("sha256:");
+        self.dir.path().join("storage/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")
+    }
+
+    fn store(&self) -> (TempDir, ImageStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), &[], Some(&self.address), ImageLimits::default());
+        (dir, store)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn image(blobs: &mut Blobs) -> Value {
+    let mut image = blobs.image(&[Tar::new().file("f", "lower").bytes(), Tar::new().file("f", "upper").bytes()]);
+    // Registries look at the media type.
+    let mut manifest = blobs.json(&image);
+    manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json".into();
+    image["digest"] = blobs.put(manifest.to_string().into_bytes())["digest"].clone();
+    image
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_by_its_digest_and_checked() {
+    let registry = Registry::start();
+    let mut blobs = Blobs::default();
+    let manifest = image(&mut blobs);
+    let name = registry.push(&blobs, &manifest).await;
+    let (_dir, store) = registry.store();
+    let pulled = store.ensure(&name).await.unwrap();
+    assert_eq!(fs::read_to_string(pulled.layers[1].join("f")).unwrap(), "upper");
+
+    let parts = blobs.json(&manifest);
+    for part in [&manifest["digest"], &parts["config"]["digest"], &parts["layers"][0]["digest"]] {
+        let path = registry.blob(part);
+        let whole = fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        fs::write(&path, changed).unwrap();
+        let (_dir, store) = registry.store();
+        let outcome = store.ensure(&name).await;
+        assert!(outcome.is_err(), "{part} was changed, and taken");
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let (_dir, store) = registry.store();
+        let outcome = store.ensure(&name).await;
+        assert!(outcome.is_err(), "{part} was cut, and taken");
+        fs::write(&path, whole).unwrap();
+    }
+    let (_dir, store) = registry.store();
+    store.ensure(&name).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_registry_does_not_have_or_say_is_told() {
+    let registry = Registry::start();
+    let unknown = format!("{}/some/thing@sha256:{}", registry.address, "0".repeat(64));
+    let (_dir, store) = registry.store();
+    store.check(&unknown).await.expect("what a registry has is only known when it is asked");
+    let error = store.ensure(&unknown).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::ImageUnavailable { .. }), "{error:?}");
+    drop(registry);
+    let error = store.ensure(&unknown).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::ImageUnavailable { .. }), "{error:?}");
+}
