@@ -4,7 +4,7 @@
 //! test packets (can't be fulfilled) -> the rate -> empty packets -> what the server takes -> money, until it has it -> close
 //! ```
 //!
-//! A connector on the way can't take more than [`SLIPPAGE_PERCENT`] of what the test packets promised: every packet says
+//! A connector on the way can't take more than `SLIPPAGE_PERCENT` of what the test packets promised: every packet says
 //! how much must arrive, and the server refuses it otherwise.
 
 use std::time::Duration;

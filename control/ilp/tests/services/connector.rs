@@ -222,14 +222,20 @@ async fn who_does_not_say_who_it_is_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn the_newest_socket_of_an_account_is_used() {
+async fn the_newest_of_eight_sessions_of_an_account_is_paid() {
     let (_connector, address, _ledger) = connector().await;
-    let older = payee(address, "shop", Payee::default()).await;
-    let _newer = payee(address, "shop", Payee { fulfillment: FULFILLMENT, when: None }).await;
-    let ended = time::timeout(PATIENCE, older).await.expect("the older one is closed").unwrap();
+    let oldest = payee(address, "shop", Payee::default()).await;
+    let older = link(address, "token").await;
+    let mut newer = Vec::new();
+    for _ in 0..7 {
+        newer.push(payee(address, "shop", Payee { fulfillment: FULFILLMENT, when: None }).await);
+        assert_eq!(code(&older, "private.dev.shop", LONG).await, None);
+    }
+    assert!(!oldest.is_finished(), "earlier sessions may go on");
+    newer.push(payee(address, "shop", Payee::default()).await);
+    let ended = time::timeout(PATIENCE, oldest).await.expect("the ninth closes the oldest").unwrap();
     assert!(matches!(ended, Ended::Closed), "{ended}");
-    let link = link(address, "token").await;
-    assert_eq!(code(&link, "private.dev.shop", LONG).await, None);
+    assert_eq!(code(&older, "private.dev.shop", LONG).await, Some(ErrorCode::F05_WRONG_CONDITION), "the newest is asked");
 }
 
 #[tokio::test]
@@ -268,7 +274,13 @@ async fn stopping_answers_what_has_begun() {
     let stopping = async {
         time::timeout(PATIENCE, when.come.notified()).await.expect("the packet comes");
         let stopped = tokio::spawn(connector.stop());
-        let refused = async { while code(&link, "private.dev", LONG).await == Some(ErrorCode::F02_UNREACHABLE) {} };
+        let refused = async {
+            let mut taken = 0;
+            while code(&link, "private.dev", LONG).await == Some(ErrorCode::F02_UNREACHABLE) {
+                taken += 1;
+                assert!(taken < 1_000, "new packets are still taken");
+            }
+        };
         time::timeout(PATIENCE, refused).await.expect("new packets are put off");
         when.answer.notify_one();
         time::timeout(PATIENCE, stopped).await.expect("stops").unwrap();
