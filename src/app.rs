@@ -242,10 +242,9 @@ async fn runtime(config: &Config) -> Result<Arc<dyn Runtime>, StartError> {
         RuntimeChoice::Embedded => {
             let embedded = embedded(config);
             let opened = tokio::task::spawn_blocking(move || EmbeddedRuntime::open(embedded)).await;
-            let opened = opened.map_err(|error| StartError::Runtime(RuntimeError::Unavailable {
-                operation: "opening it".to_owned(),
-                source: Some(Box::new(error)),
-            }))?;
+            let opened = opened.map_err(|error| {
+                StartError::Runtime(RuntimeError::Unavailable { operation: "opening it".to_owned(), source: Some(Box::new(error)) })
+            })?;
             Ok(Arc::new(opened.map_err(StartError::Runtime)?))
         }
     }
@@ -303,7 +302,8 @@ fn api_config(config: &Config, public_uri: &Url) -> ApiConfig {
 
 /// The office's socket, in a directory only we may enter.
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
-    let fail = |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };
+    let fail =
+        |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}

@@ -16,8 +16,14 @@ use crate::config::{self, Config, ConfigError, Settings, keys};
 const USAGE: u8 = 64;
 
 #[derive(Debug, Parser)]
-#[command(name = "codiusd", version, about = "Turns this machine into a Codius host: pods paid for over Interledger, served at <hash>.<host>")]
-#[command(after_help = "Try it:\n  codiusd demo                    a whole host on this machine, with a paid pod\n  codiusd serve                   a host (settings: codiusd check)\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h")]
+#[command(
+    name = "codiusd",
+    version,
+    about = "Turns this machine into a Codius host: pods paid for over Interledger, served at <hash>.<host>"
+)]
+#[command(
+    after_help = "Try it:\n  codiusd demo                    a whole host on this machine, with a paid pod\n  codiusd serve                   a host (settings: codiusd check)\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -176,7 +176,8 @@ impl Config {
         let dev = settings.get("dev", "true or false", parse_bool)?;
         let port = settings.get("port", "a port number from 0 (any free one) to 65535", parse)?;
         let bind_ip: IpAddr = settings.get("bind_ip", "an IP address such as 127.0.0.1 or 0.0.0.0", parse)?;
-        let public_uri = settings.optional("public_uri", "an http:// or https:// URI with a host name, as visitors see it", parse_public_uri)?;
+        let public_uri =
+            settings.optional("public_uri", "an http:// or https:// URI with a host name, as visitors see it", parse_public_uri)?;
         if public_uri.is_none() && !dev {
             return Err(settings.missing("public_uri", "set it to the URI visitors reach this host at, such as https://codius.example.com"));
         }
@@ -186,7 +187,11 @@ impl Config {
             listen: SocketAddr::new(bind_ip, port),
             public_uri,
             root: settings.get("root", "an absolute path", parse_path)?,
-            cost_per_month: settings.get("cost_per_month", "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25", parse)?,
+            cost_per_month: settings.get(
+                "cost_per_month",
+                "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
+                parse,
+            )?,
             max_memory_fraction: settings.get("max_memory_fraction", "a decimal number above 0 and up to 1, such as 0.75", parse)?,
             duration_max: settings.get("duration_max", duration, parse)?,
             runtime: runtime(settings)?,
@@ -256,7 +261,7 @@ fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
         _ => None,
     })?;
     // Credentials are for an uplink: who gives some wants one.
-    let embedded = embedded.unwrap_or(dev && credentials.is_none());
+    let embedded = embedded.unwrap_or_else(|| dev && credentials.is_none());
     if embedded && listen.is_empty() {
         return Err(settings.missing("ilp_listen", "the embedded connector needs an address such as 127.0.0.1:7768"));
     }

@@ -10,7 +10,6 @@ const PAGE: &[u8] = include_bytes!(env!("CODIUS_DEMO_BINARY"));
 /// Writes the image as an OCI layout into `directory` and answers its reference, `local/demo@sha256:...`.
 pub fn write(directory: &Path) -> io::Result<String> {
     let files = [NewFile { path: "codius-demo-page", content: PAGE, mode: 0o755 }];
-    let image =
-        NewImage { name: "demo", files: &files, entrypoint: &["/codius-demo-page"], user: "1000:1000", ports: &["8080/tcp"] };
+    let image = NewImage { name: "demo", files: &files, entrypoint: &["/codius-demo-page"], user: "1000:1000", ports: &["8080/tcp"] };
     write_layout(directory, &image)
 }

@@ -1,4 +1,6 @@
-//! The house rules, as a test.
+//! The rules of this repository that no compiler checks: sizes, layers, and documents that say what is true.
+
+#![expect(clippy::expect_used, reason = "all of this is test code")]
 
 use std::{
     collections::BTreeSet,
@@ -6,103 +8,265 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use codiusd::config::keys::KEYS;
+use codiusd::config::{
+    Config, Settings,
+    keys::{KEYS, Key},
+};
 
-/// Production lines of one file, at most; its tests don't count.
+/// Lines a file may have, tests at its end not counted.
 const LINES_MAX: usize = 500;
+/// Directories that aren't ours to check: built, installed or found by fuzzing.
+const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "target"];
+/// Source directories of the crates, and the crates of ours each may import.
+const CRATES: &[(&str, &[&str])] = &[
+    (".", &["codiusd-control", "codiusd-ilp", "codiusd-proxy", "codiusd-runtime"]),
+    ("control", &["codiusd-ilp", "codiusd-runtime"]),
+    ("control/ilp", &[]),
+    ("control/runtime", &[]),
+    ("demo", &[]),
+    ("proxy", &[]),
+];
+/// Files that decide and nothing else: no clock, no files, no network, no tasks.
+const PURE: &[&str] = &[
+    "control/src/manifest/canonical.rs",
+    "control/src/manifest/rules.rs",
+    "control/src/manifest/vars.rs",
+    "control/src/pay/book.rs",
+    "control/src/pay/price.rs",
+    "control/src/pods/reconcile.rs",
+    "control/src/pods/state.rs",
+    "proxy/src/host.rs",
+    "proxy/src/rescue.rs",
+    "proxy/src/route.rs",
+];
+/// What a pure file would do those things with.
+const IMPURE: &[&str] = &["async ", "Instant::now", "SystemTime", "Timestamp::now", "rand::", "std::fs", "std::net::Tcp", "tokio::"];
+/// Phrases that aren't left in the sources, put together so that this file may be checked, too, and what is done instead.
+const BANNED: &[(&str, &str)] = &[
+    (concat!("TO", "DO"), "do it, or open an issue"),
+    (concat!("FIX", "ME"), "do it, or open an issue"),
+    (concat!("dbg", "!("), "use tracing"),
+    (concat!("#[al", "low("), "use #[expect(..., reason = \"...\")]"),
+    (concat!("#![al", "low("), "use #![expect(..., reason = \"...\")]"),
+    (concat!("#[ig", "nore"), "a test runs or goes"),
+];
+/// First parts of paths in this repository, by which a path in a text is told from others.
+const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "proxy", "src", "tests"];
+const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "certs/README.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn files(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && !["target", "node_modules", ".git"].contains(&name.as_str()) {
-            files(&path, extension, found);
-        } else if path.extension().is_some_and(|found| found == extension) {
-            found.push(path);
-        }
-    }
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn sources() -> Vec<(String, String)> {
+/// Files below `directory` with this ending, as paths from the root.
+fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    files(root(), "rs", &mut found);
-    assert!(found.len() > 80, "the tree is looked at from {}", root().display());
-    found.into_iter().map(|path| (path.strip_prefix(root()).unwrap().display().to_string(), fs::read_to_string(path).unwrap())).collect()
-}
-
-#[test]
-fn files_stay_small() {
-    for (name, text) in sources() {
-        let production = text.split("#[cfg(test)]").next().unwrap();
-        let lines = production.lines().count();
-        assert!(lines <= LINES_MAX, "{name} has {lines} lines: which second job has it taken on?");
-    }
-}
-
-#[test]
-fn nothing_is_left_lying_about() {
-    let banned = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X "), concat!("db", "g!("), concat!("#[al", "low(")];
-    for (name, text) in sources() {
-        for word in banned {
-            assert!(!text.contains(word), "{name} holds {word:?}");
-        }
-    }
-}
-
-#[test]
-fn rooms_import_only_whom_they_may() {
-    let manifest = |path: &str| fs::read_to_string(root().join(path)).unwrap();
-    let table = [
-        ("proxy/Cargo.toml", &["codiusd-control", "codiusd-ilp", "codiusd-runtime"][..]),
-        ("control/ilp/Cargo.toml", &["codiusd-control", "codiusd-proxy", "codiusd-runtime"]),
-        ("control/runtime/Cargo.toml", &["codiusd-control", "codiusd-proxy", "codiusd-ilp"]),
-        ("control/Cargo.toml", &["codiusd-proxy", "pingora"]),
-    ];
-    for (path, banned) in table {
-        let text = manifest(path);
-        let dependencies = text.split("[dependencies]").nth(1).unwrap();
-        for name in banned {
-            assert!(!dependencies.lines().any(|line| line.starts_with(name)), "{path} must not depend on {name}");
-        }
-    }
-}
-
-#[test]
-fn documents_name_files_that_exist() {
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
-        let text = fs::read_to_string(root().join(document)).unwrap();
-        for word in text.split(|c: char| c.is_whitespace() || "`()[],|".contains(c)) {
-            let is_path = word.contains('/') && [".rs", ".toml", ".md", ".service"].iter().any(|end| word.ends_with(end));
-            if is_path && !word.starts_with('/') && !word.contains("://") {
-                assert!(root().join(word).exists(), "{document} names {word}, which isn't there");
+    let mut open = vec![root().join(directory)];
+    while let Some(directory) = open.pop() {
+        let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        for entry in entries.map(|entry| entry.expect("read a directory")) {
+            let (path, name) = (entry.path(), entry.file_name());
+            if entry.file_type().expect("a file's type").is_dir() {
+                if !NOT_OURS.iter().any(|ours| name == *ours) {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                found.push(path.strip_prefix(root()).expect("below the root").to_owned());
             }
         }
     }
+    found.sort();
+    assert!(!found.is_empty(), "no .{ending} files below {}", directory.display());
+    found
+}
+
+fn sources() -> Vec<PathBuf> {
+    files(Path::new(""), "rs")
+}
+
+/// Says all that is wrong at once.
+#[track_caller]
+fn assert_none(wrong: &[String], rule: &str) {
+    assert!(wrong.is_empty(), "{rule}:\n  {}", wrong.join("\n  "));
 }
 
 #[test]
-fn every_setting_is_documented_as_it_is() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let example = fs::read_to_string(root().join("deploy/codiusd.toml")).unwrap();
-    let in_example: BTreeSet<&str> = example.lines().filter_map(|line| line.strip_prefix("# ")?.split_once(" = ").map(|(name, _)| name)).collect();
-    for key in KEYS {
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", key.name)));
-        let row = row.unwrap_or_else(|| panic!("README.md doesn't explain {}", key.name));
-        for name in key.environment {
-            assert!(row.contains(&format!("`{name}`")), "README.md: {} is also {name}", key.name);
+fn files_are_short() {
+    let too_long = sources().into_iter().filter_map(|path| {
+        let text = read(&root().join(&path));
+        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+        (lines > LINES_MAX).then(|| format!("{}: {lines} lines", path.display()))
+    });
+    assert_none(&too_long.collect::<Vec<_>>(), "files have at most 500 lines without their tests");
+}
+
+#[test]
+fn every_source_file_is_a_module_of_its_parent() {
+    let mut wrong = Vec::new();
+    for (krate, _) in CRATES {
+        let source = Path::new(krate).join("src");
+        for path in files(&source, "rs") {
+            let below = path.strip_prefix(source.strip_prefix(".").unwrap_or(&source)).expect("below its source directory");
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if stem == "mod" {
+                wrong.push(format!("{}: modules are foo.rs and foo/", path.display()));
+            }
+            let parent = match below.parent().filter(|parent| *parent != Path::new("")) {
+                Some(parent) => vec![source.join(parent).with_extension("rs")],
+                None if stem == "lib" || stem == "main" => continue,
+                None => vec![source.join("lib.rs"), source.join("main.rs")],
+            };
+            let declared = parent.iter().filter(|file| root().join(file).exists()).any(|file| {
+                let text = read(&root().join(file));
+                text.lines().any(|line| line.trim_end().ends_with(&format!("mod {stem};")))
+            });
+            if !declared {
+                wrong.push(format!("{}: nobody declares it", path.display()));
+            }
         }
-        if let Some(default) = key.default.filter(|default| !default.is_empty()) {
-            assert!(row.contains(&format!("`{default}`")), "README.md: {} is {default} by default", key.name);
-            let line = format!("# {} = {default:?}", key.name);
-            assert!(example.lines().any(|found| found == line), "deploy/codiusd.toml lacks {line}");
-        }
-        assert!(row.contains(key.help), "README.md: {} is for something else", key.name);
-        assert!(in_example.contains(key.name), "deploy/codiusd.toml lacks {}", key.name);
     }
-    assert_eq!(in_example.len(), KEYS.len(), "deploy/codiusd.toml has settings that don't exist");
-    assert!(!readme.contains("@@"), "README.md has a figure that was never filled in");
+    assert_none(&wrong, "a source file is part of its crate");
+}
+
+#[test]
+fn crates_import_only_what_is_below_them() {
+    let mut wrong = Vec::new();
+    for (krate, allowed) in CRATES {
+        let manifest: toml::Table = read(&root().join(krate).join("Cargo.toml")).parse().expect("a manifest is TOML");
+        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table).expect("dependencies");
+        let names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
+        for name in names {
+            let foreign = name.starts_with("codiusd-") && !allowed.contains(&name);
+            let frame_of_the_door = name.starts_with("pingora") && *krate != "proxy";
+            if foreign || frame_of_the_door {
+                wrong.push(format!("{krate} imports {name}"));
+            }
+        }
+    }
+    assert_none(&wrong, "the two planes don't know each other");
+}
+
+#[test]
+fn what_decides_has_no_clock_and_no_io() {
+    let mut wrong = Vec::new();
+    for file in PURE {
+        let text = read(&root().join(file));
+        let production = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        for (number, line) in production.enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for impure in IMPURE.iter().filter(|impure| line.contains(**impure)) {
+                wrong.push(format!("{file}:{}: {impure}", number + 1));
+            }
+        }
+    }
+    assert_none(&wrong, "time is an input, and so is everything else");
+}
+
+#[test]
+fn nothing_unfinished_is_left() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        for (number, line) in read(&root().join(&path)).lines().enumerate() {
+            let place = format!("{}:{}", path.display(), number + 1);
+            for (phrase, instead) in BANNED.iter().filter(|(phrase, _)| line.contains(phrase)) {
+                wrong.push(format!("{place}: {phrase}: {instead}"));
+            }
+            if is_code_in_a_comment(line) {
+                wrong.push(format!("{place}: code in a comment: {}", line.trim()));
+            }
+        }
+    }
+    for document in DOCUMENTS {
+        if read(&root().join(document)).contains(concat!("@", "@")) {
+            wrong.push(format!("{document}: a figure is missing"));
+        }
+    }
+    assert_none(&wrong, "what is unfinished isn't committed");
+}
+
+/// A line of an ordinary comment that ends as a statement does.
+fn is_code_in_a_comment(line: &str) -> bool {
+    let Some(comment) = line.trim_start().strip_prefix("// ") else { return false };
+    let comment = comment.trim();
+    let starts = ["let ", "use ", "fn ", "pub ", "return ", "if ", "for ", "assert"].iter().any(|word| comment.starts_with(word));
+    comment.ends_with(");") || comment.ends_with("};") || (starts && (comment.ends_with(';') || comment.ends_with('{')))
+}
+
+#[test]
+fn paths_in_texts_exist() {
+    let documents = DOCUMENTS.iter().map(PathBuf::from).map(|path| (path, false));
+    let mut wrong = Vec::new();
+    for (path, is_source) in documents.chain(sources().into_iter().map(|path| (path, true))) {
+        let text = read(&root().join(&path));
+        let lines = text.lines().filter(|line| !is_source || line.trim_start().starts_with("//"));
+        for word in lines.flat_map(|line| line.split(['`', '(', ')', '[', ']', ' ', ',', ';'])) {
+            let word = word.trim_end_matches(['.', ':', '/']);
+            let is_path = word.split_once('/').is_some_and(|(first, rest)| TOP.contains(&first) && !rest.is_empty());
+            let is_file = !is_source && !word.contains('/') && word.ends_with(".md");
+            if (is_path || is_file) && !exists(&path, word) {
+                wrong.push(format!("{} names {word}", path.display()));
+            }
+        }
+    }
+    assert_none(&wrong, "texts name only files that exist");
+}
+
+/// Whether a path is there from the root, or from the crate of the file that names it.
+fn exists(named_in: &Path, path: &str) -> bool {
+    let mut bases = named_in.ancestors().skip(1).map(|base| root().join(base));
+    bases.any(|base| base.join(path).exists())
+}
+
+#[test]
+fn the_readme_has_every_setting_and_no_other() {
+    let readme = read(&root().join("README.md"));
+    let rows: BTreeSet<&str> =
+        readme.lines().skip_while(|line| !line.starts_with("| key |")).skip(2).take_while(|line| line.starts_with('|')).collect();
+    let expected: Vec<String> = KEYS.iter().map(readme_row).collect();
+    let same = rows.len() == KEYS.len() && expected.iter().all(|row| rows.contains(row.as_str()));
+    assert!(same, "the table of settings in README.md should be:\n{}\n", expected.join("\n"));
+}
+
+fn readme_row(key: &Key) -> String {
+    let environment: Vec<String> = key.environment.iter().map(|name| format!("`{name}`")).collect();
+    let default = match key.default {
+        Some("") => "empty".to_owned(),
+        Some(default) => format!("`{default}`"),
+        None => String::new(),
+    };
+    format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
+}
+
+#[test]
+fn the_settings_file_that_is_shipped_has_every_default() {
+    let path = root().join("deploy/codiusd.toml");
+    let text = read(&path);
+    let expected: Vec<String> = KEYS.iter().map(file_entry).collect();
+    let missing = expected.iter().any(|entry| !text.contains(entry.as_str()));
+    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != KEYS.len();
+    assert!(!missing && !others, "the entries of {} should be:\n{}", path.display(), expected.join("\n"));
+
+    let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
+    let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
+    let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if setting.contains(" = \"") => format!("{setting}\n"),
+        _ => String::new(),
+    });
+    let directory = tempfile::tempdir().expect("make a directory");
+    let uncommented = directory.path().join("codiusd.toml");
+    fs::write(&uncommented, with_every_default.collect::<String>()).expect("write the file");
+    let explicit = Settings::read(Some(&uncommented), [dev]).expect("it is valid without its comment signs");
+    let made = |settings: &Settings| Config::from_settings(settings).expect("it can be used");
+    let (mut shipped, explicit) = (made(&shipped), made(&explicit));
+    // A socket that is set chooses the runtime, also if it is the usual one.
+    shipped.runtime.clone_from(&explicit.runtime);
+    assert_eq!(format!("{shipped:?}"), format!("{explicit:?}"));
+}
+
+fn file_entry(key: &Key) -> String {
+    let value = key.default.map_or_else(|| "...".to_owned(), |default| format!("{default:?}"));
+    format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
 }

@@ -1,6 +1,11 @@
 //! Requests to a host; `*.localhost` is this machine.
 
-use std::{net::{Ipv4Addr, SocketAddr}, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use reqwest::{
@@ -113,11 +118,7 @@ impl Host {
         Ok(Answer::Due(Due { pay, required: text("required"), received: text("received") }))
     }
 
-    pub(super) async fn logs(
-        &self,
-        hash: &str,
-        follow: bool,
-    ) -> Result<impl Stream<Item = Result<Vec<u8>, HostError>> + use<>, HostError> {
+    pub(super) async fn logs(&self, hash: &str, follow: bool) -> Result<impl Stream<Item = Result<Vec<u8>, HostError>> + use<>, HostError> {
         let request = self.request(Method::GET, &format!("/pods/{hash}/logs"), &[("follow", if follow { "true" } else { "false" })]);
         let response = self.accepted(self.send(request).await?).await?;
         let url = self.url.clone();

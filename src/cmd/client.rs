@@ -23,7 +23,7 @@ const MANIFEST_FILES: &[&str] = &["manifest.json", "codius.json"];
 
 #[derive(Debug, Args)]
 struct PaidArgs {
-    /// The host, such as https://codius.example.com
+    /// The host, such as codius.example.com; https unless it says http://
     #[arg(long, value_name = "URL", value_parser = parse_host)]
     host: Url,
     /// Run time: 3600, 90s, 15m, 1h, 2d
@@ -41,7 +41,9 @@ struct PaidArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Pays through ILP_CREDENTIALS, or the connector (moneyd, codiusd in dev mode) at localhost:7768.\n\nExample:\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h")]
+#[command(
+    after_help = "Pays through ILP_CREDENTIALS, or the connector (moneyd, codiusd in dev mode) at localhost:7768.\n\nExample:\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h"
+)]
 pub(super) struct UploadArgs {
     /// A manifest, `{"manifest": ..., "private": ...}`, a directory with manifest.json or codius.json, or - for standard input
     file: PathBuf,
@@ -61,7 +63,7 @@ pub(super) struct ExtendArgs {
 pub(super) struct LogsArgs {
     /// The pod's manifest hash
     hash: String,
-    /// The host, such as https://codius.example.com
+    /// The host, such as codius.example.com; https unless it says http://
     #[arg(long, value_name = "URL", value_parser = parse_host)]
     host: Url,
     /// Go on with what is written from now on, until the pod ends
@@ -178,7 +180,12 @@ fn most_for(quote: &Quote, account: &codiusd_ilp::ildcp::Account) -> Result<u64,
     let price: u128 = quote.price.parse().map_err(|_| "the host's price isn't a number")?;
     let (code, scale) = (quote.asset_code.as_deref(), quote.asset_scale.unwrap_or(account.asset_scale));
     if code.is_some_and(|code| code != account.asset_code) {
-        return Err(format!("the host is paid in {}, you pay in {}: say with --max-price what you'd spend", code.unwrap_or("?"), account.asset_code).into());
+        return Err(format!(
+            "the host is paid in {}, you pay in {}: say with --max-price what you'd spend",
+            code.unwrap_or("?"),
+            account.asset_code
+        )
+        .into());
     }
     let most = price + (price * TOLERANCE_PERCENT).div_ceil(100);
     let up = u32::from(account.asset_scale.saturating_sub(scale));
@@ -235,11 +242,8 @@ mod tests {
             asset_code: Some(code.to_owned()),
             asset_scale: Some(scale),
         };
-        let account = |scale| codiusd_ilp::ildcp::Account {
-            address: "private.a".parse().unwrap(),
-            asset_code: "XRP".to_owned(),
-            asset_scale: scale,
-        };
+        let account =
+            |scale| codiusd_ilp::ildcp::Account { address: "private.a".parse().unwrap(), asset_code: "XRP".to_owned(), asset_scale: scale };
         assert_eq!(most_for(&quote("1000", "XRP", 9), &account(9)).unwrap(), 1010);
         assert_eq!(most_for(&quote("1000", "XRP", 9), &account(6)).unwrap(), 2);
         assert_eq!(most_for(&quote("1000", "XRP", 6), &account(9)).unwrap(), 1_010_000);

@@ -63,12 +63,16 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         Err(error) => return failure(&error),
     };
     // It must be new: whatever another user of this machine had put there would be trusted.
-    if config.root == temporary && let Err(error) = DirBuilder::new().mode(0o711).create(&temporary) {
+    if config.root == temporary
+        && let Err(error) = DirBuilder::new().mode(0o711).create(&temporary)
+    {
         eprintln!("codiusd: can't make {}; choose a directory with --root", temporary.display());
         return failure(&error);
     }
     let outcome = runtime.block_on(demo(args, &config));
-    if config.root == temporary && let Err(error) = std::fs::remove_dir_all(&temporary) {
+    if config.root == temporary
+        && let Err(error) = std::fs::remove_dir_all(&temporary)
+    {
         tracing::warn!(%error, directory = %temporary.display(), "can't be removed");
     }
     match outcome {
@@ -143,7 +147,13 @@ async fn pay_for_a_page(app: &App, image: &str) -> Result<(), Problem> {
     println!("paid {} (billionths of an XRP, play money) and started in {} ms", quote.price, begun.elapsed().as_millis());
     wait_for_page(&Host::new(receipt.url.parse()?)?).await?;
     println!("upload to first page: {} ms", begun.elapsed().as_millis());
-    println!("\n  {}\n\nruns until {}; its log: codiusd logs {} --host {}", receipt.url, receipt.expiry, receipt.manifest_hash, app.public_uri());
+    println!(
+        "\n  {}\n\nruns until {}; its log: codiusd logs {} --host {}",
+        receipt.url,
+        receipt.expiry,
+        receipt.manifest_hash,
+        app.public_uri()
+    );
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! `codiusd manifest check|hash FILE`.
 
 use std::{
-    fs, io::Read,
+    fs,
+    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
 };

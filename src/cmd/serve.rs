@@ -34,7 +34,10 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             () = stop.received() => ExitCode::SUCCESS,
             () = app.failed() => ExitCode::FAILURE,
         };
-        tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
+        tracing::info!(
+            "stopping: requests under way are finished, pods {}",
+            if config.stop_pods_at_exit { "are stopped" } else { "run on" }
+        );
         app.drain().await;
         code
     })

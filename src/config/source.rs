@@ -58,12 +58,7 @@ impl Settings {
     }
 
     /// A setting that may be missing.
-    pub(super) fn optional<T>(
-        &self,
-        name: &'static str,
-        right: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
+    pub(super) fn optional<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ConfigError> {
         let key = find(name);
         let (value, origin) = match self.0.get(name) {
             Some(set) => (set.value.as_str(), set.origin.as_str()),

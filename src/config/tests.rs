@@ -39,16 +39,40 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
     let dev = ("CODIUS_DEV", "true");
     let table = [
         (&[("CODIUS_PORT", "http"), dev][..], "CODIUS_PORT = \"http\": must be a port number from 0 (any free one) to 65535"),
-        (&[("CODIUS_PORT", "3000")], "CODIUS_PUBLIC_URI isn't set: set it to the URI visitors reach this host at, such as https://codius.example.com"),
-        (&[("CODIUS_PUBLIC_URI", "https://192.0.2.1")], "CODIUS_PUBLIC_URI = \"https://192.0.2.1\": must be an http:// or https:// URI with a host name, as visitors see it"),
-        (&[dev, ("COST_PER_MONTH", "-1")], "COST_PER_MONTH = \"-1\": must be a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25"),
-        (&[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")], "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75"),
+        (
+            &[("CODIUS_PORT", "3000")],
+            "CODIUS_PUBLIC_URI isn't set: set it to the URI visitors reach this host at, such as https://codius.example.com",
+        ),
+        (
+            &[("CODIUS_PUBLIC_URI", "https://192.0.2.1")],
+            "CODIUS_PUBLIC_URI = \"https://192.0.2.1\": must be an http:// or https:// URI with a host name, as visitors see it",
+        ),
+        (
+            &[dev, ("COST_PER_MONTH", "-1")],
+            "COST_PER_MONTH = \"-1\": must be a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
+        ),
+        (
+            &[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")],
+            "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75",
+        ),
         (&[dev, ("CODIUS_RUNTIME", "docker")], "CODIUS_RUNTIME = \"docker\": must be embedded, hyperd or noop"),
-        (&[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")], "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}"),
-        (&[dev, ("RUST_LOG", "loud")], "RUST_LOG = \"loud\": must be a level such as info or debug, or module=level separated by commas"),
+        (
+            &[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")],
+            "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}",
+        ),
+        (
+            &[dev, ("RUST_LOG", "codiusd=loud")],
+            "RUST_LOG = \"codiusd=loud\": must be a level such as info or debug, or module=level separated by commas",
+        ),
         (&[dev, ("CODIUS_ROOT", "/srv/\u{fffd}")], "CODIUS_ROOT = \"/srv/\u{fffd}\": must be an absolute path"),
-        (&[dev, ("CODIUS_INSECURE_REGISTRIES", "http://reg:5000")], "CODIUS_INSECURE_REGISTRIES = \"http://reg:5000\": must be host:port, separated by commas"),
-        (&[dev, ("CODIUS_POD_SUBNET", "10.200.0.1/16")], "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be an IPv4 network such as 10.200.0.0/16"),
+        (
+            &[dev, ("CODIUS_INSECURE_REGISTRIES", "http://reg:5000")],
+            "CODIUS_INSECURE_REGISTRIES = \"http://reg:5000\": must be host:port, separated by commas",
+        ),
+        (
+            &[dev, ("CODIUS_POD_SUBNET", "10.200.0.1/16")],
+            "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be an IPv4 network such as 10.200.0.0/16",
+        ),
     ];
     for (environment, expected) in table {
         let message = read("", environment).unwrap_err().to_string();

@@ -9,7 +9,7 @@
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
-//! They need root, and tests/interop built (`make interop`).
+//! They need root, and tests/interop built (`make test` does both).
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod client;

@@ -6,7 +6,7 @@ use codiusd_runtime::Machine;
 
 use super::{
     ManifestError,
-    wire::{Container, Manifest, MachineName},
+    wire::{Container, MachineName, Manifest},
 };
 
 /// A container's environment can't hold a longer string (`MAX_ARG_STRLEN` of Linux), and the manifest is one of them.
@@ -93,10 +93,9 @@ fn check_container(path: &str, container: &Container) -> Result<(), ManifestErro
             return fail("command", "must not hold NUL characters");
         }
     }
-    if let Some(workdir) = container.workdir.as_deref().filter(|workdir| !workdir.is_empty()) {
-        if !workdir.starts_with('/') || workdir.contains('\0') {
-            return fail("workdir", "must be an absolute path");
-        }
+    let workdir = container.workdir.as_deref().filter(|workdir| !workdir.is_empty());
+    if workdir.is_some_and(|workdir| !workdir.starts_with('/') || workdir.contains('\0')) {
+        return fail("workdir", "must be an absolute path");
     }
     for (name, value) in &container.environment {
         check_variable(path, name, value)?;

@@ -175,7 +175,8 @@ fn a_quote_needs_no_private_values() {
 
 #[test]
 fn what_no_container_can_be_given_is_refused() {
-    let manifest = |name: &str| format!(r#"{{"manifest":{{"name":"{name}","version":"1","containers":[{{"id":"app","image":"{DIGEST}"}}]}}}}"#);
+    let manifest =
+        |name: &str| format!(r#"{{"manifest":{{"name":"{name}","version":"1","containers":[{{"id":"app","image":"{DIGEST}"}}]}}}}"#);
     assert!(Upload::parse(manifest(&"x".repeat(100_000)).as_bytes(), &Rules::default()).is_ok());
     let error = Upload::parse(manifest(&"x".repeat(140_000)).as_bytes(), &Rules::default()).unwrap_err();
     assert!(error.to_string().starts_with("manifest: is "), "{error}");

@@ -53,7 +53,9 @@ fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private, secre
             let given = match (private.vars.get(name), secrets) {
                 (Some(given), _) => given,
                 (None, Secrets::MayBeMissing) => return Ok(String::new()),
-                (None, Secrets::Needed) => return Err(fail(format!("could not interpolate private var. var=${name} isn't in private.vars"))),
+                (None, Secrets::Needed) => {
+                    return Err(fail(format!("could not interpolate private var. var=${name} isn't in private.vars")));
+                }
             };
             let hashed = canonical::to_string(&json!({ "nonce": given.nonce, "value": given.value }));
             if hex::encode(Sha256::digest(hashed.as_bytes())) != declared.value {

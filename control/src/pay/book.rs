@@ -150,8 +150,7 @@ impl Book {
         totals: Vec<(Asset, Totals)>,
         limits: Limits,
     ) -> Result<Self, SumsDisagree> {
-        let mut book =
-            Self { payments: HashMap::new(), by_token: HashMap::new(), unpaid: VecDeque::new(), sums: HashMap::new(), limits };
+        let mut book = Self { payments: HashMap::new(), by_token: HashMap::new(), unpaid: VecDeque::new(), sums: HashMap::new(), limits };
         for (asset, totals) in totals {
             book.sums.insert(asset, Sums { totals, credit: 0 });
         }

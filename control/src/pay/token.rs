@@ -17,8 +17,9 @@ pub struct PayToken([u8; TOKEN_BYTES]);
 #[error("`Pay-Token` must be 16 bytes base64.")]
 pub struct BadToken;
 
-const LENIENT: engine::GeneralPurposeConfig =
-    engine::GeneralPurposeConfig::new().with_decode_padding_mode(engine::DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true);
+const LENIENT: engine::GeneralPurposeConfig = engine::GeneralPurposeConfig::new()
+    .with_decode_padding_mode(engine::DecodePaddingMode::Indifferent)
+    .with_decode_allow_trailing_bits(true);
 const STANDARD: engine::GeneralPurpose = engine::GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: engine::GeneralPurpose = engine::GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 

@@ -261,13 +261,7 @@ impl Inner {
     }
 
     /// Uses the payment up and moves the end of a pod that runs.
-    fn extend(
-        &self,
-        table: &mut HashMap<PodId, Entry>,
-        id: &PodId,
-        seconds: u32,
-        segment: &str,
-    ) -> Result<(Receipt, Vec<Write>), Refusal> {
+    fn extend(&self, table: &mut HashMap<PodId, Entry>, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Vec<Write>), Refusal> {
         let Some(Entry { stage: Stage::Running { expires_at, .. }, .. }) = table.get_mut(id) else {
             return Err(Refusal::NoSuchPod(id.clone()));
         };
@@ -323,12 +317,7 @@ impl Inner {
     }
 
     /// Starting -> Running: uses up the payment and opens the route.
-    pub(super) async fn started(
-        &self,
-        order: &Arc<Order>,
-        run: RunningPod,
-        started_at: Timestamp,
-    ) -> Result<Receipt, StoreFailed> {
+    pub(super) async fn started(&self, order: &Arc<Order>, run: RunningPod, started_at: Timestamp) -> Result<Receipt, StoreFailed> {
         let id = &order.spec.id;
         let permit = self.store.reserve().await?;
         let (receipt, durable) = {

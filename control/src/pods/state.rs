@@ -75,9 +75,19 @@ pub struct PodRecord {
 /// A pod as it is kept in memory.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
-    Starting { segment: String, seconds: u32, kept_seconds: u32 },
-    Running { run: RunningPod, expires_at: Timestamp },
-    Exited { seconds: u32, forget_at: Timestamp },
+    Starting {
+        segment: String,
+        seconds: u32,
+        kept_seconds: u32,
+    },
+    Running {
+        run: RunningPod,
+        expires_at: Timestamp,
+    },
+    Exited {
+        seconds: u32,
+        forget_at: Timestamp,
+    },
     /// Lost with the machine, being started again; still `Running` in the store.
     Reviving,
     /// Its time is over; still `Running` in the store, where it is found to have expired.

@@ -103,8 +103,7 @@ fn totals(connection: &Connection) -> Result<Vec<(Asset, Totals)>, LoadError> {
     let mut totals = Vec::new();
     while let Some(row) = rows.next()? {
         let asset = Asset { code: row.get("asset_code")?, scale: row.get("asset_scale")? };
-        let sums =
-            Totals { received: amount(row, "received")?, earned: amount(row, "earned")?, forfeited: amount(row, "forfeited")? };
+        let sums = Totals { received: amount(row, "received")?, earned: amount(row, "earned")?, forfeited: amount(row, "forfeited")? };
         totals.push((asset, sums));
     }
     Ok(totals)

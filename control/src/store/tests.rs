@@ -15,6 +15,9 @@ pub(crate) struct Rows {
     totals: Vec<(Asset, Totals)>,
 }
 
+/// Payments with their credits, and the totals: what a book is restored from.
+pub(crate) type Stored = (Vec<(PaymentRow, Vec<CreditRow>)>, Vec<(Asset, Totals)>);
+
 impl Rows {
     pub(crate) fn apply(&mut self, writes: &[Write]) {
         for write in writes {
@@ -38,7 +41,7 @@ impl Rows {
         }
     }
 
-    pub(crate) fn payments(&self) -> (Vec<(PaymentRow, Vec<CreditRow>)>, Vec<(Asset, Totals)>) {
+    pub(crate) fn payments(&self) -> Stored {
         (self.payments.values().cloned().collect(), self.totals.clone())
     }
 }
@@ -113,11 +116,14 @@ async fn forgetting_takes_everything_along() {
     let credit = CreditRow { condition: [7; 32], amount: 400 };
     let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
     let id = pod.order.spec.id.clone();
-    commit(&store, vec![
-        Write::Payment(payment("x", PaymentState::Open)),
-        Write::Credit { segment: "x".to_owned(), credit },
-        Write::Pod(Box::new(pod)),
-    ])
+    commit(
+        &store,
+        vec![
+            Write::Payment(payment("x", PaymentState::Open)),
+            Write::Credit { segment: "x".to_owned(), credit },
+            Write::Pod(Box::new(pod)),
+        ],
+    )
     .await
     .unwrap();
     commit(&store, vec![Write::ForgetPayment("x".to_owned()), Write::ForgetPod(id)]).await.unwrap();

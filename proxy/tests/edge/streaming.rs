@@ -130,36 +130,31 @@ async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_upstream_request_along() {
     let house = House::new().await;
-    let (ended, mut ends) = mpsc::unbounded_channel();
+    let (saw, mut seen) = mpsc::unbounded_channel();
     let pod = Pod::raw(move |_, mut stream| {
-        let ended = ended.clone();
+        let saw = saw.clone();
         async move {
             let head = read_head(&mut stream).await.unwrap();
+            saw.send("the request").unwrap();
             if head.contains("/begun") {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbegun").await.unwrap();
             }
             let mut rest = Vec::new();
             let _reset_counts_too = stream.read_to_end(&mut rest).await;
-            ended.send(()).unwrap();
+            saw.send("the end").unwrap();
         }
     })
     .await;
     let name = house.publish(1, pod.address);
     for path in ["/begun", "/unbegun"] {
-        let connections = pod.accepted();
         let mut client = house.connect().await;
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        assert_eq!(within("the pod to be called", seen.recv()).await, Some("the request"));
         if path == "/begun" {
             client.until(b"begun").await;
         }
-        within("the pod to be called", async {
-            while pod.accepted() == connections {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
         drop(client);
-        within("the pod to see the end", ends.recv()).await.unwrap();
+        assert_eq!(within("the pod to see the end", seen.recv()).await, Some("the end"));
     }
 }
 
