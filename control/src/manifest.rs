@@ -3,16 +3,20 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `wire` | the JSON as uploaded: shape and types |
+//! | `strict` | how serde reads it: each value as the one type it is |
 //! | `rules` | what a host won't run, whatever its shape |
 //! | `vars` | `$VAR` in environments: public values, private values and their hashes |
 //! | `canonical` | canonical JSON, byte for byte as JS clients make it |
 //! | `hash` | SHA-256 and base32 of that |
+//! | `lenient` | the same for what JS clients can read and no host runs |
 //! | `spec` | what the runtime is asked for |
 
 mod canonical;
 mod hash;
+mod lenient;
 mod rules;
 mod spec;
+mod strict;
 mod vars;
 mod wire;
 
@@ -22,6 +26,9 @@ pub use hash::{BadHash, ManifestHash};
 pub use rules::Rules;
 use vars::Secrets;
 use wire::Manifest;
+
+/// Characters of a field's path, or of what is wrong with it, that an error shows.
+const SHOWN_MAX: usize = 200;
 
 /// Why something uploaded isn't run. `message` names the field; it never holds a private value or its hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,12 +55,20 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
-    fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Field { field: field.into(), problem: problem.into() }
+    fn field(field: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
+        Self::Field { field: shortened(field.as_ref()), problem: shortened(problem.as_ref()) }
     }
 
-    fn unprocessable(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Unprocessable { field: field.into(), problem: problem.into() }
+    fn unprocessable(field: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
+        Self::Unprocessable { field: shortened(field.as_ref()), problem: shortened(problem.as_ref()) }
+    }
+}
+
+/// Names in errors are the uploader's, and may be as long as a body.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}...", text.split_at(end).0),
+        None => text.to_owned(),
     }
 }
 
@@ -86,6 +101,15 @@ impl Upload {
             Some(_) => Self::from_value(value, rules, Secrets::Needed),
             None => Self::from_value(serde_json::json!({ "manifest": value }), rules, Secrets::MayBeMissing),
         }
+    }
+
+    /// The hash of the manifest in such a file, whether or not a host would run it.
+    pub fn hash_file(contents: &[u8]) -> Result<ManifestHash, ManifestError> {
+        let text = lenient::canonical_text(contents, |file| match file.get("manifest") {
+            Some(manifest @ Value::Object(_)) => manifest,
+            _ => file,
+        })?;
+        Ok(ManifestHash::of(&text))
     }
 
     fn from_value(value: Value, rules: &Rules, secrets: Secrets) -> Result<Self, ManifestError> {

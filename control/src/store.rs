@@ -13,9 +13,11 @@
 //! | `schema` | tables and migrations |
 //! | `load` | reading everything at start |
 //! | `apply` | one change as SQL |
+//! | `log` | when the write-ahead log, which still holds what has been deleted, is emptied |
 
 mod apply;
 mod load;
+mod log;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -29,7 +31,10 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+};
 
 pub use rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals, Write};
 
@@ -102,11 +107,9 @@ impl Store {
         open.open(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(sqlite)?;
         connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;
-                 PRAGMA busy_timeout = 5000;",
-            )
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;")
             .map_err(sqlite)?;
+        connection.busy_timeout(log::PATIENCE).map_err(sqlite)?;
         if schema::is_newer(&connection).map_err(sqlite)? {
             return Err(OpenError::Newer { path: path.to_owned() });
         }
@@ -115,11 +118,15 @@ impl Store {
             load::LoadError::Sqlite(source) => sqlite(source),
             load::LoadError::Corrupt(what) => OpenError::Corrupt { path: path.to_owned(), what },
         })?;
+        // A process that was killed may have left it.
+        log::empty(&connection).map_err(sqlite)?;
+        let timer = runtime::Builder::new_current_thread().enable_time().build();
+        let timer = timer.map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         let (queue, commits) = mpsc::channel(QUEUE_MAX);
         let (fail, failed) = watch::channel(false);
         thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_all(connection, commits, &fail))
+            .spawn(move || timer.block_on(write_all(connection, commits, &fail)))
             .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         Ok((Self { queue, failed }, snapshot))
     }
@@ -158,8 +165,18 @@ impl Permit {
 }
 
 /// The writer: runs until every handle is gone or a commit fails.
-fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fail: &watch::Sender<bool>) {
-    while let Some(first) = commits.blocking_recv() {
+async fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fail: &watch::Sender<bool>) {
+    let mut remains = log::Remains::default();
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = remains.due() => {
+                remains.remove(&connection);
+                continue;
+            }
+            next = commits.recv() => next,
+        };
+        let Some(first) = next else { break };
         let mut group = vec![first];
         while group.len() < GROUP_MAX
             && let Ok(next) = commits.try_recv()
@@ -172,8 +189,12 @@ fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fa
             return;
         }
         for commit in group {
+            if commit.writes.iter().any(|write| matches!(write, Write::ForgetPod(_))) {
+                remains.are_left();
+            }
             // A caller that went away needs no answer.
             let _ = commit.done.send(());
         }
     }
+    remains.remove(&connection);
 }

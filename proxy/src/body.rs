@@ -22,9 +22,15 @@ pub(crate) struct Progress {
     awaits_client: AtomicBool,
     failed: AtomicBool,
     done: AtomicBool,
+    unread: Arc<AtomicBool>,
 }
 
 impl Progress {
+    /// For a body of this client connection.
+    pub(crate) fn of(conn: &Conn) -> Progress {
+        Progress { unread: Arc::clone(&conn.unread), ..Progress::default() }
+    }
+
     /// Frames taken from the client so far, its end included.
     pub(crate) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
@@ -81,13 +87,16 @@ impl Body for Upload {
             self.held = None;
         }
         let Some((body, progress)) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
         progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready() {
             progress.frames.fetch_add(1, Ordering::Relaxed);
         }
         if let Poll::Ready(Some(Err(_))) = polled {
             progress.failed.store(true, Ordering::Relaxed);
+        }
+        if body.is_end_stream() || matches!(polled, Poll::Ready(None)) {
+            progress.unread.store(false, Ordering::Relaxed);
         }
         polled
     }

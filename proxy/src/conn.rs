@@ -15,8 +15,8 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -27,7 +27,7 @@ use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::edge::Shared;
 use crate::forward;
@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     /// The client's address, as X-Forwarded-For wants it.
     pub(crate) client: HeaderValue,
     pub(crate) clock: Clock,
+    /// Whether the last request has a body that has not been read to its end.
+    pub(crate) unread: Arc<AtomicBool>,
     _slot: OwnedSemaphorePermit,
     _counted: Counted,
 }
@@ -47,14 +49,14 @@ pub(crate) struct Conn {
 impl Conn {
     pub(crate) fn new(edge: Arc<Shared>, client: HeaderValue, slot: OwnedSemaphorePermit) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
-        Conn { edge, client, clock: Clock::start(), _slot: slot, _counted: counted }
+        Conn { edge, client, clock: Clock::start(), unread: Arc::default(), _slot: slot, _counted: counted }
     }
 }
 
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
 pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: ShutdownWatch) {
     let edge = Arc::clone(&conn.edge);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: None };
+    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
         let conn = Arc::clone(&conn);
@@ -146,6 +148,8 @@ struct Timed {
     stream: Stream,
     conn: Arc<Conn>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Ends the wait for a client that is still sending.
+    farewell: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timed {
@@ -166,6 +170,20 @@ impl Timed {
             }
             timer.as_mut().reset(deadline);
         }
+    }
+
+    /// Takes what a client that has its answer still sends, until it ends or `farewell` does: closing the connection earlier would
+    /// answer it with a reset, which overtakes the answer.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut discarded = [0; 8 * 1024];
+        while self.farewell.as_mut().is_some_and(|farewell| farewell.as_mut().poll(cx).is_pending()) {
+            let mut buf = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -196,7 +214,14 @@ impl AsyncWrite for Timed {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.farewell.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.conn.unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.farewell = Some(Box::pin(sleep(self.conn.edge.limits.linger)));
+        }
+        self.poll_linger(cx).map(Ok)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -30,6 +31,7 @@ use crate::upstream::{DialError, Link, Route};
 /// Answers one request of a client connection.
 pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Download> {
     let reader = Reader::of(request.headers());
+    conn.unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
     match forward(&conn, request).await {
         Ok(response) => response,
         Err(fault) => {
@@ -56,7 +58,7 @@ async fn forward(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Res
     }
     headers::to_upstream(&mut parts.headers, admitted.host, conn.client.clone(), upgrade);
     let head = upstream_head(parts);
-    let (response, lease) = exchange(edge, &target, head, body).await?;
+    let (response, lease) = exchange(conn, &target, head, body).await?;
     edge.metrics.answered(target.is_pod(), response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(conn, &target, client_side, response, lease);
@@ -121,8 +123,9 @@ fn upstream_head(parts: Parts) -> Request<()> {
 }
 
 /// Sends the request and waits for the head of the answer.
-async fn exchange(edge: &Shared, target: &Target, head: Request<()>, body: Incoming) -> Result<(Response<Incoming>, Lease), Fault> {
-    let progress = (!body.is_end_stream()).then(Arc::<Progress>::default);
+async fn exchange(conn: &Conn, target: &Target, head: Request<()>, body: Incoming) -> Result<(Response<Incoming>, Lease), Fault> {
+    let edge = &conn.edge;
+    let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::of(conn)));
     let upload = progress.as_ref().map_or_else(Upload::none, |progress| Upload::new(body, Arc::clone(progress)));
     let mut request = head.map(|()| upload);
     if request.headers().contains_key(EXPECT) {

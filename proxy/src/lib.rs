@@ -14,6 +14,7 @@
 //!    route      pod key -> upstream, idle connections included
 //!    headers    what is stripped, what is set                   (pure)
 //!    upstream   connect, and the pool of one upstream's idle connections
+//!    hearing    an upstream's bytes: its answer is read even when it takes no more
 //!    body       bytes both ways, never collected
 //!    tunnel     what an upgraded (WebSocket) connection becomes
 //!    rescue     the one table from failure to answer            (pure)
@@ -37,6 +38,7 @@
 //! | hop-by-hop fields, and what Connection nominates | stripped both ways; `TE: trailers` is asked anew (`headers`) |
 //! | Upgrade | passed as a tunnel unless it has a body, names h2c or is HTTP/1.0; then stripped (`headers`) |
 //! | Expect: 100-continue | passed on; the body follows the upstream's 100, or [`Limits::continue_wait`]; other expectations are stripped |
+//! | an answer before the end of the request's body | passed on, the connection closed [`Limits::linger`] after it |
 //! | 1xx answers other than 100 and 101 | swallowed (hyper cannot send them) |
 //! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
 
@@ -47,6 +49,7 @@ mod conn;
 mod edge;
 mod forward;
 mod headers;
+mod hearing;
 mod host;
 mod limits;
 mod metrics;

@@ -13,6 +13,9 @@ pub struct Limits {
     pub header_deadline: Duration,
     /// How long a client connection may wait between requests.
     pub keep_alive: Duration,
+    /// How long a client that has been answered before the end of its request may go on sending: closed while it sends, it could
+    /// lose the answer.
+    pub linger: Duration,
     /// Bytes hyper may hold per connection and direction before it stops reading; at least `header_bytes`.
     pub buffer_bytes: usize,
     /// To open a connection to an upstream.
@@ -40,6 +43,7 @@ impl Default for Limits {
             header_bytes: 64 * 1024,
             header_deadline: Duration::from_secs(10),
             keep_alive: Duration::from_secs(60),
+            linger: Duration::from_secs(2),
             buffer_bytes: 64 * 1024,
             connect: Duration::from_secs(2),
             first_byte: Duration::from_secs(60),

@@ -106,10 +106,24 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    /// Browsers name text/html in Accept; programs that would rather have JSON do not.
+    /// Whichever of text/html and application/json the client would rather have; browsers name the first, and wildcards neither.
     pub(crate) fn of(headers: &HeaderMap) -> Reader {
-        let html = headers.get_all(ACCEPT).iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/html")));
-        if html { Reader::Person } else { Reader::Program }
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let (mut reader, mut best) = (Reader::Program, 0.0);
+        for range in values.flat_map(|value| value.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let named = match parts.next() {
+                Some(kind) if kind.eq_ignore_ascii_case("text/html") => Reader::Person,
+                Some(kind) if kind.eq_ignore_ascii_case("application/json") => Reader::Program,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+            if weight > best {
+                (reader, best) = (named, weight);
+            }
+        }
+        reader
     }
 }
 
@@ -144,4 +158,30 @@ fn page(status: u16, title: &str, message: &str) -> String {
          <title>{status} {title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}}\
          </style><h1>{title}</h1><p>{message}</p><p><small>{status}</small></p></html>\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reader_is_who_would_rather_have_a_page() {
+        let table = [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Reader::Person),
+            ("Text/HTML", Reader::Person),
+            ("application/json;q=0.1, text/html; q=0.9", Reader::Person),
+            ("application/json, text/html;q=0.1", Reader::Program),
+            ("text/html;q=0.5, application/json;Q=0.6", Reader::Program),
+            ("text/html;q=0", Reader::Program),
+            ("text/html;q=nonsense", Reader::Program),
+            ("text/html-ish", Reader::Program),
+            ("application/json", Reader::Program),
+            ("*/*", Reader::Program),
+            ("", Reader::Program),
+        ];
+        for (accept, reader) in table {
+            assert_eq!(Reader::of(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))])), reader, "{accept}");
+        }
+        assert_eq!(Reader::of(&HeaderMap::new()), Reader::Program);
+    }
 }

@@ -144,6 +144,11 @@ impl RouteTable {
         self.pods.get(key).map(|entry| entry.value().0)
     }
 
+    /// Whether no request or tunnel is under way to the pod: each holds its route.
+    pub fn is_quiet(&self, key: &PodKey) -> bool {
+        self.pods.get(key).is_none_or(|entry| Arc::strong_count(&entry.value().1) == 1)
+    }
+
     /// How many pods are routable.
     pub fn len(&self) -> usize {
         self.pods.len()

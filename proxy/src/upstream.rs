@@ -14,7 +14,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,11 +24,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::Upload;
+use crate::hearing::{Heard, Hearing};
 use crate::limits::Limits;
 
 /// Where an upstream listens.
@@ -54,7 +53,7 @@ pub(crate) struct Route {
 pub(crate) struct Link {
     pub(crate) sender: SendRequest<Upload>,
     _driver: AbortOnDropHandle<()>,
-    received: Arc<AtomicU64>,
+    heard: Arc<Heard>,
     home: runtime::Id,
 }
 
@@ -79,7 +78,7 @@ pub(crate) enum DialError {
 impl Link {
     /// Bytes received since the connection was opened: tells a failure before any answer from one amid it.
     pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.heard.received()
     }
 }
 
@@ -134,7 +133,7 @@ impl Route {
 
     /// Shelves a connection whose answer has been read to its end; closes it when there is no room.
     pub(crate) fn put(&self, link: Link, room: &Arc<Semaphore>, limits: &Limits) {
-        if link.sender.is_closed() || self.withdrawn.is_cancelled() {
+        if link.sender.is_closed() || link.heard.is_deaf() || self.withdrawn.is_cancelled() {
             return;
         }
         let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
@@ -172,11 +171,8 @@ impl Route {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let received = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&received);
-        let stream = InspectReader::new(stream, move |bytes: &[u8]| {
-            counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        });
+        let heard = Arc::<Heard>::default();
+        let stream = Hearing::new(stream, Arc::clone(&heard));
         let (sender, connection) = Builder::new()
             .max_header_size(limits.header_bytes)
             .max_buf_size(limits.buffer_bytes)
@@ -195,7 +191,7 @@ impl Route {
                 () = cut => {}
             }
         });
-        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), received, home: runtime::Handle::current().id() })
+        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), heard, home: runtime::Handle::current().id() })
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) enum ManifestCommand {
         /// A manifest, or `{"manifest": ..., "private": ...}`; - for standard input
         file: PathBuf,
     },
-    /// Print its hash: the pod's name
+    /// Print its hash, the pod's name, whether or not a host would run it
     Hash {
         /// A manifest, or `{"manifest": ..., "private": ...}`; - for standard input
         file: PathBuf,
@@ -35,12 +35,21 @@ pub(super) fn run(command: &ManifestCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match (Upload::parse_file(&contents, &Rules::default()), command) {
-        (Ok(upload), ManifestCommand::Hash { .. }) => println!("{}", upload.hash()),
-        (Ok(upload), ManifestCommand::Check { .. }) => {
-            println!("{} is a valid manifest with hash {}", file.display(), upload.hash());
-        }
-        (Err(error), _) => return failure(&error),
+    let checked = Upload::parse_file(&contents, &Rules::default());
+    match command {
+        ManifestCommand::Check { .. } => match checked {
+            Ok(upload) => println!("{} is a valid manifest with hash {}", file.display(), upload.hash()),
+            Err(error) => return failure(&error),
+        },
+        ManifestCommand::Hash { .. } => match Upload::hash_file(&contents) {
+            Ok(hash) => {
+                if let Err(error) = checked {
+                    eprintln!("codiusd: no host runs this manifest: {error}");
+                }
+                println!("{hash}");
+            }
+            Err(error) => return failure(&error),
+        },
     }
     ExitCode::SUCCESS
 }

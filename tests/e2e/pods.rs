@@ -11,6 +11,10 @@ use futures::{SinkExt, StreamExt};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::host;
@@ -141,4 +145,38 @@ async fn hosts_that_are_no_pods_are_told_so() {
     assert_eq!(version.status, StatusCode::OK, "{}", version.text());
     let posted = Request::post("/version").header(header::HOST, host.authority()).body(full("")).expect("a request");
     assert_eq!(host.send(posted).await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_too_large_is_always_told_so() {
+    let host = host().start().await;
+    let body = vec![b' '; 2 * 1024 * 1024];
+    for method in ["POST", "PUT", "OPTIONS"].into_iter().cycle().take(15) {
+        let mut stream = TcpStream::connect(host.edge()).await.expect("connect");
+        let host = format!("Host: {}\r\nConnection: close", host.authority());
+        let head = format!("{method} /pods HTTP/1.1\r\n{host}\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.expect("send the head");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(&body).await.expect("send the body");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read the answer");
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{method}: {answer}");
+        assert!(answer.contains("Payload content length greater than maximum allowed: 1048576"), "{method}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_get_pages_and_programs_json() {
+    let host = host().start().await;
+    let page = host.send(web::get(host.authority(), "/")).await;
+    assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, Some("text/html; charset=utf-8")));
+    assert!(page.text().contains(&format!("--host http://{} ", host.authority())), "{}", page.text());
+    for (accept, kind) in [("text/html,*/*;q=0.8", "text/html; charset=utf-8"), ("*/*", "application/json; charset=utf-8")] {
+        for name in [host.authority().to_owned(), format!("{}.{}", "a".repeat(52), host.authority())] {
+            let mut request = web::get(&name, "/nowhere");
+            request.headers_mut().insert(header::ACCEPT, accept.parse().expect("a header"));
+            let answer = host.send(request).await;
+            assert_eq!((answer.status, answer.header("content-type")), (StatusCode::NOT_FOUND, Some(kind)), "{name} {accept}");
+        }
+    }
 }

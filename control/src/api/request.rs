@@ -20,7 +20,7 @@ pub(super) const BODY_MAX: usize = 1_048_576;
 pub(super) async fn json_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     check_content_type(headers)?;
     let bytes = bounded(headers, body).await?;
-    match headers.get(header::CONTENT_ENCODING).map(|encoding| encoding.as_bytes()) {
+    match headers.get(header::CONTENT_ENCODING).map(|encoding| encoding.as_bytes().to_ascii_lowercase()).as_deref() {
         None | Some(b"" | b"identity") => Ok(bytes),
         Some(b"gzip" | b"x-gzip") => inflate(&bytes),
         Some(_) => Err(ApiError::ContentType),

@@ -1,9 +1,14 @@
 //! The JSON as uploaded: shape and types. No value is converted into another type: a hash must have one meaning.
 
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use std::fmt;
 
-use super::ManifestError;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::{ManifestError, strict::Strict};
 
 /// `{"manifest": ..., "private": ...}`.
 #[derive(Clone, Debug, Deserialize)]
@@ -81,21 +86,18 @@ pub(super) struct PrivateVar {
     pub(super) value: String,
 }
 
-impl std::fmt::Debug for PrivateVar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PrivateVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateVar(hidden)")
     }
 }
 
 /// Reads the shape; an error names the path of the field.
 pub(super) fn read(value: &Value) -> Result<UploadBody, ManifestError> {
-    let read: Result<UploadBody, _> = serde_path_to_error::deserialize(value);
-    read.map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "body".to_owned() } else { path };
-        // serde tells what it found; below `private` that is not for anyone's eyes.
-        let problem = if field.starts_with("private") { "not what is expected here".to_owned() } else { error.into_inner().to_string() };
-        ManifestError::Field { field, problem }
+        let field = if path == "." { "body" } else { &path };
+        ManifestError::field(field, error.inner().to_string())
     })
 }
 
@@ -106,10 +108,23 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 
 /// An object of strings, in its order.
 fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
-    let object = Map::deserialize(deserializer)?;
-    let text = |(key, value): (String, Value)| match value {
-        Value::String(text) => Ok((key, text)),
-        _ => Err(serde::de::Error::custom(format!("{key:?} isn't a string"))),
-    };
-    object.into_iter().map(text).collect()
+    struct Pairs;
+
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(String, String)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = map.next_entry()? {
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        }
+    }
+
+    deserializer.deserialize_map(Pairs)
 }

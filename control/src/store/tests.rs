@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 
@@ -133,6 +137,65 @@ async fn forgetting_takes_everything_along() {
         let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
     }
+}
+
+/// Which of the store's files hold the private value of `record`.
+fn files_with_a_secret(directory: &Path) -> Vec<std::ffi::OsString> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let holds = |file: &fs::DirEntry| fs::read(file.path()).unwrap().windows(4).any(|bytes| bytes == b"hush");
+    files.filter(holds).map(|file| file.file_name()).collect()
+}
+
+#[tokio::test]
+async fn private_values_go_with_their_pod() {
+    let (directory, path) = fresh();
+    let (store, _) = Store::open(&path).unwrap();
+    let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
+    let forget = || vec![Write::ForgetPod(pod.order.spec.id.clone())];
+    let gone = async |why: &str| {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !files_with_a_secret(directory.path()).is_empty() {
+            assert!(Instant::now() < until, "{why}: {:?}", files_with_a_secret(directory.path()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+
+    commit(&store, vec![Write::Pod(Box::new(pod.clone()))]).await.unwrap();
+    assert!(!files_with_a_secret(directory.path()).is_empty(), "it is looked for in the right place");
+    commit(&store, forget()).await.unwrap();
+    gone("soon").await;
+
+    // Who reads the store delays it, and nothing else.
+    commit(&store, vec![Write::Pod(Box::new(pod.clone()))]).await.unwrap();
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM pods").unwrap();
+    commit(&store, forget()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let asked = Instant::now();
+    store.barrier().await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(!files_with_a_secret(directory.path()).is_empty());
+    reader.execute_batch("COMMIT").unwrap();
+    gone("after the reader").await;
+
+    // The writer's end doesn't wait; the other connection keeps SQLite from removing the log by itself.
+    commit(&store, vec![Write::Pod(Box::new(pod.clone()))]).await.unwrap();
+    commit(&store, forget()).await.unwrap();
+    drop(store);
+    gone("at the end").await;
+}
+
+#[test]
+fn a_process_that_was_killed_leaves_no_private_values_to_the_next() {
+    let (directory, path) = fresh();
+    drop(Store::open(&path).unwrap());
+    let killed = Connection::open(&path).unwrap();
+    killed
+        .execute_batch("PRAGMA secure_delete = ON; INSERT INTO manifests VALUES ('h', 'm', 'hush', 1, 1); DELETE FROM manifests")
+        .unwrap();
+    assert!(!files_with_a_secret(directory.path()).is_empty());
+    let _store = Store::open(&path).unwrap();
+    assert!(files_with_a_secret(directory.path()).is_empty());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, RouteTable, Upstream};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// No step of any test takes longer, however busy the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ pub(crate) struct House {
     pub(crate) edge: Edge,
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) registry: prometheus::Registry,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl House {
@@ -33,13 +33,21 @@ impl House {
 
     pub(crate) async fn with(limits: Limits) -> House {
         let house = House::without_control(limits);
-        let listener = UnixListener::bind(house._dir.path().join("control.sock")).unwrap();
+        house.control(|stream| mirror(stream, "control"));
+        house
+    }
+
+    /// Starts a control plane that hands every accepted connection to `serve`.
+    pub(crate) fn control<F>(&self, serve: impl Fn(UnixStream) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = UnixListener::bind(self.dir.path().join("control.sock")).unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(mirror(stream, "control"));
+                tokio::spawn(serve(stream));
             }
         });
-        house
     }
 
     pub(crate) fn without_control(limits: Limits) -> House {
@@ -57,7 +65,7 @@ impl House {
         let config =
             EdgeConfig { listen: "127.0.0.1:0".parse().unwrap(), control_socket: dir.path().join("control.sock"), threads: 2, limits };
         let edge = Edge::start(config, Arc::clone(&routes), &registry).unwrap();
-        House { edge, routes, registry, _dir: dir }
+        House { edge, routes, registry, dir }
     }
 
     /// Routes pod number `number` to `address` as a new incarnation, and names its host.

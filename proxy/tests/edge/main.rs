@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
 mod draining;
+mod early;
 mod framing;
 mod kit;
 mod pooling;

@@ -1,0 +1,126 @@
+//! What every answer passes on its way out: the rest of its request is taken first, browsers get errors as pages, and some headers
+//! are the same for all.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, header},
+    middleware::Next,
+    response::Response,
+};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time;
+
+use super::{error::Told, page};
+
+/// Bytes of a request that are taken although its answer is known.
+const REST_MAX: usize = 16 * 1024 * 1024;
+/// How long that may last.
+const REST_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let person = wants_page(request.headers());
+    // Who waits for 100 Continue hasn't sent the body, and needn't.
+    let waits = request.headers().contains_key(header::EXPECT);
+    let mut rest = None;
+    let request = request.map(|body| if body.is_end_stream() { body } else { Body::new(rest.insert(Rest::of(body)).clone()) });
+    let mut response = next.run(request).await;
+    if let Some(rest) = rest.filter(|_| !waits) {
+        rest.discard().await;
+    }
+    let told = response.extensions_mut().remove::<Told>();
+    if let Some(told) = told.filter(|_| person) {
+        *response.body_mut() = page::error(response.status(), &told.0).into();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(page::CONTENT_TYPE));
+    }
+    put_common_headers(response.headers_mut());
+    response
+}
+
+/// Answers change all the time, and web pages may read them.
+fn put_common_headers(headers: &mut HeaderMap) {
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Pay"));
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    }
+}
+
+/// Whether the client would rather have text/html than application/json; wildcards, which programs send, say neither.
+fn wants_page(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut page, mut best) = (false, 0.0);
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let is_page = kind.eq_ignore_ascii_case("text/html");
+        if !is_page && !kind.eq_ignore_ascii_case("application/json") {
+            continue;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        if weight > best {
+            (page, best) = (is_page, weight);
+        }
+    }
+    page
+}
+
+/// A request's body, whose rest can be taken when its handler is done with it. Closing a connection with bytes unread would reset
+/// it, and a client that is still sending might never see its answer.
+#[derive(Clone, Debug)]
+struct Rest(Arc<Mutex<Body>>);
+
+impl Rest {
+    fn of(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(body)))
+    }
+
+    fn body(&self) -> MutexGuard<'_, Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads on, to the end or to a limit.
+    async fn discard(mut self) {
+        let reading = async {
+            let mut left = REST_MAX;
+            while left > 0
+                && !self.is_end_stream()
+                && let Some(Ok(frame)) = self.frame().await
+            {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            }
+        };
+        if time::timeout(REST_WITHIN, reading).await.is_err() {
+            tracing::debug!("a request that is answered goes on for too long");
+        }
+    }
+}
+
+impl HttpBody for Rest {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut *self.body()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body().size_hint()
+    }
+}

@@ -1,0 +1,178 @@
+use std::{io::Write, net::SocketAddr, path::PathBuf};
+
+use codiusd_ilp::{ildcp::Account, stream::receiver::Receiver};
+use codiusd_runtime::{NoopRuntime, PodId};
+use flate2::{Compression, write::GzEncoder};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::watch,
+};
+
+use super::*;
+use crate::{
+    clock::SystemClock,
+    pay::{Asset, Desk},
+    pods::{Keeper, KeeperConfig, PodMetrics, Routes},
+    store::Store,
+};
+
+const MIB: usize = 1024 * 1024;
+
+#[derive(Debug)]
+struct NoRoutes;
+
+impl Routes for NoRoutes {
+    fn publish(&self, _: &PodId, _: SocketAddr, _: u64) {}
+
+    fn withdraw(&self, _: &PodId) {}
+
+    fn is_quiet(&self, _: &PodId) -> bool {
+        true
+    }
+}
+
+/// A whole API on a socket, without pods and peers.
+struct Office {
+    socket: PathBuf,
+    _files: tempfile::TempDir,
+    _asset: watch::Sender<Option<Asset>>,
+    _account: watch::Sender<Option<Account>>,
+}
+
+impl Office {
+    async fn open() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let (store, snapshot) = Store::open(&files.path().join("codius.db")).unwrap();
+        let (asset, known) = watch::channel(Some(Asset { code: "XRP".to_owned(), scale: 9 }));
+        let (account, no_account) = watch::channel(None);
+        let clock = SystemClock::shared();
+        let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known).unwrap());
+        let config = KeeperConfig::new("http://host.example".parse().unwrap(), 64 << 30);
+        let metrics = PodMetrics::register(&prometheus::Registry::new()).unwrap();
+        let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, metrics);
+        keeper.recover(Vec::new()).await.unwrap();
+        let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
+        let cost_per_month: CostPerMonth = "10".parse().unwrap();
+        let orders = Orders::new(cost_per_month, desk, keeper, receiver, no_account);
+        let config = ApiConfig {
+            draining: tokio_util::sync::CancellationToken::new(),
+            public_uri: "http://host.example/?<&".to_owned(),
+            cost_per_month,
+            rules: Rules::default(),
+            duration_default: NonZeroU32::MIN,
+            duration_max: NonZeroU32::MAX,
+        };
+        let socket = files.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(serve(listener, config, orders, std::future::pending()));
+        Self { socket, _files: files, _asset: asset, _account: account }
+    }
+
+    /// Sends all of it, then reads the answer: head in lower case, and body.
+    async fn ask(&self, request: &str, head: &str, body: &[u8]) -> (String, String) {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        let head = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap_or_else(|error| panic!("{request}: {error}"));
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_lowercase(), body.to_owned())
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_takes_the_rest_of_its_request() {
+    let office = Office::open().await;
+    let body = vec![b'x'; 8 * MIB];
+    let json = "Content-Type: application/json\r\n";
+    let table = [
+        ("POST /pods", json, "413", "Payload content length greater than maximum allowed: 1048576"),
+        ("OPTIONS /pods", json, "413", "Payload content length greater than maximum allowed: 1048576"),
+        ("PUT /pods", "", "413", "Payload content length greater than maximum allowed: 1048576"),
+        ("POST /pods", "Content-Type: text/plain\r\n", "415", "Unsupported Media Type"),
+        ("POST /pods", "Content-Type: x\r\n", "400", "Invalid content-type header"),
+        ("POST /version", json, "405", "Method Not Allowed"),
+        ("POST /nowhere", json, "404", "Not Found"),
+    ];
+    for (request, head, status, message) in table {
+        let length = format!("{head}Content-Length: {}\r\n", body.len());
+        let (head, answer) = office.ask(request, &length, &body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request}: {head}");
+        assert!(answer.contains(message), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_for_a_body_is_not_asked() {
+    let office = Office::open().await;
+    let (head, _) = office.ask("POST /pods", "Expect: 100-continue\r\nContent-Length: 8000000\r\n", b"").await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+}
+
+#[tokio::test]
+async fn errors_are_pages_for_people_and_json_for_programs() {
+    let office = Office::open().await;
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let table = [
+        ("GET /nowhere", browser, "404", true),
+        ("POST /version", browser, "405", true),
+        ("GET /nowhere", "application/json, text/html;q=0.1", "404", false),
+        ("GET /nowhere", "application/json;q=0.1, text/html; q=0.2", "404", true),
+        ("GET /nowhere", "text/html;q=0", "404", false),
+        ("GET /nowhere", "*/*", "404", false),
+        ("POST /version", "", "405", false),
+        ("GET /", "", "200", true),
+        ("GET /", "application/json", "200", true),
+        ("GET /version", browser, "200", false),
+    ];
+    for (request, accept, status, page) in table {
+        let (head, body) = office.ask(request, &format!("Accept: {accept}\r\n"), b"").await;
+        let kind = if page { "text/html; charset=utf-8" } else { "application/json; charset=utf-8" };
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request} {accept}: {head}");
+        assert!(head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{request} {accept}: {head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{request} {accept}: {head}");
+        assert_eq!(head.contains("\r\nallow: get,head"), status == "405", "{head}");
+        assert_eq!(body.starts_with("<!doctype html>"), page, "{body}");
+    }
+    let (_, body) = office.ask("GET /pods?manifestHash=%3Cscript%3E", &format!("Accept: {browser}\r\n"), b"").await;
+    assert!(body.contains("&lt;script&gt;") && !body.contains("<script"), "{body}");
+}
+
+#[tokio::test]
+async fn the_index_says_what_the_host_is() {
+    let office = Office::open().await;
+    let (_, page) = office.ask("GET /", "", b"").await;
+    for shown in [
+        r#"id="costPerMonth">10<"#,
+        r#"id="currency">XRP<"#,
+        r#"id="uri">http://host.example/?&lt;&amp;"#,
+        r#"id="fullMem">no"#,
+        r#"id="memory">65536<"#,
+        "codiusd upload manifest.json --host http://host.example/?&lt;&amp; --duration 1h",
+    ] {
+        assert!(page.contains(shown), "{shown} in {page}");
+    }
+    let style = page.find("</style>").unwrap();
+    assert!(!page.split_at(style).1.contains('{'), "a field is missing: {page}");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_in_odd_ways_is_answered_as_otherwise() {
+    let office = Office::open().await;
+    let token = "Pay-Token: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    for hash in ["abc", &"a".repeat(52)] {
+        let (head, body) = office.ask(&format!("PUT /pods?manifestHash={hash}"), token, b"").await;
+        assert!(head.starts_with("http/1.1 404 "), "{head}");
+        assert!(body.contains(&format!(r#""no pod found with id. id={hash}""#)), "{body}");
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(b"[]").unwrap();
+    let body = gzip.finish().unwrap();
+    for encoding in ["gzip", "GZip", "X-GZIP"] {
+        let (head, answer) =
+            office.ask("OPTIONS /pods", &format!("Content-Encoding: {encoding}\r\nContent-Length: {}\r\n", body.len()), &body).await;
+        assert!(head.starts_with("http/1.1 400 ") && answer.contains("body: must be an object"), "{encoding}: {head} {answer}");
+    }
+}
