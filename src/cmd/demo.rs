@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs::DirBuilder,
+    net::Ipv4Addr,
     num::NonZeroU32,
+    ops::RangeInclusive,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,6 +13,7 @@ use std::{
 };
 
 use clap::Args;
+use codiusd_runtime::embedded::{OpenError, Subnet, SubnetClaim};
 use serde_json::json;
 use tokio::time;
 
@@ -20,9 +23,9 @@ use super::{
     usage,
 };
 use crate::{
-    app::App,
+    app::{App, StartError},
     client::{self, Deed, Host, Purse},
-    config::{self, Config, ConfigError, Settings},
+    config::{self, Config, ConfigError, RuntimeChoice, Settings},
     demo_image, telemetry,
 };
 
@@ -32,6 +35,9 @@ const DURATION: NonZeroU32 = NonZeroU32::new(3600).unwrap();
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at a page that doesn't answer yet.
 const PAGE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Networks a demo chooses from, unless it is told one: 10.200.0.0/16 and those after it. The first is every host's default.
+const SUBNETS: RangeInclusive<u8> = 200..=219;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -53,8 +59,8 @@ type Problem = Box<dyn std::error::Error>;
 
 pub(super) fn run(args: &DemoArgs) -> ExitCode {
     let temporary = std::env::temp_dir().join(format!("codius-demo-{:016x}", rand::random::<u64>()));
-    let config = match config(args, &temporary) {
-        Ok(config) => config,
+    let (settings, config) = match config(args, &temporary) {
+        Ok(both) => both,
         Err(error) => return usage(&error),
     };
     telemetry::start(&config);
@@ -69,7 +75,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         eprintln!("codiusd: can't make {}; choose a directory with --root", temporary.display());
         return failure(&error);
     }
-    let outcome = runtime.block_on(demo(args, &config));
+    let outcome = runtime.block_on(demo(args, &settings, config.clone()));
     if config.root == temporary
         && let Err(error) = std::fs::remove_dir_all(&temporary)
     {
@@ -83,7 +89,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
 
 /// Dev mode and a connector of its own, always; for the rest flags count first, then the environment. The file is that of
 /// a real host, and isn't read.
-fn config(args: &DemoArgs, temporary: &Path) -> Result<Config, ConfigError> {
+fn config(args: &DemoArgs, temporary: &Path) -> Result<(Settings, Config), ConfigError> {
     let text = |value: &dyn std::fmt::Display| value.to_string();
     let defaults = [("CODIUS_ROOT", text(&temporary.display())), ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned())];
     let mut environment: BTreeMap<String, String> = defaults.map(|(name, value)| (name.to_owned(), value)).into();
@@ -100,20 +106,42 @@ fn config(args: &DemoArgs, temporary: &Path) -> Result<Config, ConfigError> {
     if let Some(port) = args.connector_port {
         set("CODIUS_ILP_LISTEN", format!("127.0.0.1:{port},[::1]:{port}"));
     }
-    let mut config = Config::from_settings(&Settings::of_environment(environment))?;
+    let settings = Settings::of_environment(environment);
+    let mut config = Config::from_settings(&settings)?;
     config.image_layouts.push(layout_of(&config));
-    Ok(config)
+    Ok((settings, config))
+}
+
+/// Takes the first network that nobody has: a demo runs next to any host, and next to other demos.
+fn choose_subnet(root: &Path) -> Result<(config::Subnet, SubnetClaim), StartError> {
+    let mut taken = None;
+    for second in SUBNETS {
+        let subnet = Subnet { network: Ipv4Addr::new(10, second, 0, 0), prefix: 16 };
+        match SubnetClaim::take(root, subnet) {
+            Ok(claim) => return Ok((config::Subnet { address: subnet.network, prefix: subnet.prefix }, claim)),
+            Err(error @ OpenError::SubnetInUse { .. }) => taken = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(taken.map_or_else(|| unreachable!("there are networks to choose from"), StartError::from))
 }
 
 fn layout_of(config: &Config) -> PathBuf {
     config.root.join("layout")
 }
 
-async fn demo(args: &DemoArgs, config: &Config) -> Result<(), Problem> {
+async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Result<(), Problem> {
     let mut stop = StopSignals::new()?;
     let begun = Instant::now();
-    let image = demo_image::write(&layout_of(config))?;
-    let app = App::start(config).await?;
+    let image = demo_image::write(&layout_of(&config))?;
+    let mut claim = None;
+    if config.runtime == RuntimeChoice::Embedded && !settings.is_set("pod_subnet") {
+        let (subnet, claimed) = choose_subnet(&config.root)?;
+        config.pod_subnet = subnet;
+        claim = Some(claimed);
+    }
+    let app = App::start(&config).await?;
+    drop(claim); // the host has one of its own now
     println!("the host is up at {} ({} ms)", app.public_uri(), begun.elapsed().as_millis());
     let outcome = tokio::select! {
         outcome = pay_for_a_page(&app, &image) => outcome,
@@ -168,5 +196,24 @@ async fn wait_for_page(page: &Host) -> Result<(), Problem> {
             return Err(format!("the page still answers {answer} after {} s", PAGE_TIMEOUT.as_secs()).into());
         }
         time::sleep(PAGE_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demos_side_by_side_have_networks_of_their_own() {
+        let roots = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let chosen: Vec<_> = roots.iter().map(|root| choose_subnet(root.path()).unwrap()).collect();
+        let mut networks: Vec<_> = chosen.iter().map(|(subnet, _)| subnet.address).collect();
+        networks.dedup();
+        assert_eq!(networks.len(), 3, "{chosen:?}");
+
+        let (taken, _claim) = &chosen[0];
+        let subnet = Subnet { network: taken.address, prefix: taken.prefix };
+        let error = StartError::from(SubnetClaim::take(roots[1].path(), subnet).unwrap_err());
+        assert_eq!(error.to_string(), format!("CODIUS_POD_SUBNET = \"{taken}\" is in use by another codiusd; choose another network"));
     }
 }

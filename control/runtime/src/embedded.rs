@@ -10,6 +10,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `config` | settings and limits; addresses, users and links of a slot |
+//! | `privileges`, `claim` | what must be so before anything is opened: the right to, and a network nobody else has |
 //! | `pods` | the table of names and slots |
 //! | `launch` | from a pod's description to its shim's answer |
 //! | `keep` | adopting, stopping, giving back |
@@ -22,7 +23,9 @@
 //! allow-list, dropped capabilities, resource limits.
 
 mod cgroup;
+mod claim;
 mod config;
+mod error;
 mod firewall;
 mod keep;
 mod launch;
@@ -31,28 +34,33 @@ mod lock;
 mod logs;
 mod netlink;
 mod pods;
+mod privileges;
 mod record;
 mod shim;
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore};
+pub use claim::SubnetClaim;
 pub use config::{EmbeddedConfig, Limits};
+pub use error::OpenError;
 pub use firewall::Subnet;
 use launch::unavailable;
 use pods::{Denied, PodLock, Pods};
+pub use privileges::check as check_privileges;
 use record::PodRecord;
 pub use shim::{SHIM_ARGUMENT, shim_main};
 
-/// Runs pods on this machine. Dropping it stops none of them.
+/// Runs pods on this machine. Dropping it stops none of them; without pods, it leaves nothing of its own in the kernel.
 #[derive(Debug)]
 pub struct EmbeddedRuntime {
     inner: Arc<Inner>,
@@ -65,22 +73,27 @@ struct Inner {
     pods_dir: PathBuf,
     pods: Mutex<Pods>,
     starts: Semaphore,
+    _claim: SubnetClaim,
     /// Held for life: two processes on one root would undo each other's pods.
     _root_lock: fs::File,
 }
 
 impl EmbeddedRuntime {
-    /// Opens the runtime: installs the firewall table and adopts the pods an earlier process left running. Blocks meanwhile.
-    pub fn open(config: EmbeddedConfig) -> Result<Self, RuntimeError> {
+    /// Opens the runtime: takes its network, installs the firewall table and adopts the pods an earlier process left running.
+    /// Blocks meanwhile.
+    pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
         if let Some(fault) = config.fault() {
-            return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()));
+            return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()).into());
         }
+        check_privileges()?;
         let pods_dir = config.root.join("pods");
         make_private(&config.root).and_then(|()| make_private(&pods_dir)).map_err(|error| unavailable("making its directories", error))?;
         let root_lock = lock_root(&config.root).map_err(|error| unavailable("locking its directory", error))?;
+        let claim = SubnetClaim::take(&config.root, config.subnet)?;
         let images = ImageStore::open(config.images.clone())?;
         firewall::install(&firewall::policy(&config.instance, &config.link_prefix, config.subnet))
             .map_err(|error| unavailable("installing the firewall table", error))?;
+        link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
         let inner = Inner {
@@ -89,6 +102,7 @@ impl EmbeddedRuntime {
             images,
             pods_dir,
             config,
+            _claim: claim,
             _root_lock: root_lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -98,7 +112,7 @@ impl EmbeddedRuntime {
 #[async_trait]
 impl Runtime for EmbeddedRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "embedded", isolation: "shared-kernel" }
+        Capabilities { name: "embedded", isolation: "shared-kernel", orphan_grace: Duration::ZERO }
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
@@ -126,7 +140,7 @@ impl Runtime for EmbeddedRuntime {
         let held = self.inner.pods().all_held();
         let status = |pod: keep::Held| -> io::Result<PodStatus> {
             let state = if pod.is_alive()? { PodState::Running(pod.running()) } else { PodState::Exited };
-            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes })
+            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes, worn: false })
         };
         let listed = blocking("looking after pods", move || held.into_iter().map(status).collect::<io::Result<Vec<_>>>()).await?;
         for dead in listed.iter().filter(|pod| pod.state == PodState::Exited) {
@@ -138,7 +152,7 @@ impl Runtime for EmbeddedRuntime {
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
         let pod = self.inner.pods().held(id).ok_or_else(|| RuntimeError::NoSuchPod(id.clone()))?;
         let logs = pod.dir.join(record::LOGS_DIR);
-        Ok(logs::tail::lines(pod.dir, &logs, &pod.record.containers, follow))
+        logs::tail::lines(pod.dir, &logs, &pod.record.containers, follow)
     }
 }
 
@@ -196,6 +210,20 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // As long as there are pods, the next process finds it all as they need it.
+        if !self.pods().is_empty() {
+            return;
+        }
+        let removed =
+            [firewall::remove(&self.config.instance), link::unblock(self.config.subnet), cgroup::remove_empty(&self.config.cgroup())];
+        for error in removed.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "something of the runtime is left in the kernel");
+        }
+    }
+}
+
 /// Runs to its end even if the caller doesn't wait.
 async fn in_task<T: Send + 'static>(task: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
     tokio::spawn(task).await.unwrap_or_else(|panicked| Err(unavailable("running its task", io::Error::other(panicked))))
@@ -211,7 +239,8 @@ fn make_private(dir: &Path) -> io::Result<()> {
 }
 
 fn lock_root(root: &Path) -> io::Result<fs::File> {
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(root.join("runtime.lock"))?;
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(root.join("runtime.lock"))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?; // an earlier version made it for all to read
     file.try_lock().map_err(io::Error::from)?;
     Ok(file)
 }

@@ -52,7 +52,7 @@ pub(crate) fn create(path: &Path, machine: Machine, pids: u32) -> io::Result<()>
 
 /// Kills every process in the group and removes it from all hierarchies. Fine when it isn't there.
 pub(crate) fn destroy(path: &Path) -> io::Result<()> {
-    let groups: Vec<PathBuf> = hierarchies()?.iter().map(|hierarchy| join(hierarchy, path)).filter(|group| group.exists()).collect();
+    let groups = groups(path)?;
     let deadline = Instant::now() + EMPTY_WAIT;
     loop {
         let mut left = 0;
@@ -68,6 +68,27 @@ pub(crate) fn destroy(path: &Path) -> io::Result<()> {
         thread::sleep(EMPTY_POLL);
     }
     groups.iter().try_for_each(|group| remove(group, deadline))
+}
+
+/// Sends SIGKILL to every process in the group.
+pub(crate) fn kill_everything(path: &Path) -> io::Result<()> {
+    groups(path)?.iter().try_for_each(|group| kill_all(group).map(drop))
+}
+
+/// Removes the group from all hierarchies, unless something is in it.
+pub(crate) fn remove_empty(path: &Path) -> io::Result<()> {
+    for group in groups(path)? {
+        match fs::remove_dir(&group) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// The group in every hierarchy that has it.
+fn groups(path: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(hierarchies()?.iter().map(|hierarchy| join(hierarchy, path)).filter(|group| group.exists()).collect())
 }
 
 fn is_v2() -> bool {

@@ -9,6 +9,8 @@ use crate::image::ImageConfig;
 const IDS_PER_POD: u32 = 65536;
 /// Pods whose uid ranges fit between the default `uid_base` and the end of the 32 bits.
 const SLOTS_MAX: u32 = 32768;
+/// What a pod's processes get to end by themselves. Short: it is time after the one that was paid for.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 /// Interface names have at most 15 characters; four are the slot's.
 const LINK_PREFIX_MAX: usize = 11;
 
@@ -110,7 +112,7 @@ pub struct Limits {
     pub starts_waiting_max: usize,
     /// Creating a pod whose images are there.
     pub start_timeout: Duration,
-    /// Between SIGTERM and SIGKILL.
+    /// Between SIGTERM and SIGKILL; a pod whose time is over runs at most this much longer.
     pub stop_grace: Duration,
     /// Processes and threads of a pod.
     pub pids_max: u32,
@@ -132,7 +134,7 @@ impl Default for Limits {
             starts_max: 4,
             starts_waiting_max: 64,
             start_timeout: Duration::from_secs(30),
-            stop_grace: Duration::from_secs(5),
+            stop_grace: STOP_GRACE,
             pids_max: 1024,
             open_files_max: 65536,
             scratch_bytes_max: 256 << 20,

@@ -4,7 +4,7 @@
 
 mod encode;
 
-use std::{fs, io, net::Ipv4Addr};
+use std::{fmt, fs, io, net::Ipv4Addr};
 
 /// An IPv4 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,18 @@ impl Subnet {
     /// How many addresses there are.
     pub(crate) fn size(self) -> u32 {
         !self.mask()
+    }
+
+    /// Whether some address is in both.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        let shared = self.mask() & other.mask();
+        (self.network.to_bits() ^ other.network.to_bits()) & shared == 0
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
     }
 }
 
@@ -127,4 +139,9 @@ pub(crate) fn policy(table: &str, prefix: &str, pods: Subnet) -> Table {
 pub(crate) fn install(table: &Table) -> io::Result<()> {
     encode::install(table)?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+}
+
+/// Removes the table of that name; fine when there is none. Routing stays on: others may rely on it by now.
+pub(crate) fn remove(table: &str) -> io::Result<()> {
+    encode::remove(table)
 }

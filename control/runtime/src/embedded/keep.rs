@@ -48,7 +48,7 @@ impl Held {
     /// processes.
     pub(crate) fn give_back(&self) -> io::Result<()> {
         cgroup::destroy(&self.record.cgroup)?;
-        link::detach(&self.record.link)
+        link::detach(&self.record.link, &self.record.cgroup)
     }
 
     /// Stops it, gently first, and leaves nothing of it.
@@ -110,7 +110,7 @@ pub(crate) fn undo(dir: &Path, groups: &Path) -> io::Result<()> {
         cgroup::destroy(&groups.join(name))?;
     }
     if let Some(record) = read_json::<PodRecord>(&dir.join(POD_FILE))? {
-        link::detach(&record.link)?;
+        link::detach(&record.link, &record.cgroup)?;
     }
     remove(dir)
 }

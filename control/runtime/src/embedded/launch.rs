@@ -1,6 +1,12 @@
 //! Starting a pod: from its description to an order, a shim, and the shim's answer.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
@@ -10,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    EmbeddedConfig, SHIM_ARGUMENT,
+    EmbeddedConfig, SHIM_ARGUMENT, claim,
     keep::Held,
     record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, VERSION, write_json},
 };
@@ -23,6 +29,8 @@ use crate::{
 const NAME_LENGTH_MAX: usize = 64;
 /// Pods are killed before anything of the host when memory is short.
 const OOM_SCORE_ADJ: i32 = 500;
+/// A shim that has said why it failed has nothing left to do but to exit.
+const FAILED_EXIT: Duration = Duration::from_secs(1);
 /// Longest answer of a shim, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -51,6 +59,7 @@ pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &P
     Ok(Order {
         pod,
         machine: spec.machine,
+        claim: claim::path(config.subnet),
         gateway: config.gateway(),
         uid_base: config.uids(slot),
         resolv_conf: config.resolv_conf(),
@@ -109,6 +118,10 @@ async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Resu
 pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: Order) -> Result<Held, RuntimeError> {
     let mut shim = spawn(config, dir, &order).map_err(|error| unavailable("starting the pod's supervisor", error))?;
     let answered = converse(&mut shim, &order, config.limits.start_timeout).await;
+    if matches!(answered, Ok(Answer::Failed { .. })) {
+        // It has undone everything. When the caller hears of the failure, it is gone, too.
+        timeout(FAILED_EXIT, shim.wait()).await.ok();
+    }
     // The daemon's child: somebody has to take note of its exit, whenever that is.
     tokio::spawn(async move { shim.wait().await });
     let answer = answered.map_err(|error| unavailable("talking to the pod's supervisor", error))?;
@@ -126,14 +139,8 @@ fn failure(id: PodId, uploader: bool, step: String, cause: String) -> RuntimeErr
 fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
     fs::DirBuilder::new().mode(0o700).create(dir)?;
     write_json(&dir.join(POD_FILE), &order.pod)?;
-    Command::new(&config.shim_exe)
-        .arg(SHIM_ARGUMENT)
-        .arg(dir)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(fs::File::create(dir.join(SHIM_LOG))?)
-        .spawn()
+    let log = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(SHIM_LOG))?;
+    Command::new(&config.shim_exe).arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()
 }
 
 async fn converse(shim: &mut Child, order: &Order, limit: Duration) -> io::Result<Answer> {

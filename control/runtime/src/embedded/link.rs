@@ -1,11 +1,15 @@
 //! A pod's wire: a veth pair, its host end routed to one /32 (no bridge: `rp_filter` then stops forged sources, and there
-//! is no neighbour to hijack), its pod end `eth0` with an on-link default route.
+//! is no neighbour to hijack), its pod end `eth0` with an on-link default route. And what becomes of requests to addresses
+//! that no pod has (any more): without a route of their own they would leave the machine for a stranger.
 
-use std::{fs, io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::BorrowedFd};
+use std::{fs, io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::BorrowedFd, path::Path};
 
 use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
-use super::netlink::{Message, Socket};
+use super::{
+    firewall::Subnet,
+    netlink::{Message, Socket},
+};
 
 /// The pod's end.
 const POD_LINK: &str = "eth0";
@@ -16,13 +20,16 @@ const INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const ROUTE_MAIN: u8 = 254;
 const ROUTE_STATIC: u8 = 4;
+/// A routing protocol of our own, by which we tell the routes that are ours; no daemon listed by iproute2 has the number.
+const ROUTE_OURS: u8 = 200;
 const ROUTE_UNICAST: u8 = 1;
+const ROUTE_UNREACHABLE: u8 = 7;
 const ROUTE_ONLINK: u32 = 4;
 const HOST_PREFIX: u8 = 32;
 const IPV4: u8 = 2;
 
-/// Creates the pair, its pod end being born in `netns`, and brings the host's end into service.
-pub(crate) fn attach(link: &str, netns: BorrowedFd<'_>, gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
+/// Creates the pair, its pod end being born in `netns`, and brings the host's end into service; it says that it is `owner`'s.
+pub(crate) fn attach(link: &str, owner: &Path, netns: BorrowedFd<'_>, gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let peer_netns = netns.as_raw_fd().to_ne_bytes();
     let pair =
@@ -34,9 +41,13 @@ pub(crate) fn attach(link: &str, netns: BorrowedFd<'_>, gateway: Ipv4Addr, addre
             })
         });
     socket.transact(vec![pair])?;
+    let index = if_nametoindex(link)?;
+    let alias = owner.to_string_lossy();
+    socket.transact(vec![
+        Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &interface(index, 0)).attr(libc::IFLA_IFALIAS, alias.as_bytes()),
+    ])?;
     fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "1")?;
     disable_ipv6(link)?;
-    let index = if_nametoindex(link)?;
     socket.transact(vec![up(index)])?;
     socket.transact(vec![add_address(index, gateway)])?;
     socket.transact(vec![route_to(index, address)])
@@ -52,11 +63,45 @@ pub(crate) fn configure_inside(gateway: Ipv4Addr, address: Ipv4Addr) -> io::Resu
     socket.transact(vec![default_route(index, gateway)])
 }
 
-/// Removes the pair; fine when there is none.
-pub(crate) fn detach(link: &str) -> io::Result<()> {
-    let delete = Message::new(libc::RTM_DELLINK, libc::NLM_F_ACK, &interface(0, 0)).text(libc::IFLA_IFNAME, link);
-    match Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![delete]) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+/// Removes the pair if it is `owner`'s, or that of something below it; fine when there is none. A link of that name that
+/// anybody else has made stays.
+pub(crate) fn detach(link: &str, owner: &Path) -> io::Result<()> {
+    // By its index from here on: the name may be another link's before we are done.
+    let Ok(index) = if_nametoindex(link) else { return Ok(()) };
+    let alias = match fs::read_to_string(format!("/sys/class/net/{link}/ifalias")) {
+        Err(_) if if_nametoindex(link).is_err() => return Ok(()),
+        read => read?,
+    };
+    if !Path::new(alias.trim_end()).starts_with(owner) {
+        tracing::warn!(link, alias = alias.trim_end(), "a link of this name is somebody else's, and stays");
+        return Ok(());
+    }
+    let delete = Message::new(libc::RTM_DELLINK, libc::NLM_F_ACK, &interface(index, 0));
+    unless(libc::ENODEV, Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![delete]))
+}
+
+/// Makes addresses of the network that no pod has unreachable; repeatable. Pods' own routes are longer, and win.
+pub(crate) fn block(subnet: Subnet) -> io::Result<()> {
+    unblock(subnet)?; // one an earlier process left
+    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    match socket.transact(vec![unreachable(libc::RTM_NEWROUTE, create(), subnet)]) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(io::Error::other(format!("this machine has a route to {subnet} already; choose another network for pods")))
+        }
+        done => done,
+    }
+}
+
+/// Undoes [`block`]; fine when there is nothing to undo.
+pub(crate) fn unblock(subnet: Subnet) -> io::Result<()> {
+    let delete = unreachable(libc::RTM_DELROUTE, libc::NLM_F_ACK, subnet);
+    unless(libc::ESRCH, Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![delete]))
+}
+
+/// Takes the error that says there was nothing to do for success.
+fn unless(nothing: i32, done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.raw_os_error() == Some(nothing) => Ok(()),
         done => done,
     }
 }
@@ -94,20 +139,26 @@ fn add_address(index: u32, address: Ipv4Addr) -> Message {
 }
 
 fn route_to(index: u32, address: Ipv4Addr) -> Message {
-    Message::new(libc::RTM_NEWROUTE, create(), &route(HOST_PREFIX, libc::RT_SCOPE_LINK, 0))
+    Message::new(libc::RTM_NEWROUTE, create(), &route(ROUTE_UNICAST, HOST_PREFIX, libc::RT_SCOPE_LINK, 0))
         .attr(libc::RTA_DST, &address.octets())
         .attr(libc::RTA_OIF, &index.to_ne_bytes())
 }
 
 fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
-    Message::new(libc::RTM_NEWROUTE, create(), &route(0, libc::RT_SCOPE_UNIVERSE, ROUTE_ONLINK))
+    Message::new(libc::RTM_NEWROUTE, create(), &route(ROUTE_UNICAST, 0, libc::RT_SCOPE_UNIVERSE, ROUTE_ONLINK))
         .attr(libc::RTA_GATEWAY, &gateway.octets())
         .attr(libc::RTA_OIF, &index.to_ne_bytes())
 }
 
+fn unreachable(kind: u16, flags: i32, subnet: Subnet) -> Message {
+    let mut header = route(ROUTE_UNREACHABLE, subnet.prefix, libc::RT_SCOPE_UNIVERSE, 0);
+    header[5] = ROUTE_OURS;
+    Message::new(kind, flags, &header).attr(libc::RTA_DST, &subnet.address(0).octets())
+}
+
 /// `struct rtmsg`.
-fn route(prefix: u8, scope: u8, flags: u32) -> [u8; 12] {
-    let mut header = [IPV4, prefix, 0, 0, ROUTE_MAIN, ROUTE_STATIC, scope, ROUTE_UNICAST, 0, 0, 0, 0];
+fn route(kind: u8, prefix: u8, scope: u8, flags: u32) -> [u8; 12] {
+    let mut header = [IPV4, prefix, 0, 0, ROUTE_MAIN, ROUTE_STATIC, scope, kind, 0, 0, 0, 0];
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
     header
 }

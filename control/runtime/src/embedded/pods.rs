@@ -79,6 +79,10 @@ impl Pods {
         self.entries.remove(id);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) fn lock_of(&self, id: &PodId) -> Option<PodLock> {
         self.entries.get(id).map(|entry| Arc::clone(&entry.lock))
     }

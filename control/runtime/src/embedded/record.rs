@@ -35,7 +35,7 @@ pub(crate) struct PodRecord {
     pub(crate) address: Ipv4Addr,
     /// The host's end of the veth pair.
     pub(crate) link: String,
-    /// Path of the pod's control group below each hierarchy, absolute.
+    /// Path of the pod's control group below each hierarchy, absolute. It is the link's alias, too: so a link tells whose it is.
     pub(crate) cgroup: PathBuf,
     pub(crate) memory_bytes: u64,
     /// Names of the containers, in the manifest's order.
@@ -62,6 +62,8 @@ pub(crate) struct Status {
 pub(crate) struct Order {
     pub(crate) pod: PodRecord,
     pub(crate) machine: Machine,
+    /// The file that says whose the pod's network is; the shim keeps it locked.
+    pub(crate) claim: PathBuf,
     pub(crate) gateway: Ipv4Addr,
     /// First host uid and gid of the pod's 65536.
     pub(crate) uid_base: u32,

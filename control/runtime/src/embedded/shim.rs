@@ -27,7 +27,7 @@ use std::{
     ffi::OsString,
     fmt, fs,
     io::{self, BufRead, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::Path,
     process::ExitCode,
 };
@@ -40,7 +40,7 @@ use nix::{
 };
 
 use super::{
-    cgroup, link, lock,
+    cgroup, claim, link, lock,
     record::{Answer, Order, STATUS_FILE, Status, VERSION, write_json},
 };
 use container::Created;
@@ -77,10 +77,11 @@ fn run(dir: &Path) -> Result<(), Failure> {
     let dir = fs::canonicalize(dir).step("opening the pod's directory")?;
     let _lock = detach(&dir).step("detaching from the daemon")?;
     let order = read_order().step("reading the order")?;
+    let _claim = claim::share(&order.claim).step("keeping the pod's network")?;
     let done = supervise(&dir, &order);
     // All of it, whatever fails; the first failure is told.
     let emptied = cgroup::destroy(&order.pod.cgroup).step("removing the control group");
-    let unwired = link::detach(&order.pod.link).step("removing the link");
+    let unwired = link::detach(&order.pod.link, &order.pod.cgroup).step("removing the link");
     done.and(emptied).and(unwired)
 }
 
@@ -102,7 +103,7 @@ fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
     mounts::enter(order).step("making the mount namespace")?;
     cgroup::create(&order.pod.cgroup, order.machine, order.bounds.pids).step("setting the pod's limits")?;
     sandbox::create(order)?;
-    fs::create_dir(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
+    fs::DirBuilder::new().mode(0o700).create(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
     let mut containers = Vec::new();
     for container in &order.containers {
         let rootfs = mounts::rootfs(container, order.uid_base).step("mounting the image")?;

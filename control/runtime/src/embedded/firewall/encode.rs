@@ -33,12 +33,26 @@ const VERDICT_CODE: u16 = 1;
 
 /// Sends one batch: the table made sure of, deleted with all it holds, and built anew. The kernel takes all of it or nothing.
 pub(super) fn install(table: &Table) -> io::Result<()> {
-    let mut batch = vec![edge(BATCH_BEGIN), named(libc::NFT_MSG_NEWTABLE, table), named(libc::NFT_MSG_DELTABLE, table)];
-    batch.push(named(libc::NFT_MSG_NEWTABLE, table));
+    let mut batch = gone(&table.name);
+    batch.push(named(libc::NFT_MSG_NEWTABLE, &table.name));
     for chain in &table.chains {
         batch.push(new_chain(&table.name, chain));
         batch.extend(chain.rules.iter().map(|rule| new_rule(&table.name, chain.name, rule)));
     }
+    send(batch)
+}
+
+/// Deletes the table with all it holds, if there is one.
+pub(super) fn remove(table: &str) -> io::Result<()> {
+    send(gone(table))
+}
+
+/// The begin of a batch after which there is no such table: deleting one that isn't there would be an error.
+fn gone(table: &str) -> Vec<Message> {
+    vec![edge(BATCH_BEGIN), named(libc::NFT_MSG_NEWTABLE, table), named(libc::NFT_MSG_DELTABLE, table)]
+}
+
+fn send(mut batch: Vec<Message>) -> io::Result<()> {
     batch.push(edge(BATCH_END));
     Socket::open(SockProtocol::NetlinkNetFilter)?.transact(batch)
 }
@@ -54,8 +68,8 @@ fn message(kind: i32) -> Message {
     Message::new(kind, libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_APPEND, &[FAMILY_INET, 0, 0, 0])
 }
 
-fn named(kind: i32, table: &Table) -> Message {
-    message(kind).text(1, &table.name)
+fn named(kind: i32, table: &str) -> Message {
+    message(kind).text(1, table)
 }
 
 fn new_chain(table: &str, chain: &Chain) -> Message {

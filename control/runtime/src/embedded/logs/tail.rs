@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Take},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -24,11 +24,12 @@ const READ_BYTES: usize = 64 * 1024;
 /// A record that has no end after this many bytes isn't one of ours.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// The lines of all containers of the pod in `dir`, oldest first.
-pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bool) -> LogLines {
-    let tails = containers.iter().map(|name| Tail::new(name.clone(), path(logs, name))).collect();
+/// The lines of all containers of the pod in `dir`, oldest first: those there are now, and with `follow` what comes.
+pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bool) -> Result<LogLines, RuntimeError> {
+    let tail = |name: &String| Tail::new(name.clone(), path(logs, name), follow);
+    let tails = containers.iter().map(tail).collect::<io::Result<_>>().map_err(unreadable)?;
     let reader = Reader { dir, tails, follow, ended: false };
-    stream::unfold(Some(reader), |reader| async move {
+    let batches = stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         loop {
             let (batch, back) = match tokio::task::spawn_blocking(move || (reader.batch(), reader)).await {
@@ -44,9 +45,8 @@ pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bo
             reader = back;
             tokio::time::sleep(POLL).await;
         }
-    })
-    .flat_map(stream::iter)
-    .boxed()
+    });
+    Ok(batches.flat_map(stream::iter).boxed())
 }
 
 fn unreadable(error: io::Error) -> RuntimeError {
@@ -88,37 +88,55 @@ struct Record {
     line: LogLine,
 }
 
-/// One container's log, followed over rotations.
+/// One container's log.
 struct Tail {
     container: String,
-    path: PathBuf,
     /// The file being read, and its inode.
-    file: Option<(File, u64)>,
+    file: Option<(Take<File>, u64)>,
+    next: Next,
     pending: Vec<u8>,
     records: VecDeque<Record>,
 }
 
+/// Where a log goes on after the file being read.
+enum Next {
+    /// Here, over rotations, for as long as it is written.
+    Follow(PathBuf),
+    /// In these, opened when the log was asked for: a pod that writes as fast as it is read would never let it end.
+    Until(VecDeque<(Take<File>, u64)>),
+}
+
 impl Tail {
-    fn new(container: String, path: PathBuf) -> Self {
-        // What was rotated away is read first, if there is any.
-        let file = open(&rotated(&path)).ok().flatten();
-        Self { container, path, file, pending: Vec::new(), records: VecDeque::new() }
+    fn new(container: String, path: PathBuf, follow: bool) -> io::Result<Self> {
+        let (file, next) = if follow {
+            // What was rotated away is read first, if there is any.
+            (open(&rotated(&path), u64::MAX)?, Next::Follow(path))
+        } else {
+            (None, Next::Until(snapshot(&path)?))
+        };
+        Ok(Self { container, file, next, pending: Vec::new(), records: VecDeque::new() })
     }
 
     /// Reads on if no record is at hand.
     fn fill(&mut self) -> io::Result<()> {
         while self.records.is_empty() {
             // Looked at before the last read of the old file: nothing is added to it after a rotation.
-            let current = open(&self.path)?;
+            let newer = self.newer()?;
             if self.read()? {
                 continue;
             }
-            match current {
-                Some(current) if self.file.as_ref().map(|(_, inode)| *inode) != Some(current.1) => self.file = Some(current),
-                _ => return Ok(()),
-            }
+            let next = if let Next::Until(files) = &mut self.next { files.pop_front() } else { newer };
+            let Some(next) = next else { return Ok(()) };
+            self.file = Some(next);
         }
         Ok(())
+    }
+
+    /// The file that has taken the place of the one being read, when following.
+    fn newer(&self) -> io::Result<Option<(Take<File>, u64)>> {
+        let Next::Follow(path) = &self.next else { return Ok(None) };
+        let reading = self.file.as_ref().map(|(_, inode)| *inode);
+        Ok(open(path, u64::MAX)?.filter(|(_, inode)| reading != Some(*inode)))
     }
 
     /// Takes a piece of the file; returns whether there was one.
@@ -138,14 +156,28 @@ impl Tail {
     }
 }
 
-/// The file and its inode; none if it isn't there (yet, or any more).
-fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
+/// What there is now of a log, oldest first.
+fn snapshot(path: &Path) -> io::Result<VecDeque<(Take<File>, u64)>> {
+    let mut files = VecDeque::new();
+    for path in [path, &rotated(path)] {
+        // The newer first: rotated in between, it is both, and nothing is missing in the middle.
+        let Some((file, inode)) = open(path, 0)? else { continue };
+        let length = file.get_ref().metadata()?.len();
+        if files.front().is_none_or(|(_, newer)| *newer != inode) {
+            files.push_front((file.into_inner().take(length), inode));
+        }
+    }
+    Ok(files)
+}
+
+/// The file, of which at most `limit` bytes will be read, and its inode; none if it isn't there (yet, or any more).
+fn open(path: &Path, limit: u64) -> io::Result<Option<(Take<File>, u64)>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
     let inode = file.metadata()?.ino();
-    Ok(Some((file, inode)))
+    Ok(Some((file.take(limit), inode)))
 }
 
 /// `<milliseconds> stdout|stderr F|P <text>\n`

@@ -16,7 +16,7 @@ async fn texts(lines: crate::LogLines) -> Vec<String> {
 
 async fn read(dir: &Path, containers: &[&str]) -> Vec<String> {
     let names: Vec<String> = containers.iter().map(ToString::to_string).collect();
-    texts(tail::lines(dir.to_owned(), dir, &names, false)).await
+    texts(tail::lines(dir.to_owned(), dir, &names, false).unwrap()).await
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn containers_are_merged_by_time() {
 async fn following_passes_over_a_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = Writer::create(path(dir.path(), "web"), BOUNDS.file_bytes).unwrap();
-    let mut lines = tail::lines(dir.path().to_owned(), dir.path(), &["web".to_owned()], true);
+    let mut lines = tail::lines(dir.path().to_owned(), dir.path(), &["web".to_owned()], true).unwrap();
     write(&mut writer, b"first\n");
     assert_eq!(lines.next().await.unwrap().unwrap().text, "first");
     for number in 0..20 {
@@ -67,4 +67,29 @@ async fn following_passes_over_a_rotation() {
     assert!(rotated(&path(dir.path(), "web")).exists());
     // Nobody holds the pod's lock, so the stream ends with what there is.
     assert_eq!(texts(lines).await, (0..20).map(|number| format!("{number:06}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_written_after_the_request_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::create(path(dir.path(), "web"), BOUNDS.file_bytes).unwrap();
+    let mut number = 0;
+    let mut write_more = || {
+        write(&mut writer, format!("{number:06}\n").as_bytes());
+        number += 1;
+    };
+    (0..20).for_each(|_| write_more());
+    assert!(rotated(&path(dir.path(), "web")).exists());
+    // As fast as it is read, and faster than files are kept.
+    for times in [1, 40] {
+        let there = self::read(dir.path(), &["web"]).await;
+        let mut lines = tail::lines(dir.path().to_owned(), dir.path(), &["web".to_owned()], false).unwrap();
+        let mut read = Vec::new();
+        while let Some(line) = lines.next().await {
+            read.push(String::from_utf8(line.unwrap().text.to_vec()).unwrap());
+            assert!(read.len() < 100, "it never ends");
+            (0..times).for_each(|_| write_more());
+        }
+        assert_eq!(read, there);
+    }
 }

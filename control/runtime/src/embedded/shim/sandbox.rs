@@ -66,8 +66,9 @@ fn parent(stream: &mut UnixStream, child: Pid, order: &Order) -> Result<(), Fail
     await_ready(stream).step("making the namespaces")?;
     keep_namespaces(child).step("keeping the namespaces")?;
     let netns = File::open(format!("/proc/{child}/ns/net")).step("opening the network namespace")?;
-    link::detach(&order.pod.link).step("removing a stale link")?;
-    link::attach(&order.pod.link, netns.as_fd(), order.gateway, order.pod.address).step("wiring the pod")?;
+    let (link, owner) = (&order.pod.link, &order.pod.cgroup);
+    link::detach(link, owner.parent().unwrap_or(owner)).step("removing a stale link")?;
+    link::attach(link, owner, netns.as_fd(), order.gateway, order.pod.address).step("wiring the pod")?;
     go(stream).step("configuring the pod's network")?;
 
     await_ready(stream).step("configuring the pod's network")

@@ -22,6 +22,7 @@ use super::{container::Created, now_ms};
 use crate::{
     LogStream,
     embedded::{
+        cgroup,
         logs::{self, Splitter, Writer},
         record::{LOGS_DIR, Order},
     },
@@ -55,13 +56,13 @@ pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Create
     reap(&mut pod)?; // some may have exited before SIGCHLD was watched
     while pod.iter().any(|container| container.running) {
         if kill_at.is_some_and(|at| Instant::now() >= at) {
-            signal_all(&pod, Signal::SIGKILL);
+            cgroup::kill_everything(&order.pod.cgroup)?;
             kill_at = None;
         }
         wait(&signals, &mut pod, kill_at)?;
         while let Some(signal) = signals.read_signal()? {
             if i32::try_from(signal.ssi_signo).is_ok_and(|number| number == Signal::SIGTERM as i32) {
-                signal_all(&pod, Signal::SIGTERM);
+                terminate(&pod);
                 kill_at.get_or_insert_with(|| Instant::now() + grace);
             }
         }
@@ -149,9 +150,9 @@ impl Supervised {
     }
 }
 
-fn signal_all(pod: &[Supervised], signal: Signal) {
+fn terminate(pod: &[Supervised]) {
     for container in pod.iter().filter(|container| container.running) {
-        kill(container.pid, signal).ok(); // not reaped yet, so the id is still its own
+        kill(container.pid, Signal::SIGTERM).ok(); // not reaped yet, so the id is still its own
     }
 }
 

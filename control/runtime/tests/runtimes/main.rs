@@ -1,4 +1,4 @@
-//! Real containers on this machine: needs root, and busybox-static for its image.
+//! The runtimes on this machine: real containers (root, and busybox-static for their image), and hyperd's double.
 //!
 //! The binary plays three parts: `pod-shim DIR` is what the runtime executes for each pod, `daemon ...` is a process that
 //! can be killed while its pods run, anything else runs the cases whose names contain one of the arguments.
@@ -9,6 +9,7 @@ mod busybox;
 mod cases;
 mod confinement;
 mod contract;
+mod hyperd;
 mod kit;
 mod survival;
 
@@ -25,13 +26,18 @@ macro_rules! cases {
 }
 
 const CASES: &[(&str, Case)] = cases! {
-    contract: embedded_keeps_the_contract, noop_keeps_the_contract;
+    contract: embedded_keeps_the_contract, hyperd_keeps_the_contract, noop_keeps_the_contract;
+    hyperd: a_lost_answer_to_a_create_is_looked_after, a_hang_up_during_a_create_is_found_and_undone, images_hyperd_cannot_run_are_explained,
+        an_exited_pod_gives_its_machine_back, others_pods_are_left_alone_and_counted, a_daemon_that_is_away_is_said_so_and_loses_nothing,
+        a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted;
     cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
         a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
-        the_same_pod_starts_again_at_once, too_many_starts_are_refused;
+        the_same_pod_starts_again_at_once, too_many_starts_are_refused, a_pod_that_ignores_sigterm_ends_in_time, the_log_of_a_fast_writer_ends,
+        requests_for_a_pod_that_is_gone_stay_here, nothing_of_a_host_without_pods_is_left, files_of_pods_are_for_root_alone;
     confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, memory_is_limited_in_the_pod_alone,
         processes_are_limited, what_is_written_is_limited;
-    survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root;
+    survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root,
+        a_network_has_one_host, links_of_others_stay, without_root_it_says_so;
 };
 
 fn main() -> ExitCode {

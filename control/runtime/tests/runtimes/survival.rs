@@ -1,14 +1,18 @@
 //! Daemons and shims that are killed.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
 
-use codiusd_runtime::{EmbeddedRuntime, PodState, Runtime, RuntimeError};
+use codiusd_runtime::{
+    EmbeddedConfig, EmbeddedRuntime, PodState, Runtime, RuntimeError,
+    embedded::{OpenError, Subnet},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -115,5 +119,59 @@ pub(crate) async fn a_half_done_start_is_undone(host: Host) {
 pub(crate) async fn one_process_per_root(host: Host) {
     let _runtime = host.open();
     let second = EmbeddedRuntime::open(host.config.clone());
-    assert!(matches!(second, Err(RuntimeError::Unavailable { .. })), "{second:?}");
+    assert!(matches!(second, Err(OpenError::Runtime(RuntimeError::Unavailable { .. }))), "{second:?}");
+}
+
+pub(crate) async fn a_network_has_one_host(host: Host) {
+    let refused = |subnet: Subnet| {
+        let mut config = EmbeddedConfig { subnet, ..host.config.clone() };
+        config.root = host.config.root.with_file_name("another");
+        let error = EmbeddedRuntime::open(config).expect_err("another host has the network");
+        let OpenError::SubnetInUse { taken, root, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((taken, root), (&host.config.subnet, &host.config.root), "{error}");
+    };
+    let runtime = host.open();
+    let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    let wider = Subnet { prefix: 20, ..host.config.subnet };
+    refused(host.config.subnet);
+    refused(wider);
+    drop(runtime);
+    refused(host.config.subnet); // its pod runs on, and keeps its address
+    assert_eq!(get(running, 80).await, "web");
+    let runtime = host.open();
+    runtime.stop(&id('a')).await.unwrap();
+    drop(runtime);
+    let mut config = host.config.clone();
+    config.root = host.config.root.with_file_name("another");
+    drop(EmbeddedRuntime::open(config).expect("nobody has the network any more"));
+}
+
+pub(crate) async fn links_of_others_stay(host: Host) {
+    let runtime = host.open();
+    let link = format!("{}0000", host.config.link_prefix);
+    let ip = |args: &[&str]| assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+    ip(&["link", "add", &link, "type", "veth", "peer", "name", &format!("{}peer", host.config.link_prefix)]);
+    let theirs = host.holdings();
+    let error = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.expect_err("its link's name is taken");
+    assert!(matches!(error, RuntimeError::Unavailable { .. }), "{error:?}");
+    assert_eq!(host.holdings(), theirs);
+    runtime.start(host.pod('a', vec![host.web("web", 80)])).await.expect("the next name is free");
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(host.holdings(), theirs);
+    ip(&["link", "del", &link]);
+}
+
+pub(crate) async fn without_root_it_says_so(_: Host) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    // A copy: this binary is where others can't go.
+    let binary = dir.path().join("runtimes");
+    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    let root = dir.path().join("root");
+    let mut command = Command::new(binary);
+    command.args([DAEMON_ARGUMENT.as_ref(), root.as_os_str(), "1".as_ref()]).uid(65534).gid(65534).current_dir("/");
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("NotRoot"), "{said}");
+    assert!(!root.join("state").exists(), "asked first");
 }

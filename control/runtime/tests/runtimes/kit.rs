@@ -117,6 +117,20 @@ impl Host {
         }
         found
     }
+
+    /// What this host has of the kernel apart from its pods: firewall table, route, control groups above those of pods.
+    pub(crate) fn fixtures(&self) -> BTreeSet<String> {
+        let asked = |program: &str, args: &[&str]| {
+            let output = Command::new(program).args(args).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let table = format!("table inet {}", self.config.instance);
+        let mut found: BTreeSet<String> = asked("nft", &["list", "tables"]).into_iter().filter(|line| *line == table).collect();
+        found.extend(asked("ip", &["route", "show", "exact", &self.config.subnet.to_string()]));
+        let groups = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path().join(&self.config.instance));
+        found.extend(groups.filter(|group| group.exists()).map(|group| group.display().to_string()));
+        found
+    }
 }
 
 impl Drop for Host {
@@ -131,6 +145,7 @@ impl Drop for Host {
             }
         }
         clean(&self.config.instance);
+        Command::new("ip").args(["route", "flush", "exact", &self.config.subnet.to_string()]).status().ok();
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
             fs::remove_dir(hierarchy.unwrap().path().join(&self.config.instance)).ok();
         }

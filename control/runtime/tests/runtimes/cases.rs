@@ -1,12 +1,16 @@
 //! Starting, serving, logging, stopping.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
 
-use codiusd_runtime::{PodState, Runtime, RuntimeError, error::Fault};
+use codiusd_runtime::{PodState, Runtime, RuntimeError, embedded::Limits, error::Fault};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use crate::kit::{Host, PATIENCE, collect, get, id, output_of, state_of, until_exited};
+use crate::kit::{Host, PATIENCE, collect, get, id, output_of, state_of, try_get, until, until_exited};
 
 pub(crate) async fn containers_of_a_pod_share_loopback(host: Host) {
     let runtime = host.open();
@@ -97,8 +101,8 @@ pub(crate) async fn logs_follow_over_rotation(mut host: Host) {
     let wanted: Vec<String> = (0..60000).map(|number| format!("line {number}")).collect();
     assert_eq!(lines.len(), wanted.len());
     assert!(lines == wanted, "in order");
-    let logs = std::fs::read_dir(host.pods_dir()).unwrap().next().unwrap().unwrap().path().join("logs");
-    let files: Vec<u64> = std::fs::read_dir(logs).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+    let logs = fs::read_dir(host.pods_dir()).unwrap().next().unwrap().unwrap().path().join("logs");
+    let files: Vec<u64> = fs::read_dir(logs).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
     assert!(files.len() == 2 && files.iter().all(|length| *length <= 1 << 20), "{files:?}");
     runtime.stop(&id('a')).await.unwrap();
 }
@@ -142,6 +146,98 @@ pub(crate) async fn too_many_starts_are_refused(mut host: Host) {
         assert!(seed == 'c' || matches!(state_of(&runtime, &id(seed)).await, Some(PodState::Running(_))));
         runtime.stop(&id(seed)).await.unwrap();
     }
+}
+
+pub(crate) async fn a_pod_that_ignores_sigterm_ends_in_time(mut host: Host) {
+    host.config.limits.stop_grace = Limits::default().stop_grace;
+    let runtime = host.open();
+    let deaf = "trap '' TERM; busybox sleep 1000 & echo up; while :; do busybox sleep 1; done";
+    runtime.start(host.pod('a', vec![host.script("one", deaf), host.script("two", deaf)])).await.unwrap();
+    let log = runtime.logs(&id('a'), true).await.unwrap();
+    assert_eq!(timeout(PATIENCE, log.take(2).count()).await.expect("both ignore it by now"), 2);
+    let began = Instant::now();
+    runtime.stop(&id('a')).await.unwrap();
+    // The grace, and what a busy machine takes for the rest.
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?} of run time nobody paid for", began.elapsed());
+    assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
+}
+
+pub(crate) async fn the_log_of_a_fast_writer_ends(mut host: Host) {
+    host.config.limits.log_file_bytes_max = 256 << 10;
+    let runtime = host.open();
+    let text = "x".repeat(200);
+    runtime.start(host.pod('a', vec![host.command("main", &["/bin/busybox", "yes", &text])])).await.unwrap();
+    until("both files are full", || async { runtime.logs(&id('a'), false).await.unwrap().count().await > 1500 }).await;
+    let mut lines = runtime.logs(&id('a'), false).await.unwrap();
+    let (began, mut count, mut bytes) = (Instant::now(), 0, 0);
+    while let Some(line) = lines.next().await {
+        bytes += line.unwrap().text.len();
+        count += 1;
+        // A reader as slow as a client far away; the pod writes on.
+        if count % 100 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(bytes <= 2 * (256 << 10) && began.elapsed() < PATIENCE, "{count} lines so far");
+    }
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub(crate) async fn requests_for_a_pod_that_is_gone_stay_here(host: Host) {
+    let runtime = host.open();
+    let gone = runtime.start(host.pod('a', vec![host.script("main", "exit 0")])).await.unwrap();
+    let there = runtime.start(host.pod('b', vec![host.web("web", 80)])).await.unwrap();
+    until_exited(&runtime, &id('a')).await;
+    let refused = async |what: &str| {
+        let began = Instant::now();
+        let error = try_get(gone.address, 80, "/").await.expect_err(what);
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{what}: {error}");
+        assert!(began.elapsed() < Duration::from_millis(100), "{what}: {:?}", began.elapsed());
+    };
+    refused("just exited").await;
+    assert_eq!(get(there, 80).await, "web");
+    drop(runtime);
+    refused("while nobody looks after pods").await;
+    let runtime = host.open();
+    refused("after a restart").await;
+    assert_eq!(get(there, 80).await, "web");
+    for seed in ['a', 'b'] {
+        runtime.stop(&id(seed)).await.unwrap();
+    }
+}
+
+pub(crate) async fn nothing_of_a_host_without_pods_is_left(host: Host) {
+    assert_eq!(host.fixtures().len(), 0, "{:?}", host.fixtures());
+    let runtime = host.open();
+    runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    let with_a_pod = host.fixtures();
+    assert!(with_a_pod.iter().any(|line| line.starts_with("table")), "{with_a_pod:?}");
+    assert!(with_a_pod.iter().any(|line| line.starts_with("unreachable")), "{with_a_pod:?}");
+    assert!(with_a_pod.len() > 2, "{with_a_pod:?}");
+    drop(runtime);
+    assert_eq!(host.fixtures(), with_a_pod, "the pod runs on and needs it");
+    let runtime = host.open();
+    runtime.stop(&id('a')).await.unwrap();
+    drop(runtime);
+    assert_eq!(host.fixtures().len(), 0, "{:?}", host.fixtures());
+}
+
+pub(crate) async fn files_of_pods_are_for_root_alone(host: Host) {
+    fs::create_dir_all(&host.config.root).unwrap();
+    fs::write(host.config.root.join("runtime.lock"), "").unwrap();
+    let runtime = host.open();
+    let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
+    get(running, 80).await;
+    let (mut seen, mut open) = (0, vec![host.config.root.join("runtime.lock"), host.pods_dir()]);
+    while let Some(path) = open.pop() {
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.mode() & 0o077, 0, "{}: {:o}", path.display(), metadata.mode());
+        seen += 1;
+        if metadata.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(seen >= 9, "runtime.lock, pods, a pod, its four files, logs, a log: {seen}");
+    runtime.stop(&id('a')).await.unwrap();
 }
 
 /// Image cached -> HTTP 200 from the pod, and stop; printed, not judged.

@@ -1,0 +1,30 @@
+//! Why the runtime can't be opened.
+
+use std::path::PathBuf;
+
+use super::Subnet;
+use crate::RuntimeError;
+
+/// The runtime can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// This process isn't root's.
+    #[error("running containers takes root")]
+    NotRoot,
+    /// This process is root's, without what makes root able to.
+    #[error("running containers takes CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    LacksCapabilities,
+    /// Pods of another root have, or may get, addresses of the network.
+    #[error("{taken} belongs to the codiusd in {}, or to pods it left running", .root.display())]
+    SubnetInUse {
+        /// What was asked for.
+        subnet: Subnet,
+        /// What the other one has of it.
+        taken: Subnet,
+        /// The other one's root.
+        root: PathBuf,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
