@@ -109,6 +109,8 @@ struct Ready {
     edge: SocketAddr,
     #[serde(default)]
     ilp: Vec<SocketAddr>,
+    #[serde(default)]
+    admin: Option<SocketAddr>,
     public_uri: String,
 }
 
@@ -200,6 +202,11 @@ impl Host {
     /// Its BTP server.
     pub fn ilp(&self) -> SocketAddr {
         *self.ready().ilp.first().unwrap_or_else(|| panic!("this host has no connector of its own"))
+    }
+
+    /// The operator's listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.ready().admin.unwrap_or_else(|| panic!("this host has no listener for operators"))
     }
 
     /// Its public URI, without a slash at the end.

@@ -10,12 +10,14 @@
 //! | [`books`] | what a host wrote down about money |
 //! | [`traces`] | what pods are to the machine, from outside |
 //! | [`javascript`] | moneyd, the codius CLI and ilp-fetch |
+//! | [`hyperd`] | a double of hyperd, with pods that are real |
 //! | [`process`] [`wait`] | children with a log, waits with a deadline |
 //!
 //! Whatever goes wrong here panics with what was being done: that is a failed test. A wait says what it waited for.
 
 pub mod books;
 pub mod host;
+pub mod hyperd;
 pub mod javascript;
 pub mod payer;
 pub mod process;
@@ -26,6 +28,7 @@ pub mod wait;
 pub mod web;
 
 pub use host::{Host, HostBuilder};
+pub use hyperd::{Hyperd, HyperdBuilder};
 pub use javascript::{CodiusCli, IlpFetch, Moneyd, StreamSender};
 pub use payer::Payer;
 pub use upload::Upload;

@@ -27,6 +27,13 @@ impl Upload {
         self
     }
 
+    /// The first container runs `command`.
+    #[must_use]
+    pub fn command(mut self, command: &[&str]) -> Self {
+        self.0["manifest"]["containers"][0]["command"] = json!(command);
+        self
+    }
+
     /// Its traffic goes to `port`.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
