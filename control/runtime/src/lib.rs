@@ -6,12 +6,14 @@
 //! | [`error`] | what can go wrong, and whose fault it is |
 //! | `image/` | from an image reference to verified, unpacked layers |
 //! | `embedded/` | the daemonless container runtime: one single-threaded shim process per pod |
+//! | `hyperd/` | virtual machines, by a hyperd daemon |
 //! | `noop` | accepts everything and runs nothing (labs, load tests of the control plane) |
 //!
 //! This crate knows nothing of money, manifests or HTTP hosts.
 
 pub mod embedded;
 pub mod error;
+pub mod hyperd;
 pub mod image;
 pub mod noop;
 pub mod pod;
@@ -21,6 +23,7 @@ use futures::stream::BoxStream;
 
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime};
 pub use error::RuntimeError;
+pub use hyperd::{HyperdConfig, HyperdRuntime};
 pub use noop::NoopRuntime;
 pub use pod::{Capabilities, ContainerSpec, LogLine, LogStream, Machine, PodId, PodSpec, PodState, PodStatus, RunningPod};
 
@@ -33,6 +36,11 @@ pub type LogLines = BoxStream<'static, Result<LogLine, RuntimeError>>;
 pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// What this runtime is and promises; constant for its life.
     fn capabilities(&self) -> Capabilities;
+
+    /// Whether pods could be started now. Called before any money moves; quick.
+    async fn ready(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 
     /// Whether `image` is a reference this runtime can be asked to run. Called before any money moves, so it is quick and
     /// starts no download: it parses, checks the pinning, and looks into local layouts.
@@ -47,7 +55,13 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn stop(&self, id: &PodId) -> Result<(), RuntimeError>;
 
     /// Every pod this runtime holds, those started by an earlier process of ours too (this is how they are adopted).
+    /// Pods found to have exited give back what they held of the machine; only name and log are kept until `stop`.
     async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError>;
+
+    /// Memory held, as of the last `list`, by pods that aren't a Codius host's at all, in bytes.
+    fn foreign_memory_bytes(&self) -> u64 {
+        0
+    }
 
     /// The pod's log: what there is, and with `follow` what comes.
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError>;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Mutex,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -32,7 +32,7 @@ impl NoopRuntime {
 #[async_trait]
 impl Runtime for NoopRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "noop", isolation: "none" }
+        Capabilities { name: "noop", isolation: "none", orphan_grace: Duration::ZERO }
     }
 
     async fn check_image(&self, _: &str) -> Result<(), RuntimeError> {
@@ -45,7 +45,8 @@ impl Runtime for NoopRuntime {
             return Err(RuntimeError::AlreadyExists(spec.id));
         }
         let running = RunningPod { address: IpAddr::V4(Ipv4Addr::LOCALHOST), incarnation: rand::random(), started_at: SystemTime::now() };
-        let status = PodStatus { id: spec.id.clone(), state: PodState::Running(running), memory_bytes: spec.machine.memory_bytes };
+        let status =
+            PodStatus { id: spec.id.clone(), state: PodState::Running(running), memory_bytes: spec.machine.memory_bytes, worn: false };
         pods.insert(spec.id, status);
         Ok(running)
     }

@@ -1,6 +1,11 @@
 //! The nouns of this crate: what a pod is asked to be, and what a running one is.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::SystemTime};
+use std::{
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -126,6 +131,8 @@ pub enum PodState {
     Running(RunningPod),
     /// All containers have exited (or the pod was lost with its supervisor); it still holds its name until stopped.
     Exited,
+    /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
+    Lost,
 }
 
 /// One row of [`crate::Runtime::list`].
@@ -137,6 +144,8 @@ pub struct PodStatus {
     pub state: PodState,
     /// What it holds of the machine's memory by its limit, in bytes.
     pub memory_bytes: u64,
+    /// It runs, but should be stopped and started anew at the next quiet moment: its runtime can't look after it any more.
+    pub worn: bool,
 }
 
 /// Which output a line was written to.
@@ -176,4 +185,6 @@ pub struct Capabilities {
     pub name: &'static str,
     /// How pods are kept apart: `shared-kernel`, `virtual-machine` or `none`.
     pub isolation: &'static str,
+    /// How long a pod nobody here knows is left alone: others may use the same runtime.
+    pub orphan_grace: Duration,
 }

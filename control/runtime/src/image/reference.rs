@@ -46,6 +46,11 @@ impl ImageRef {
         &self.text
     }
 
+    /// Whether it is of a layout on this host.
+    pub fn is_local(&self) -> bool {
+        matches!(self.name, Name::Local(_))
+    }
+
     pub(super) fn name(&self) -> &Name {
         &self.name
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{fs::File, sync::Semaphore, task, time};
+use tokio::{fs::File, io::AsyncWriteExt, sync::Semaphore, task, time};
 
 use super::{
     Digest, Image, ImageConfig, ImageLimits, ImageRef, ImageSettings,
@@ -146,7 +146,20 @@ impl Inner {
         let bytes = serde_json::to_vec(&record).map_err(|error| disk("write down an image", io::Error::other(error)))?;
         let path = self.record_path(&image.digest);
         let unfinished = path.with_extension("tmp");
-        tokio::fs::write(&unfinished, bytes).await.map_err(|error| disk("write down an image", error))?;
+        let mut file = tokio::fs::OpenOptions::new();
+        let mut file = file
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .await
+            .map_err(|error| disk("write down an image", error))?;
+        let written = async {
+            file.write_all(&bytes).await?;
+            file.flush().await
+        };
+        written.await.map_err(|error| disk("write down an image", error))?;
         tokio::fs::rename(&unfinished, &path).await.map_err(|error| disk("write down an image", error))?;
         Ok(Image { layers, settings })
     }

@@ -1,0 +1,213 @@
+//! Pods as virtual machines, by a hyperd daemon (1.1.0) that misbehaves.
+//!
+//! ```text
+//! start:  pull all images -> create (boots a machine) -> start -> running, address known
+//!                              | connection lost: look until the create has come to its end
+//!                              v
+//!                            delete what is there of it
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `client` | one call, one connection, a time limit |
+//! | `error` | hyperd's texts -> reasons, in one place |
+//! | `wire` | what is sent and read |
+//! | `names` | container names, unique per attempt; what they tell |
+//! | `generation` | which run of the daemon this is |
+//! | `images` | pulls |
+//! | `create` | from a description to a running machine, whatever breaks |
+//! | `survey` | what hyperd holds, ours and others' |
+//! | `logs` | frames -> lines |
+//! | `metrics` | durations and failures |
+//!
+//! What it is known to do, and what is done about it, is in the README's section on hyperd.
+
+mod client;
+mod create;
+mod error;
+mod generation;
+mod images;
+mod logs;
+mod metrics;
+mod names;
+mod survey;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use prometheus::Registry;
+use tokio::{sync::Semaphore, task};
+
+use crate::{Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageRef};
+use client::{Call, Client};
+use error::HyperdError;
+use images::Images;
+use metrics::Metrics;
+use survey::Seen;
+
+/// Where hyperd is, and how much is asked of it at once.
+#[derive(Clone, Debug)]
+pub struct HyperdConfig {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Machines that are booted at once.
+    pub creates_max: usize,
+    /// Starts that may wait for their turn; more are refused as busy.
+    pub creates_waiting_max: usize,
+    /// How long a pod with the name of a Codius pod that nobody here knows is left alone.
+    pub orphan_grace: Duration,
+}
+
+impl HyperdConfig {
+    /// The hyperd at `socket`, with the usual limits.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket, creates_max: 2, creates_waiting_max: 16, orphan_grace: Duration::from_secs(60) }
+    }
+}
+
+/// Runs pods at hyperd. Dropping it stops none of them.
+#[derive(Debug)]
+pub struct HyperdRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    images: Images,
+    seen: Seen,
+    turns: Turns,
+    /// Bounds who may begin to start a pod at all.
+    admitted: Semaphore,
+    /// Bounds who may boot one.
+    creates: Semaphore,
+    foreign_memory_bytes: AtomicU64,
+    orphan_grace: Duration,
+}
+
+impl HyperdRuntime {
+    /// A runtime on the hyperd that is (or will be) at the socket.
+    pub fn new(config: HyperdConfig, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let client = Client::new(config.socket, Metrics::register(registry)?);
+        let inner = Inner {
+            client,
+            images: Images::default(),
+            seen: Seen::default(),
+            turns: Turns::default(),
+            admitted: Semaphore::new(config.creates_max + config.creates_waiting_max),
+            creates: Semaphore::new(config.creates_max),
+            foreign_memory_bytes: AtomicU64::new(0),
+            orphan_grace: config.orphan_grace,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+#[async_trait]
+impl Runtime for HyperdRuntime {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "hyperd", isolation: "virtual-machine", orphan_grace: self.inner.orphan_grace }
+    }
+
+    async fn ready(&self) -> Result<(), RuntimeError> {
+        generation::current(&self.inner.client).await.map(drop).map_err(|error| unavailable("reaching hyperd", error))
+    }
+
+    async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
+        let reference = ImageRef::parse(image)?;
+        if reference.is_local() {
+            let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
+            return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
+        }
+        Ok(())
+    }
+
+    async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+        let inner = Arc::clone(&self.inner);
+        in_task(async move {
+            let turn = inner.turns.of(&spec.id);
+            let _mine = turn.lock().await;
+            inner.start(spec).await
+        })
+        .await
+    }
+
+    async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        in_task(async move {
+            let turn = inner.turns.of(&id);
+            let _mine = turn.lock().await;
+            inner.stop(&id).await
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
+        survey::survey(&self.inner).await.map_err(|error| unavailable("asking hyperd for its pods", error))
+    }
+
+    fn foreign_memory_bytes(&self) -> u64 {
+        self.inner.foreign_memory_bytes.load(Ordering::Relaxed)
+    }
+
+    async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
+        let info = self.inner.info(id).await.map_err(|error| error.into_runtime(id, "reading the log"))?;
+        logs::lines(&self.inner, id, &info.status.container_status, follow).await
+    }
+}
+
+/// Who may change a pod at hyperd: one at a time, whatever its name was before. What is asked by name must not hit a pod that
+/// was made meanwhile.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, id: &PodId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let known = turns.get(id).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let turn = Arc::default();
+            turns.insert(id.clone(), Arc::downgrade(&turn));
+            turn
+        })
+    }
+}
+
+fn unavailable(operation: &str, error: HyperdError) -> RuntimeError {
+    RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(error)) }
+}
+
+/// Runs to its end even if the caller doesn't wait.
+async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
+    task::spawn(work).await.unwrap_or_else(|panicked| {
+        Err(RuntimeError::Unavailable { operation: "running its task".to_owned(), source: Some(Box::new(panicked)) })
+    })
+}
+
+impl Inner {
+    async fn info(&self, id: &PodId) -> Result<wire::Info, HyperdError> {
+        generation::read(&self.client.call(Call::Info, &[("podName", id.as_str())], None).await?)
+    }
+
+    /// Whether a pod is in the machine its `/pod/info` speaks of: address and machine there are those of its first start. A
+    /// pod whose machine was lost before it was started is in another one.
+    async fn is_where_it_says(&self, id: &PodId, info: &wire::Info) -> Result<bool, HyperdError> {
+        let machines = self.list("vm").await?.machines;
+        let place = format!("{}:{id}:", info.vm);
+        Ok(machines.iter().any(|row| row.starts_with(&place)))
+    }
+
+    async fn list(&self, item: &str) -> Result<wire::List, HyperdError> {
+        generation::read(&self.client.call(Call::List, &[("item", item)], None).await?)
+    }
+}

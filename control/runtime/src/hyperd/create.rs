@@ -1,0 +1,188 @@
+//! From a pod's description to a running machine, and back to nothing, whatever breaks on the way.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::time;
+
+use super::{
+    Inner,
+    client::Call,
+    error::HyperdError,
+    generation, names,
+    names::Attempt,
+    unavailable,
+    wire::{ContainerPhase, Info, NewPod},
+};
+use crate::{PodId, PodSpec, RunningPod, RuntimeError};
+
+/// How long a create that was lost sight of is looked after: hyperd gives a boot up after 60 s.
+const CREATE_ENDS_WITHIN: Duration = Duration::from_secs(90);
+/// How long containers may take from being told to start until they have begun.
+const BEGIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long begun containers are watched for a command that can't be run: hyperd calls them running until their guest says so.
+const WATCHED_FOR: Duration = Duration::from_millis(250);
+/// Between two looks at a pod that is changing.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What a shell and hyperd's guest say when a command can't be run.
+const CANNOT_RUN: [i32; 2] = [126, 127];
+
+impl Inner {
+    /// Starts a pod; the caller has its turn.
+    pub(super) async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+        let _admitted = self.admitted.try_acquire().map_err(|_| RuntimeError::Busy)?;
+        let mut images: Vec<&str> = spec.containers.iter().map(|container| container.image.as_str()).collect();
+        images.sort_unstable();
+        images.dedup();
+        for image in &images {
+            self.images.pull(&self.client, image).await?;
+        }
+        let _turn = self.creates.acquire().await.map_err(|_closed| RuntimeError::Busy)?;
+        let generation = generation::current(&self.client).await.map_err(|error| unavailable("reaching hyperd", error))?;
+        let attempt = Attempt::new(generation);
+        let created = match self.create(&spec, attempt).await {
+            Ok(()) => self.begin(&spec.id, attempt).await,
+            Err(HyperdError::MissingImage) => {
+                images.iter().for_each(|image| self.images.forget(image));
+                Err(HyperdError::MissingImage.into_runtime(&spec.id, "an image was gone when it was needed; try again"))
+            }
+            // Another's pod, or another attempt's: nothing of ours to undo.
+            Err(error @ (HyperdError::NameTaken(_) | HyperdError::Away(_))) => {
+                return Err(error.into_runtime(&spec.id, "creating its virtual machine"));
+            }
+            Err(error) => Err(error.into_runtime(&spec.id, "creating its virtual machine")),
+        };
+        if created.is_err()
+            && let Err(error) = self.stop(&spec.id).await
+        {
+            tracing::warn!(pod = %spec.id, error = &error as &dyn std::error::Error, "what is left of a failed start can't be removed yet");
+        }
+        created
+    }
+
+    /// Boots the pod's machine and makes its containers. A create is never sent twice blindly: hyperd goes on with it when
+    /// the connection is lost.
+    async fn create(&self, spec: &PodSpec, attempt: Attempt) -> Result<(), HyperdError> {
+        let mut pod = NewPod::of(spec, attempt);
+        let mut outcome = self.send_create(&pod).await;
+        if let Err(HyperdError::NameLeaked { name, container }) = &outcome {
+            // The last resort: what a failed create has left is taken over, and goes with the pod.
+            tracing::warn!(pod = %spec.id, name, "hyperd has a container of that name from a failed create; adopting it");
+            if let Some(leaked) = pod.containers.iter_mut().find(|ours| ours.name == *name) {
+                leaked.id = Some(container.clone());
+                outcome = self.send_create(&pod).await;
+            }
+        }
+        match outcome {
+            Err(HyperdError::Lost(cause)) => {
+                tracing::warn!(pod = %spec.id, error = cause.as_ref() as &dyn std::error::Error, "hyperd didn't answer a create; looking whether it goes on");
+                if self.created_after_all(&spec.id, attempt).await { Ok(()) } else { Err(HyperdError::Lost(cause)) }
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn send_create(&self, pod: &NewPod) -> Result<(), HyperdError> {
+        let body = serde_json::to_vec(pod).map_err(|_| HyperdError::Unreadable)?;
+        self.client.call(Call::Create, &[], Some(body)).await.map(drop)
+    }
+
+    /// Waits for the end of a create whose answer was lost; whether the pod is there then, and is of this attempt.
+    async fn created_after_all(&self, id: &PodId, attempt: Attempt) -> bool {
+        match self.settled(id).await {
+            Ok(info) => {
+                let ours = |name: &str| names::parse(name).is_some_and(|(_, _, theirs)| theirs == attempt);
+                info.status.container_status.iter().any(|status| ours(&status.name))
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The pod once no create is at work on it any more.
+    async fn settled(&self, id: &PodId) -> Result<Info, HyperdError> {
+        let deadline = Instant::now() + CREATE_ENDS_WITHIN;
+        loop {
+            match self.info(id).await {
+                Ok(info) if !info.is_being_created() => return Ok(info),
+                Err(HyperdError::NoSuchPod) => return Err(HyperdError::NoSuchPod),
+                Ok(_) | Err(HyperdError::Busy(_) | HyperdError::Lost(_)) if Instant::now() < deadline => {}
+                Ok(_) => return Err(HyperdError::Busy("it is still being created".to_owned())),
+                Err(error) => return Err(error),
+            }
+            time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Starts the containers of a created pod; they have begun when this returns.
+    async fn begin(&self, id: &PodId, attempt: Attempt) -> Result<RunningPod, RuntimeError> {
+        let fail = |error: HyperdError| error.into_runtime(id, "starting its containers");
+        match self.client.call(Call::Start, &[("podId", id.as_str())], None).await {
+            // It is seen below whether they were.
+            Ok(_) | Err(HyperdError::Lost(_)) => {}
+            Err(error) => return Err(fail(error)),
+        }
+        let (deadline, mut begun) = (Instant::now() + BEGIN_WITHIN, None);
+        loop {
+            let info = self.info(id).await.map_err(fail)?;
+            if let Some(step) = unable_to_run(&info) {
+                return Err(RuntimeError::Start { id: id.clone(), step, source: None });
+            }
+            if info.status.container_status.iter().all(|status| status.phase != ContainerPhase::Pending) {
+                let run = RunningPod { started_at: SystemTime::now(), ..running(&info, attempt).map_err(fail)? };
+                let (since, run) = *begun.get_or_insert_with(|| (Instant::now(), run));
+                if since.elapsed() >= WATCHED_FOR {
+                    if !self.is_where_it_says(id, &info).await.map_err(fail)? {
+                        return Err(fail(HyperdError::Busy("its machine was lost while it was started".to_owned())));
+                    }
+                    self.seen.remember(id, attempt, run, info.memory_bytes());
+                    return Ok(run);
+                }
+            } else if Instant::now() > deadline {
+                let step = "its containers don't begin to run".to_owned();
+                return Err(RuntimeError::Start { id: id.clone(), step, source: None });
+            }
+            time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Deletes the pod and all it had; the caller has its turn. Not while it is being created: hyperd would leak its containers' names.
+    pub(super) async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+        let fail = |error: HyperdError| unavailable("stopping the pod", error);
+        match self.settled(id).await {
+            Err(HyperdError::NoSuchPod) => return Ok(()),
+            Err(error) => return Err(fail(error)),
+            Ok(_) => {}
+        }
+        self.seen.forget(id);
+        match self.client.call(Call::Delete, &[("podId", id.as_str())], None).await {
+            Ok(_) | Err(HyperdError::NoSuchPod) => Ok(()),
+            // It may be gone, and it may have taken the daemon along.
+            Err(HyperdError::Lost(cause)) => match self.info(id).await {
+                Err(HyperdError::NoSuchPod) => Ok(()),
+                _ => Err(fail(HyperdError::Lost(cause))),
+            },
+            Err(error) => Err(fail(error)),
+        }
+    }
+}
+
+/// What to say of a pod whose command isn't there or isn't a program.
+fn unable_to_run(info: &Info) -> Option<String> {
+    let ended = info.status.container_status.iter().filter(|status| status.phase.has_ended());
+    let failed = ended.map(|status| (status, status.terminated.exit_code)).find(|(_, code)| CANNOT_RUN.contains(code));
+    failed.map(|(status, code)| {
+        let container = names::parse(&status.name).map_or("?", |(_, container, _)| container);
+        format!("the command of container {container} can't be run (exit code {code})")
+    })
+}
+
+/// What is known of a pod from its `/pod/info`. The address is right from the first start on; a pod that was stopped is never
+/// started again, because its address would be wrong then.
+pub(super) fn running(info: &Info, attempt: Attempt) -> Result<RunningPod, HyperdError> {
+    let address = info.status.pod_ip.first().and_then(|cidr| cidr.split('/').next()?.parse::<IpAddr>().ok());
+    let address = address.ok_or(HyperdError::Unreadable)?;
+    let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(info.created_at);
+    Ok(RunningPod { address, incarnation: attempt.incarnation(), started_at })
+}

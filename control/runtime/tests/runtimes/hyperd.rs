@@ -1,0 +1,212 @@
+//! What hyperd does wrong, and that it doesn't matter.
+
+use std::time::{Duration, Instant};
+
+use codiusd_kit::{hyperd::Hyperd, until};
+use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodState, Runtime, RuntimeError, error::Fault};
+use futures::StreamExt;
+use http::Method;
+use prometheus::{Registry, TextEncoder};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::{
+    contract::{double, open_hyperd, pod, script, web},
+    kit::{Host, PATIENCE, collect, get, id, state_of, until_exited},
+};
+
+/// How often a call was made.
+async fn count(hyperd: &Hyperd, what: &str) -> usize {
+    hyperd.calls().await.iter().filter(|(method, target, _)| format!("{method} {target}").starts_with(what)).count()
+}
+
+pub(crate) async fn a_lost_answer_to_a_create_is_looked_after(_: Host) {
+    let hyperd = double().boot_ms(300).start().await;
+    let runtime = open_hyperd(&hyperd);
+    hyperd.fault(json!({ "call": "/pod/create", "nth": 1, "do": "drop-after" })).await;
+    let run = runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.expect("it was created all the same");
+    assert_eq!(get(run, 8080).await, "web");
+    assert_eq!(count(&hyperd, "POST /pod/create").await, 1, "never sent twice");
+
+    hyperd.fault(json!({ "call": "/pod/create", "nth": 1, "do": "drop-before" })).await;
+    let spec = pod('b', vec![web(hyperd.image(), "web", 8080)]);
+    let error = runtime.start(spec.clone()).await.expect_err("it was never created");
+    assert_eq!(error.fault(), Fault::Host, "{error:?}");
+    assert_eq!(state_of(&runtime, &id('b')).await, None);
+    runtime.start(spec).await.expect("and can be");
+}
+
+pub(crate) async fn a_hang_up_during_a_create_is_found_and_undone(_: Host) {
+    let hyperd = double().boot_ms(500).start().await;
+    let runtime = open_hyperd(&hyperd);
+    let spec = pod('a', vec![web(hyperd.image(), "web", 8080)]);
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (first, again) = (open_hyperd(&hyperd), spec.clone());
+    // A codiusd that is killed in the middle of a create: its connection closes, the create goes on.
+    tokio.spawn(async move { first.start(again).await });
+    until("the create to be under way", PATIENCE, async || (count(&hyperd, "POST /pod/create").await > 0).then_some(())).await;
+    tokio.shutdown_background();
+    runtime.stop(&id('a')).await.expect("the next process stops it, when it has been created");
+    assert_eq!((runtime.list().await.unwrap(), hyperd.vms()), (Vec::new(), 0));
+    runtime.start(spec).await.expect("and nothing is in the way of another start");
+}
+
+pub(crate) async fn images_hyperd_cannot_run_are_explained(_: Host) {
+    let hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    let (registry, _) = hyperd.image().split_once("/codius").unwrap();
+    let oci = format!("{registry}/codius/ocihttpd@sha256:e1386547b58bc8131aaffe66");
+    let oci = format!("{oci}{}", "0".repeat(64 - 24));
+    for (image, said) in
+        [(oci, "skopeo copy --format v2s2"), (format!("{registry}/codius/none@sha256:{}", "1".repeat(64)), "no such image")]
+    {
+        let error = runtime.start(pod('a', vec![web(&image, "web", 8080)])).await.unwrap_err();
+        let RuntimeError::ImageUnavailable { reason, .. } = &error else { panic!("{image}: {error:?}") };
+        assert!(reason.contains(said) || said == "skopeo copy --format v2s2" && reason.contains("no such image"), "{image}: {reason}");
+    }
+    assert_eq!(count(&hyperd, "POST /pod/create").await, 0, "nothing is booted for them");
+    let local = runtime.check_image(&format!("local/demo@sha256:{}", "0".repeat(64))).await.unwrap_err();
+    assert!(local.to_string().contains("registry"), "{local}");
+}
+
+pub(crate) async fn an_exited_pod_gives_its_machine_back(_: Host) {
+    let hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    runtime.start(pod('a', vec![script(hyperd.image(), "app", "echo done")])).await.unwrap();
+    until_exited(&runtime, &id('a')).await;
+    runtime.list().await.unwrap();
+    assert_eq!(hyperd.vms(), 0, "an exited pod holds no machine");
+    assert_eq!(runtime.list().await.unwrap()[0].memory_bytes, 0);
+    assert_eq!(collect(runtime.logs(&id('a'), false).await.unwrap()).await, ["done"]);
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub(crate) async fn others_pods_are_left_alone_and_counted(_: Host) {
+    let hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    hyperd.pull(hyperd.image()).await;
+    let body = |id: &str, memory| json!({ "id": id, "resource": { "vcpu": 1, "memory": memory }, "containers": [{ "name": id, "image": hyperd.image() }] });
+    for (name, memory) in [("somebody-elses", 256), ("another", 128)] {
+        let (status, text) = hyperd.call(Method::POST, "/pod/create", Some(&body(name, memory))).await;
+        assert_eq!(status, 201, "{text}");
+    }
+    assert_eq!(runtime.list().await.unwrap(), []);
+    assert_eq!(runtime.foreign_memory_bytes(), (256 + 128) << 20, "a machine counts from its create on");
+    // Named as a pod of ours, and not made by us: it is listed, so that it can be cleared away.
+    let (status, text) = hyperd.call(Method::POST, "/pod/create", Some(&body(id('o').as_str(), 64))).await;
+    assert_eq!(status, 201, "{text}");
+    let listed = runtime.list().await.unwrap();
+    assert_eq!((listed.len(), &listed[0].id, listed[0].memory_bytes), (1, &id('o'), 64 << 20));
+    runtime.stop(&id('o')).await.unwrap();
+    assert_eq!((runtime.list().await.unwrap(), hyperd.vms()), (Vec::new(), 2));
+}
+
+pub(crate) async fn a_daemon_that_is_away_is_said_so_and_loses_nothing(_: Host) {
+    let mut hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    let run = runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
+    hyperd.kill9();
+    let begun = Instant::now();
+    let failures = [
+        runtime.ready().await.unwrap_err(),
+        runtime.list().await.unwrap_err(),
+        runtime.stop(&id('a')).await.unwrap_err(),
+        runtime.start(pod('b', vec![web(hyperd.image(), "web", 8080)])).await.unwrap_err(),
+    ];
+    for error in failures {
+        assert!(matches!(error, RuntimeError::Unavailable { .. }), "{error:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "said at once");
+    assert_eq!(get(run, 8080).await, "web", "the pod serves on");
+    hyperd.start_again().await;
+    runtime.ready().await.unwrap();
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Running(run)), "the address is known without asking again");
+}
+
+pub(crate) async fn a_restarted_daemon_is_noticed(_: Host) {
+    let mut hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    let talking = script(hyperd.image(), "app", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done");
+    let run = runtime.start(pod('a', vec![talking, web(hyperd.image(), "web", 8080)])).await.unwrap();
+    runtime.start(pod('x', vec![script(hyperd.image(), "app", "exit 4")])).await.unwrap();
+    let exited = async || hyperd.call(Method::GET, "/list?item=container", None).await.1.contains(":failed\"").then_some(());
+    until("hyperd to see the exit", PATIENCE, exited).await;
+    let look = async |seed| runtime.list().await.unwrap().into_iter().find(|status| status.id == id(seed));
+    hyperd.kill9();
+    hyperd.start_again().await;
+    let status = look('a').await.unwrap();
+    assert_eq!((status.state, status.worn), (PodState::Running(run), true), "reattached: serves, and must be renewed");
+    assert_eq!(look('x').await.unwrap().state, PodState::Exited, "what had exited isn't taken for lost");
+    // Another process of ours comes to the same conclusion.
+    let second = open_hyperd(&hyperd);
+    let seen = second.list().await.unwrap().into_iter().find(|status| status.id == id('a')).unwrap();
+    assert!(
+        seen.worn && matches!(seen.state, PodState::Running(found) if found.address == run.address && found.incarnation == run.incarnation)
+    );
+
+    runtime.stop(&id('a')).await.unwrap();
+    runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
+    assert!(!look('a').await.unwrap().worn, "renewed");
+    hyperd.terminate().await;
+    hyperd.start_again().await;
+    assert_eq!(look('a').await.unwrap().state, PodState::Lost, "its machine went with the daemon");
+    runtime.stop(&id('a')).await.unwrap();
+}
+
+pub(crate) async fn a_power_loss_blocks_no_name(_: Host) {
+    let mut hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    let spec = pod('a', vec![web(hyperd.image(), "web", 8080)]);
+    runtime.start(spec.clone()).await.unwrap();
+    hyperd.power_loss();
+    hyperd.start_again().await;
+    assert_eq!(state_of(&runtime, &id('a')).await, None);
+    runtime.stop(&id('a')).await.unwrap();
+    let run = runtime.start(spec.clone()).await.expect("its leaked container names are in nobody's way");
+    assert_eq!(get(run, 8080).await, "web");
+    runtime.stop(&id('a')).await.unwrap();
+
+    runtime.start(spec).await.unwrap();
+    hyperd.power_loss();
+    hyperd.start_again().await;
+    hyperd.kill9();
+    hyperd.start_again().await;
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Lost), "back from the dead, without a machine");
+    runtime.stop(&id('a')).await.unwrap();
+    assert_eq!(runtime.list().await.unwrap(), []);
+}
+
+/// A flood that nobody reads: hyperd is read no faster than we are.
+pub(crate) async fn a_slow_reader_of_a_log_costs_no_memory(_: Host) {
+    let hyperd = double().start().await;
+    let runtime = open_hyperd(&hyperd);
+    let flood = script(hyperd.image(), "app", "yes 0123456789012345678901234567890123456789");
+    runtime.start(pod('a', vec![flood])).await.unwrap();
+    let mut log = runtime.logs(&id('a'), true).await.unwrap();
+    let line = timeout(PATIENCE, log.next()).await.expect("in time").expect("it goes on").unwrap();
+    assert_eq!(line.text.len(), 40);
+    runtime.stop(&id('a')).await.unwrap();
+    timeout(PATIENCE, async { while let Some(Ok(_)) = log.next().await {} }).await.expect("it ends with the pod");
+}
+
+pub(crate) async fn calls_are_measured_and_failures_counted(_: Host) {
+    let mut hyperd = double().start().await;
+    let registry = Registry::new();
+    let runtime = HyperdRuntime::new(HyperdConfig::new(hyperd.socket()), &registry).unwrap();
+    runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
+    hyperd.fault(json!({ "call": "/pod", "nth": 1, "do": "error-500" })).await;
+    runtime.stop(&id('a')).await.unwrap_err();
+    runtime.stop(&id('a')).await.unwrap();
+    hyperd.kill9();
+    runtime.ready().await.unwrap_err();
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for line in [
+        "codius_hyperd_call_seconds_count{call=\"create\"} 1",
+        "codius_hyperd_call_seconds_count{call=\"delete\"} 2",
+        "codius_hyperd_failures_total{kind=\"away\"} 1",
+        "codius_hyperd_failures_total{kind=\"refused\"} 1",
+        "codius_hyperd_failures_total{kind=\"name_leaked\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} isn't in\n{text}");
+    }
+}
