@@ -1,11 +1,13 @@
 //! Builds and connects everything, top to bottom; and takes it apart again in the other order.
 
+mod error;
+
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
     net::SocketAddr,
     num::NonZeroU32,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,9 +18,9 @@ use codiusd_control::{
     clock::SystemClock,
     manifest::Rules,
     orders::Orders,
-    pay::{Asset, Desk, SumsDisagree, asset_of},
-    pods::{Keeper, KeeperConfig, RecoverError},
-    store::{OpenError, Store},
+    pay::{Asset, Desk, asset_of},
+    pods::{Keeper, KeeperConfig, PodMetrics},
+    store::Store,
 };
 use codiusd_ilp::{
     btp::client::BtpUrl,
@@ -28,19 +30,22 @@ use codiusd_ilp::{
 };
 use codiusd_proxy::{Edge, EdgeConfig, RouteTable};
 use codiusd_runtime::{
-    EmbeddedConfig, EmbeddedRuntime, NoopRuntime, Runtime, RuntimeError,
-    embedded::Subnet,
+    EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
+    embedded::{self, Subnet},
     image::{ImageConfig, ImageLimits},
 };
+pub use error::StartError;
 use tokio::{
     net::UnixListener,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
     time,
 };
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
+    admin::Admin,
     bridge::Bridge,
     config::{Config, IlpChoice, RuntimeChoice},
     ready::ReadyFile,
@@ -50,55 +55,16 @@ use crate::{
 const DURATION_DEFAULT: NonZeroU32 = NonZeroU32::new(3600).unwrap();
 /// How long requests under way get to finish when the host stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a start waits for its Interledger account.
+const ACCOUNT_WITHIN: Duration = Duration::from_secs(3);
+/// How long the store's writer may take to clear up.
+const STORE_ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// How often expired payments are forgotten.
 const PAYMENTS_SWEEP: Duration = Duration::from_secs(10);
 /// The embedded connector is `private.codius`.
 const CONNECTOR: &str = "codius";
 /// Worker threads of the front door: the rest of the machine is the pods'.
 const EDGE_THREADS: usize = 2;
-
-/// The host can't be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A directory or file of `CODIUS_ROOT`.
-    #[error("CODIUS_ROOT {path}: can't {operation}")]
-    Root {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        operation: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Another codiusd is running there.
-    #[error("CODIUS_ROOT {0} is in use by another codiusd; stop it, or choose another directory")]
-    Locked(PathBuf),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// The store's sums.
-    #[error(transparent)]
-    Sums(#[from] SumsDisagree),
-    /// The runtime.
-    #[error("the pods' runtime can't be started")]
-    Runtime(#[source] RuntimeError),
-    /// A runtime that isn't there yet.
-    #[error("CODIUS_RUNTIME = \"hyperd\": this version runs pods with embedded or noop only")]
-    NoHyperd,
-    /// The front door.
-    #[error("the front door can't be opened (CODIUS_BIND_IP, CODIUS_PORT)")]
-    Edge(#[source] codiusd_proxy::StartError),
-    /// Interledger.
-    #[error("Interledger can't be started (CODIUS_ILP_LISTEN)")]
-    Ilp(#[source] service::StartError),
-    /// The pods of an earlier process.
-    #[error("the pods from before can't be taken over")]
-    Recover(#[source] RecoverError),
-    /// The machine's memory.
-    #[error("can't read how much memory this machine has")]
-    Memory(#[source] io::Error),
-}
 
 /// A running host.
 #[derive(Debug)]
@@ -110,6 +76,8 @@ pub struct App {
     api: JoinHandle<io::Result<()>>,
     api_stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
+    admin: Option<Admin>,
+    draining: CancellationToken,
     store_failed: watch::Receiver<bool>,
     public_uri: Url,
     ready: ReadyFile,
@@ -119,15 +87,18 @@ pub struct App {
 impl App {
     /// Starts a host. When this returns it serves, and its pods from before do.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        if config.runtime == RuntimeChoice::Embedded {
+            embedded::check_privileges()?;
+        }
         let run = prepare_root(&config.root)?;
         let lock = lock(&config.root)?;
         ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
         let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
         let store_failed = store.failure();
-        let runtime = runtime(config).await?;
+        let registry = prometheus::Registry::new();
+        let runtime = runtime(config, &registry).await?;
 
         let routes = Arc::new(RouteTable::new());
-        let registry = prometheus::Registry::new();
         let socket = run.join("control.sock");
         let edge = EdgeConfig {
             listen: config.listen,
@@ -147,8 +118,8 @@ impl App {
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
         let memory_max_bytes = config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?);
-        let keeper = KeeperConfig { public_uri: public_uri.clone(), memory_max_bytes };
-        let keeper = Keeper::new(keeper, runtime, Arc::new(Bridge(routes)), desk.clone(), store, clock);
+        let keeper = KeeperConfig::new(public_uri.clone(), memory_max_bytes);
+        let keeper = Keeper::new(keeper, runtime, Arc::new(Bridge(routes)), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
         let mut tasks = JoinSet::new();
@@ -157,6 +128,10 @@ impl App {
         let watched = keeper.clone();
         tasks.spawn(async move { watched.watch().await });
 
+        let admin = match config.admin {
+            Some(address) => Some(Admin::start(address, registry).await.map_err(StartError::Admin)?),
+            None => None,
+        };
         let orders = Orders::new(config.cost_per_month, desk, keeper.clone(), receiver, interledger.account());
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
@@ -164,11 +139,28 @@ impl App {
             // Dropped or sent: it is over.
             let _ = stopped.await;
         };
-        let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri), orders, until));
-        let ready = ReadyFile::write(&run, edge.address(), interledger.listening(), public_uri.as_str())
-            .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
+        let draining = CancellationToken::new();
+        let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, until));
+        wait_for_account(&interledger).await;
+        let ready =
+            ReadyFile::write(&run, edge.address(), interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
+                .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         let stop_pods = config.stop_pods_at_exit;
-        Ok(Self { edge, interledger, keeper, stop_pods, api, api_stop, tasks, store_failed, public_uri, ready, _lock: lock })
+        Ok(Self {
+            edge,
+            interledger,
+            keeper,
+            stop_pods,
+            api,
+            api_stop,
+            tasks,
+            admin,
+            draining,
+            store_failed,
+            public_uri,
+            ready,
+            _lock: lock,
+        })
     }
 
     /// Where visitors reach the host.
@@ -195,19 +187,42 @@ impl App {
     }
 
     /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped.
-    pub async fn drain(mut self) {
-        drop(self.ready);
-        self.edge.drain(DRAIN).await;
+    pub async fn drain(self) {
+        let Self { edge, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
+        drop((self.ready, self.admin));
+        // A log that is followed would be under way for ever.
+        draining.cancel();
+        edge.drain(DRAIN).await;
         // Whoever still waits for an answer has gone with the edge; what was begun is finished by its own task.
-        let _ = self.api_stop.send(());
-        if time::timeout(DRAIN, &mut self.api).await.is_err() {
-            self.api.abort();
+        let _ = api_stop.send(());
+        if time::timeout(DRAIN, &mut api).await.is_err() {
+            api.abort();
         }
-        self.interledger.stop().await;
-        self.tasks.shutdown().await;
+        interledger.stop().await;
+        tasks.shutdown().await;
         if self.stop_pods {
-            self.keeper.stop_all().await;
+            keeper.stop_all().await;
         }
+        drop(keeper);
+        // The store's writer clears up behind itself when nobody holds the store any more.
+        let cleared = async { while store_failed.changed().await.is_ok() {} };
+        if time::timeout(STORE_ENDS_WITHIN, cleared).await.is_err() {
+            tracing::debug!("the store is still in use by what was begun");
+        }
+    }
+}
+
+/// A host that has just started should be able to say a price.
+async fn wait_for_account(interledger: &Interledger) {
+    let mut account = interledger.account();
+    if time::timeout(ACCOUNT_WITHIN, account.wait_for(Option::is_some)).await.is_err() {
+        tracing::warn!("there is no Interledger connection yet; uploads are refused until there is one (ILP_CREDENTIALS)");
+    }
+}
+
+fn warn_of_missing_layouts(config: &Config) {
+    for layout in config.image_layouts.iter().filter(|layout| !layout.is_dir()) {
+        tracing::warn!(directory = %layout.display(), "isn't there; images in it can't be run (CODIUS_IMAGE_LAYOUTS)");
     }
 }
 
@@ -227,7 +242,7 @@ fn prepare_root(root: &Path) -> Result<PathBuf, StartError> {
 fn lock(root: &Path) -> Result<File, StartError> {
     let path = root.join("lock");
     let fail = |source| StartError::Root { path: path.clone(), operation: "lock it", source };
-    let file = File::create(&path).map_err(fail)?;
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::Locked(root.to_owned())),
@@ -235,17 +250,18 @@ fn lock(root: &Path) -> Result<File, StartError> {
     }
 }
 
-async fn runtime(config: &Config) -> Result<Arc<dyn Runtime>, StartError> {
+async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc<dyn Runtime>, StartError> {
     match &config.runtime {
         RuntimeChoice::Noop => Ok(Arc::new(NoopRuntime::new())),
-        RuntimeChoice::Hyperd(_) => Err(StartError::NoHyperd),
+        RuntimeChoice::Hyperd(socket) => Ok(Arc::new(HyperdRuntime::new(HyperdConfig::new(socket.clone()), registry)?)),
         RuntimeChoice::Embedded => {
+            warn_of_missing_layouts(config);
             let embedded = embedded(config);
             let opened = tokio::task::spawn_blocking(move || EmbeddedRuntime::open(embedded)).await;
             let opened = opened.map_err(|error| {
                 StartError::Runtime(RuntimeError::Unavailable { operation: "opening it".to_owned(), source: Some(Box::new(error)) })
             })?;
-            Ok(Arc::new(opened.map_err(StartError::Runtime)?))
+            Ok(Arc::new(opened?))
         }
     }
 }
@@ -261,9 +277,9 @@ fn embedded(config: &Config) -> EmbeddedConfig {
     let mut embedded = EmbeddedConfig::new(config.root.clone(), images);
     let subnet = Subnet { network: config.pod_subnet.address, prefix: config.pod_subnet.prefix };
     if subnet.network != embedded.subnet.network {
-        let network = u32::from(subnet.network) >> 8;
-        embedded.instance = format!("codius-{network:06x}");
-        embedded.link_prefix = format!("cd{network:06x}");
+        let network = u32::from(subnet.network);
+        embedded.instance = format!("codius-{network:08x}");
+        embedded.link_prefix = format!("cd{network:08x}");
     }
     embedded.subnet = subnet;
     embedded
@@ -291,9 +307,11 @@ fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url) -> ApiConfig {
+fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -> ApiConfig {
     ApiConfig {
+        draining: draining.clone(),
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
+        cost_per_month: config.cost_per_month,
         rules: Rules::default(),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,

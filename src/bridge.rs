@@ -23,6 +23,10 @@ impl Routes for Bridge {
             self.0.withdraw(&key);
         }
     }
+
+    fn is_quiet(&self, pod: &PodId) -> bool {
+        key(pod).is_none_or(|key| self.0.is_quiet(&key))
+    }
 }
 
 fn key(pod: &PodId) -> Option<PodKey> {

@@ -8,7 +8,7 @@ mod source;
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
@@ -16,7 +16,7 @@ use std::{
 
 use codiusd_control::pay::CostPerMonth;
 use codiusd_ilp::btp::client::BtpUrl;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
 pub use source::Settings;
@@ -40,7 +40,7 @@ pub enum ConfigError {
     Value {
         /// Key, and where it was set.
         origin: String,
-        /// The value, unless it is secret or missing.
+        /// The value, unless it is missing; a secret one is `(hidden)`.
         value: Option<String>,
         /// What would be right.
         right: String,
@@ -102,7 +102,7 @@ impl FromStr for Fraction {
     }
 }
 
-/// An IPv4 network, as `10.200.0.0/16`.
+/// A private IPv4 network (RFC 1918, or RFC 6598's shared one), as `10.200.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {
     /// Its first address.
@@ -118,7 +118,8 @@ impl FromStr for Subnet {
         let (address, prefix) = text.split_once('/').ok_or(())?;
         let (address, prefix): (std::net::Ipv4Addr, u8) = (address.parse().map_err(|_| ())?, prefix.parse().map_err(|_| ())?);
         let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        if !(8..=30).contains(&prefix) || u32::from(address) & host_bits != 0 { Err(()) } else { Ok(Self { address, prefix }) }
+        let ours = address.is_private() || (u32::from(address) & 0xffc0_0000 == 0x6440_0000);
+        if !ours || !(8..=30).contains(&prefix) || u32::from(address) & host_bits != 0 { Err(()) } else { Ok(Self { address, prefix }) }
     }
 }
 
@@ -159,6 +160,8 @@ pub struct Config {
     pub self_test: bool,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
+    /// Where the operator's listener is; none: there is none.
+    pub admin: Option<SocketAddr>,
     /// What is logged.
     pub log: Targets,
     /// How it is.
@@ -176,8 +179,11 @@ impl Config {
         let dev = settings.get("dev", "true or false", parse_bool)?;
         let port = settings.get("port", "a port number from 0 (any free one) to 65535", parse)?;
         let bind_ip: IpAddr = settings.get("bind_ip", "an IP address such as 127.0.0.1 or 0.0.0.0", parse)?;
-        let public_uri =
-            settings.optional("public_uri", "an http:// or https:// URI with a host name, as visitors see it", parse_public_uri)?;
+        let public_uri = settings.optional(
+            "public_uri",
+            "an http:// or https:// URI with a host name, as visitors see it, without user, query and fragment",
+            parse_public_uri,
+        )?;
         if public_uri.is_none() && !dev {
             return Err(settings.missing("public_uri", "set it to the URI visitors reach this host at, such as https://codius.example.com"));
         }
@@ -198,10 +204,11 @@ impl Config {
             ilp: ilp(settings, dev)?,
             image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
             insecure_registries: settings.list("insecure_registries", "host:port, separated by commas", parse_registry)?,
-            pod_subnet: settings.get("pod_subnet", "an IPv4 network such as 10.200.0.0/16", parse)?,
+            pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
-            log: settings.get("log", "a level such as info or debug, or module=level separated by commas", parse)?,
+            admin: admin(settings)?,
+            log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
             log_format: settings.get("log_format", "text or json", parse_log_format)?,
         })
     }
@@ -253,7 +260,11 @@ fn runtime(settings: &Settings) -> Result<RuntimeChoice, ConfigError> {
 }
 
 fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
-    let credentials = settings.optional("ilp_credentials", "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}", credentials)?;
+    let credentials = settings.optional(
+        "ilp_credentials",
+        "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}, with a btp+ws:// or btp+wss:// URL",
+        credentials,
+    )?;
     let listen = settings.list("ilp_listen", "addresses such as 127.0.0.1:7768,[::1]:7768", parse)?;
     let embedded = settings.optional("ilp", "uplink or embedded", |text| match text {
         "embedded" => Some(true),
@@ -266,6 +277,13 @@ fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
         return Err(settings.missing("ilp_listen", "the embedded connector needs an address such as 127.0.0.1:7768"));
     }
     Ok(if embedded { IlpChoice::Embedded(listen) } else { IlpChoice::Uplink(credentials) })
+}
+
+/// On this machine only: it has no password.
+fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
+    let port = settings.get("admin_port", "a port number from 0 (any free one) to 65535", parse)?;
+    let wanted = settings.get("admin_api", "true or false", parse_bool)?;
+    Ok(wanted.then_some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
 }
 
 fn parse<T: FromStr>(text: &str) -> Option<T> {
@@ -288,12 +306,20 @@ fn parse_path(text: &str) -> Option<PathBuf> {
 fn parse_public_uri(text: &str) -> Option<Url> {
     let uri: Url = text.parse().ok()?;
     let named = matches!(uri.host(), Some(url::Host::Domain(_)));
-    (named && matches!(uri.scheme(), "http" | "https")).then_some(uri)
+    let plain = uri.username().is_empty() && uri.password().is_none() && uri.query().is_none() && uri.fragment().is_none();
+    (named && plain && matches!(uri.scheme(), "http" | "https")).then_some(uri)
 }
 
 fn parse_registry(text: &str) -> Option<String> {
     let port = text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
     (port && !text.contains(['/', '@', ' '])).then(|| text.to_owned())
+}
+
+/// A bare word is a level, and not a module of which everything is logged.
+fn parse_log(text: &str) -> Option<Targets> {
+    let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
+    bare.map(|part| part.parse::<LevelFilter>().ok()).collect::<Option<Vec<_>>>()?;
+    text.parse().ok()
 }
 
 fn parse_log_format(text: &str) -> Option<LogFormat> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | file and environment -> typed settings |
 //! | [`app`] | builds and connects everything, top to bottom |
+//! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
@@ -12,6 +13,7 @@
 //! | [`demo_image`] | the image of the demo page |
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod app;
 mod bridge;
 pub mod client;

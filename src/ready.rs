@@ -1,8 +1,10 @@
 //! Tells others on this machine that the host is up, and where: `ROOT/run/ready.json`, there as long as it is.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -27,11 +29,12 @@ impl ReadyFile {
     }
 
     /// Says that all is up.
-    pub(crate) fn write(run: &Path, edge: SocketAddr, ilp: &[SocketAddr], public_uri: &str) -> io::Result<Self> {
+    pub(crate) fn write(run: &Path, edge: SocketAddr, ilp: &[SocketAddr], admin: Option<SocketAddr>, public_uri: &str) -> io::Result<Self> {
         let path = Self::path(run);
         let unfinished = path.with_extension("tmp");
-        let ready = json!({ "edge": edge, "ilp": ilp, "publicUri": public_uri, "pid": std::process::id() });
-        fs::write(&unfinished, ready.to_string())?;
+        let ready = json!({ "edge": edge, "ilp": ilp, "admin": admin, "publicUri": public_uri, "pid": std::process::id() });
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        file.write_all(ready.to_string().as_bytes())?;
         fs::rename(unfinished, &path)?;
         Ok(Self(path))
     }

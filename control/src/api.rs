@@ -4,34 +4,39 @@
 //! |---|---|
 //! | `pods` | `/pods`: quote, upload, extension, state |
 //! | `logs` | `/pods/{hash}/logs` |
+//! | `info` | `/info`, `/memory` |
+//! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
+//! | `answer` | what every answer passes on its way out |
 //! | `error` | the one table from errors to answers |
 
+mod answer;
 mod error;
+mod info;
 mod logs;
+mod page;
 mod pods;
 mod request;
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Instant};
 
-use axum::{
-    Json, Router,
-    http::{HeaderValue, header},
-    middleware::map_response,
-    response::Response,
-    routing::get,
-};
+use axum::{Json, Router, middleware::from_fn, routing::get};
 use serde::Serialize;
 use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::{manifest::Rules, orders::Orders};
+use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth};
 use error::ApiError;
 
 /// What the API works with.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
+    /// Cancelled when the host stops: logs that are followed end then.
+    pub draining: CancellationToken,
     /// Where visitors reach this host, as pods are told it.
     pub public_uri: String,
+    /// What a small pod costs for a month.
+    pub cost_per_month: CostPerMonth,
     /// What this host runs.
     pub rules: Rules,
     /// Run time of an upload that doesn't say, in seconds.
@@ -44,6 +49,7 @@ pub struct ApiConfig {
 struct Api {
     config: ApiConfig,
     orders: Orders,
+    started: Instant,
 }
 
 /// Serves the API until `stop` is done; requests under way are finished.
@@ -59,25 +65,16 @@ pub async fn serve(
 fn router(config: ApiConfig, orders: Orders) -> Router {
     let pods = get(pods::state).post(pods::upload).put(pods::extend).options(pods::quote);
     Router::new()
+        .route("/", get(page::index))
         .route("/pods", pods)
         .route("/pods/{hash}/logs", get(logs::logs))
+        .route("/info", get(info::info))
+        .route("/memory", get(info::memory))
         .route("/version", get(version))
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(map_response(common_headers))
-        .with_state(Arc::new(Api { config, orders }))
-}
-
-/// Answers change all the time, and web pages may read them.
-async fn common_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Pay"));
-    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    }
-    response
+        .layer(from_fn(answer::finish))
+        .with_state(Arc::new(Api { config, orders, started: Instant::now() }))
 }
 
 #[derive(Serialize)]
@@ -89,3 +86,6 @@ struct Version {
 async fn version() -> Json<Version> {
     Json(Version { name: "Codiusd (Rust)", version: env!("CARGO_PKG_VERSION") })
 }
+
+#[cfg(test)]
+mod tests;

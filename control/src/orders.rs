@@ -139,6 +139,11 @@ impl Orders {
         self.keeper.running(id)
     }
 
+    /// What payments are received in, if that is known.
+    pub fn asset(&self) -> Option<Asset> {
+        self.desk.asset().ok()
+    }
+
     /// The pods.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -146,23 +151,32 @@ impl Orders {
 
     async fn carry_out(&self, deed: Deed, seconds: NonZeroU32, payment: Payment) -> Result<Receipt, OrderError> {
         let quote = self.quote(seconds)?;
-        match self.desk.present(&payment.token, payment.binding, quote.price, &quote.asset).await? {
-            Standing::Answered(answer) => Ok(serde_json::from_str(&answer)?),
-            Standing::Due { segment, required, received, .. } => {
-                let refused = |refusal| OrderError::Refused { refusal, paid: received > 0 };
-                self.check(&deed).await.map_err(refused)?;
-                Err(OrderError::Due(Due { pay: self.pay_header(&segment)?, required, received }))
+        loop {
+            match self.desk.present(&payment.token, payment.binding, quote.price, &quote.asset).await? {
+                Standing::Answered(answer) => return Ok(serde_json::from_str(&answer)?),
+                Standing::Due { segment, required, received, .. } => {
+                    let refused = |refusal| OrderError::Refused { refusal, paid: received > 0 };
+                    self.check(&deed).await.map_err(refused)?;
+                    return Err(OrderError::Due(Due { pay: self.pay_header(&segment)?, required, received }));
+                }
+                // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
+                Standing::InProgress => return Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
+                Standing::Paid { segment } => match self.act(deed.clone(), seconds.get(), segment).await {
+                    // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
+                    Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
+                    outcome => return outcome,
+                },
             }
-            // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
-            Standing::InProgress => Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
-            Standing::Paid { segment } => self.act(deed, seconds.get(), segment).await,
         }
     }
 
     /// All that can fail, before any money moves.
     async fn check(&self, deed: &Deed) -> Result<(), Refusal> {
         match deed {
-            Deed::Extend(id) => self.keeper.running(id).map(|_| ()),
+            Deed::Extend(id) => {
+                self.keeper.ready().await?;
+                self.keeper.running(id).map(|_| ())
+            }
             Deed::Upload(order) => self.keeper.admit(order).await,
         }
     }

@@ -5,15 +5,19 @@
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
 //! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
 //! | `keeper` | the table of pods and the way of a paid order through it |
-//! | `watch` | expiry and exits |
+//! | `watch` | expiry; when to look after pods |
+//! | `notice` | exits, losses, pods that need a new start, pods nobody knows |
+//! | `metrics` | what happened without anybody asking |
 //! | `recover` | carrying out the reconciliation |
 
 mod keeper;
+mod metrics;
+mod notice;
 mod reconcile;
 mod recover;
 mod state;
 mod watch;
 
-pub use keeper::{Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
-pub use recover::RecoverError;
+pub use keeper::{Keeper, KeeperConfig, Memory, PodView, Receipt, Refusal, Routes};
+pub use metrics::PodMetrics;
 pub use state::{Order, Pod, PodRecord};

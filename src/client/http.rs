@@ -22,6 +22,8 @@ use super::{Deed, Quote, Receipt};
 const ORDER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long anything else may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// Also what tells us from the `codius` CLI, which a keep-alive line in a log would stop.
+const USER_AGENT: &str = concat!("codiusd/", env!("CARGO_PKG_VERSION"));
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 
@@ -76,7 +78,8 @@ impl Host {
     pub fn new(url: Url) -> Result<Self, HostError> {
         // Whoever runs us may have chosen a provider before; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
+        let client =
+            Client::builder().user_agent(USER_AGENT).dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| unreachable_host(&url, &error))?;
         Ok(Self { url, client })
     }

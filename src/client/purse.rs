@@ -17,7 +17,7 @@ const LOCAL_CONNECTOR: &str = "localhost:7768";
 #[derive(Debug, thiserror::Error)]
 pub enum PurseError {
     /// There is no connector.
-    #[error("no Interledger connection: {0}. Start moneyd, or set ILP_CREDENTIALS")]
+    #[error("no Interledger connection; start moneyd, or set ILP_CREDENTIALS")]
     Connect(#[from] ConnectError),
     /// The connector doesn't tell who we are.
     #[error(transparent)]
@@ -26,7 +26,7 @@ pub enum PurseError {
     #[error("the host's Pay header isn't interledger-stream with an address and a secret")]
     PayHeader,
     /// The payment didn't get through.
-    #[error("{0} (sent so far: {sent})", sent = .0.delivery.sent)]
+    #[error(transparent)]
     Send(#[from] SendError),
 }
 

@@ -18,6 +18,8 @@ use crate::client::{self, Deed, Host, Purse, Quote, Receipt, Spent};
 
 /// Over the quoted price, in per cent, unless --max-price says otherwise: what hosts may take too much.
 const TOLERANCE_PERCENT: u128 = 1;
+/// Longest line of a log that is waited for, in bytes; a longer one is shown in parts.
+const LOG_LINE_MAX: usize = 1024 * 1024;
 /// File names looked for in a directory.
 const MANIFEST_FILES: &[&str] = &["manifest.json", "codius.json"];
 
@@ -108,6 +110,9 @@ pub(super) fn logs(args: LogsArgs) -> ExitCode {
         while let Some(chunk) = chunks.next().await {
             line.extend_from_slice(&chunk?);
             // Whole lines only; what hosts send to keep the connection alive is taken out.
+            if line.len() > LOG_LINE_MAX {
+                line.push(b'\n');
+            }
             while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
                 let rest = line.split_off(end + 1);
                 if line != b"\n" && line != b"ping\n" {

@@ -74,6 +74,8 @@ pub const KEYS: &[Key] = &[
         secret: true,
     },
     key("ilp_listen", &["CODIUS_ILP_LISTEN"], Some("127.0.0.1:7768,[::1]:7768"), "addresses the embedded connector listens on"),
+    key("admin_api", &["CODIUS_ADMIN_API"], Some("false"), "true opens the operator's listener on 127.0.0.1: /metrics for Prometheus"),
+    key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),
     key(
         "stop_pods_at_exit",

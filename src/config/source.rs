@@ -9,6 +9,11 @@ use super::{
     keys::{KEYS, Key},
 };
 
+/// How much a key must look like another to be taken for a slip, from 0 to 1.
+const LIKENESS_MIN: f64 = 0.85;
+/// Keys with any number of values.
+const LISTS: [&str; 3] = ["ilp_listen", "image_layouts", "insecure_registries"];
+
 /// What was set, and where.
 #[derive(Debug)]
 pub struct Settings(BTreeMap<&'static str, Set>);
@@ -69,7 +74,7 @@ impl Settings {
         };
         let wrong = || ConfigError::Value {
             origin: origin.to_owned(),
-            value: (!key.secret).then(|| value.to_owned()),
+            value: Some(if key.secret { "(hidden)" } else { value }.to_owned()),
             right: format!("must be {right}"),
         };
         parse(value).map(Some).ok_or_else(wrong)
@@ -132,11 +137,17 @@ fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Set>, Unread> {
     for (name, value) in table.into_inner() {
         let name = name.into_inner();
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let problem = format!("unknown key {name:?}; did you mean {:?}?", nearest(&name));
+            let hint = nearest(&name).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default();
+            let problem = format!("unknown key {name:?}{hint}");
             return Err(Unread::Bad(fail(problem)));
         };
         let value = as_text(key, value.get_ref());
-        let value = value.ok_or_else(|| Unread::Bad(fail(format!("{name} must be a string, number, boolean or list"))))?;
+        let value = value.ok_or_else(|| {
+            Unread::Bad(fail(format!(
+                "{name} must be {}",
+                if LISTS.contains(&key.name) { "a string or a list of strings" } else { "a string, number or boolean" }
+            )))
+        })?;
         settings.insert(key.name, Set { value, origin: format!("{name} in {}", path.display()) });
     }
     Ok(settings)
@@ -155,16 +166,20 @@ fn as_text(key: &Key, value: &DeValue<'_>) -> Option<String> {
         DeValue::Integer(number) => Some(number.to_string()),
         DeValue::Float(number) => Some(number.to_string()),
         DeValue::Boolean(bool) => Some(bool.to_string()),
-        DeValue::Array(items) => {
+        DeValue::Array(items) if LISTS.contains(&key.name) => {
             let items: Option<Vec<String>> = items.iter().map(|item| as_text(key, item.get_ref())).collect();
             Some(items?.join(if key.name == "image_layouts" { ":" } else { "," }))
         }
-        DeValue::Datetime(_) | DeValue::Table(_) => None,
+        DeValue::Array(_) | DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
 }
 
-/// The key that looks most like `name`.
-fn nearest(name: &str) -> &'static str {
-    let likeness = |key: &&Key| strsim::jaro_winkler(name, key.name);
-    KEYS.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map_or("", |key| key.name)
+/// The key that was meant by `name`: the one that has it as its environment variable, or one that looks much like it.
+fn nearest(name: &str) -> Option<&'static str> {
+    if let Some(key) = KEYS.iter().find(|key| key.environment.contains(&name)) {
+        return Some(key.name);
+    }
+    let likeness = |key: &Key| strsim::jaro_winkler(name, key.name);
+    let alike = KEYS.iter().filter(|key| likeness(key) >= LIKENESS_MIN);
+    alike.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map(|key| key.name)
 }

@@ -45,7 +45,7 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         ),
         (
             &[("CODIUS_PUBLIC_URI", "https://192.0.2.1")],
-            "CODIUS_PUBLIC_URI = \"https://192.0.2.1\": must be an http:// or https:// URI with a host name, as visitors see it",
+            "CODIUS_PUBLIC_URI = \"https://192.0.2.1\": must be an http:// or https:// URI with a host name, as visitors see it, without user, query and fragment",
         ),
         (
             &[dev, ("COST_PER_MONTH", "-1")],
@@ -58,11 +58,15 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         (&[dev, ("CODIUS_RUNTIME", "docker")], "CODIUS_RUNTIME = \"docker\": must be embedded, hyperd or noop"),
         (
             &[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")],
-            "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}",
+            "ILP_CREDENTIALS = \"(hidden)\": must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}, with a btp+ws:// or btp+wss:// URL",
         ),
         (
             &[dev, ("RUST_LOG", "codiusd=loud")],
-            "RUST_LOG = \"codiusd=loud\": must be a level such as info or debug, or module=level separated by commas",
+            "RUST_LOG = \"codiusd=loud\": must be a level (off, error, warn, info, debug, trace), or module=level separated by commas",
+        ),
+        (
+            &[dev, ("CODIUS_LOG", "inof")],
+            "CODIUS_LOG = \"inof\": must be a level (off, error, warn, info, debug, trace), or module=level separated by commas",
         ),
         (&[dev, ("CODIUS_ROOT", "/srv/\u{fffd}")], "CODIUS_ROOT = \"/srv/\u{fffd}\": must be an absolute path"),
         (
@@ -71,7 +75,15 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         ),
         (
             &[dev, ("CODIUS_POD_SUBNET", "10.200.0.1/16")],
-            "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be an IPv4 network such as 10.200.0.0/16",
+            "CODIUS_POD_SUBNET = \"10.200.0.1/16\": must be a private IPv4 network such as 10.200.0.0/16",
+        ),
+        (
+            &[dev, ("CODIUS_POD_SUBNET", "127.0.0.0/8")],
+            "CODIUS_POD_SUBNET = \"127.0.0.0/8\": must be a private IPv4 network such as 10.200.0.0/16",
+        ),
+        (
+            &[("CODIUS_PUBLIC_URI", "https://u:p@codius.example/?a=1")],
+            "CODIUS_PUBLIC_URI = \"https://u:p@codius.example/?a=1\": must be an http:// or https:// URI with a host name, as visitors see it, without user, query and fragment",
         ),
     ];
     for (environment, expected) in table {
@@ -85,6 +97,12 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
 fn an_unknown_key_in_the_file_names_the_nearest() {
     let message = read("cost_per_mont = 3", &[]).unwrap_err().to_string();
     assert!(message.ends_with("unknown key \"cost_per_mont\"; did you mean \"cost_per_month\"?"), "{message}");
+    let message = read("CODIUS_PORT = 3", &[]).unwrap_err().to_string();
+    assert!(message.ends_with("unknown key \"CODIUS_PORT\"; did you mean \"port\"?"), "{message}");
+    for unlike in ["foo = 1", "port = [1]"] {
+        let message = read(unlike, &[]).unwrap_err().to_string();
+        assert!(!message.contains("did you mean"), "{message}");
+    }
     let missing = Config::read(Some(Path::new("/no/such/file.toml")), []).unwrap_err().to_string();
     assert_eq!(missing, "config file /no/such/file.toml: doesn't exist");
 }

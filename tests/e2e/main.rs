@@ -6,6 +6,7 @@
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
+//! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -14,6 +15,7 @@
 
 mod client;
 mod ending;
+mod hyperd;
 mod javascript;
 mod paying;
 mod pods;

@@ -18,6 +18,10 @@ use crate::{
 /// When a client may try again something the host couldn't do now, in seconds.
 const RETRY_AFTER: &str = "10";
 
+/// An error's message, for an answer that is made into a page.
+#[derive(Clone, Debug)]
+pub(super) struct Told(pub(super) String);
+
 /// Everything a request can fail with.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
@@ -37,6 +41,8 @@ pub(super) enum ApiError {
     NoManifest(String),
     #[error("no pod found with this id. id={0}")]
     NoPod(String),
+    #[error("no pod found with id. id={0}")]
+    NoPodToExtend(String),
     #[error("manifestHash must be specified")]
     NoHash,
     #[error("must supply `Pay-Token` header.")]
@@ -78,7 +84,7 @@ impl ApiError {
             Self::DebugNotAllowed(_) => StatusCode::FORBIDDEN,
             Self::Manifest(ManifestError::Unprocessable { .. }) | Self::NoHash => StatusCode::UNPROCESSABLE_ENTITY,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoManifest(_) | Self::NoPod(_) | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoManifest(_) | Self::NoPod(_) | Self::NoPodToExtend(_) | Self::NotFound => StatusCode::NOT_FOUND,
             Self::Order(order) => order_status(order),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
@@ -93,7 +99,9 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
-            Refusal::Changing(_) | Refusal::Full | Refusal::Stopped(_) | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Changing(_) | Refusal::Full | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
@@ -116,7 +124,7 @@ impl IntoResponse for ApiError {
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
-        let mut body = json!({ "statusCode": status.as_u16(), "error": status.canonical_reason(), "message": message });
+        let mut body = json!({ "statusCode": status.as_u16(), "error": status.canonical_reason(), "message": &message });
         let mut pay = None;
         if let Self::Order(OrderError::Due(Due { pay: header, required, received })) = &self {
             body["message"] = "Payment Required".into();
@@ -125,6 +133,7 @@ impl IntoResponse for ApiError {
             pay = HeaderValue::from_str(header).ok();
         }
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(Told(message));
         if let Some(pay) = pay {
             response.headers_mut().insert("pay", pay);
         }

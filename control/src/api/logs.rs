@@ -1,15 +1,16 @@
 //! `/pods/{hash}/logs`: what the containers of a `debug: true` pod wrote, as `<container> <stdout|stderr> <text>` lines.
 //!
 //! Nothing is buffered here: a line is read when the client takes it. With `follow=true` the answer ends with the pod's
-//! containers, and an empty line keeps a silent connection alive. (The Node codiusd sent the line `ping` each second; the
-//! published `codius tail` shows nothing any more after the first of them.)
+//! containers, and a silent connection is kept alive by the line `ping`, as the Node codiusd did. The published `codius tail`
+//! shows nothing any more after its first `ping` (its transform never calls back); it is known by having no User-Agent, and
+//! gets an empty line now and then instead.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{HeaderValue, Uri, header},
+    http::{HeaderMap, HeaderValue, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -20,10 +21,23 @@ use tokio::time;
 use super::{Api, error::ApiError, request};
 
 const CONTENT_TYPE: &str = "application/vnd.codius.raw-stream";
-/// Silence after which an empty line is sent.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-pub(super) async fn logs(State(api): State<Arc<Api>>, Path(hash): Path<String>, uri: Uri) -> Result<Response, ApiError> {
+/// What is sent after how much silence.
+#[derive(Clone, Copy, Debug)]
+struct KeepAlive {
+    silence: Duration,
+    line: &'static [u8],
+}
+
+const PING: KeepAlive = KeepAlive { silence: Duration::from_secs(1), line: b"ping\n" };
+const EMPTY: KeepAlive = KeepAlive { silence: Duration::from_secs(15), line: b"\n" };
+
+pub(super) async fn logs(
+    State(api): State<Arc<Api>>,
+    Path(hash): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let unknown = || ApiError::NoPod(hash.clone());
     let id: PodId = hash.parse().map_err(|_| unknown())?;
     let keeper = api.orders.keeper();
@@ -33,7 +47,12 @@ pub(super) async fn logs(State(api): State<Arc<Api>>, Path(hash): Path<String>, 
     }
     let follow = request::parameter(&uri, "follow")?.is_some_and(|value| value == "true");
     let lines = keeper.logs(&id, follow).await?;
-    let body = if follow { Body::from_stream(kept_alive(lines)) } else { Body::from_stream(texts(lines)) };
+    let keep_alive = if headers.contains_key(header::USER_AGENT) { PING } else { EMPTY };
+    let body = if follow {
+        Body::from_stream(kept_alive(lines, keep_alive).take_until(api.config.draining.clone().cancelled_owned()))
+    } else {
+        Body::from_stream(texts(lines))
+    };
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body).into_response())
 }
 
@@ -42,11 +61,11 @@ fn texts(lines: LogLines) -> impl Stream<Item = Result<Bytes, Infallible>> + Sen
     lines.take_while(|line| std::future::ready(line.is_ok())).filter_map(async |line| line.ok().map(|line| Ok(text(&line))))
 }
 
-fn kept_alive(lines: LogLines) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    futures::stream::unfold(texts(lines).boxed(), async |mut texts| {
-        let next = match time::timeout(SILENCE_MAX, texts.next()).await {
+fn kept_alive(lines: LogLines, keep_alive: KeepAlive) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    futures::stream::unfold(texts(lines).boxed(), move |mut texts| async move {
+        let next = match time::timeout(keep_alive.silence, texts.next()).await {
             Ok(text) => text?,
-            Err(_silence) => Ok(Bytes::from_static(b"\n")),
+            Err(_silence) => Ok(Bytes::from_static(keep_alive.line)),
         };
         Some((next, texts))
     })

@@ -84,7 +84,7 @@ pub(super) async fn extend(
     let token = request::token(&headers)?;
     let text = request::parameter(&uri, "manifestHash")?.filter(|text| !text.is_empty()).ok_or(ApiError::NoHash)?;
     let seconds = request::duration(&uri, &api.config)?;
-    let unknown = || ApiError::NoPod(text.clone().into_owned());
+    let unknown = || ApiError::NoPodToExtend(text.clone().into_owned());
     let id: PodId = text.parse().map_err(|_| unknown())?;
     let payment = Payment { token, binding: Binding::of(method.as_str(), target(&uri), b"") };
     Ok(Json(api.orders.extend(&id, seconds, payment).await?))

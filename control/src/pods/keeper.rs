@@ -8,16 +8,23 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use codiusd_runtime::{LogLines, PodId, RunningPod, Runtime, RuntimeError};
+use codiusd_runtime::{Capabilities, LogLines, PodId, RunningPod, Runtime, RuntimeError};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use url::Url;
 
-use super::state::{Decision, EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, decide, later, upstream};
+use super::{
+    metrics::PodMetrics,
+    state::{Decision, EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, decide, later, upstream},
+};
 use crate::{
     clock::Clock,
     pay::{Desk, NotPaid},
@@ -30,6 +37,8 @@ pub trait Routes: Debug + Send + Sync + 'static {
     fn publish(&self, pod: &PodId, address: SocketAddr, incarnation: u64);
     /// From now on the pod doesn't exist for visitors.
     fn withdraw(&self, pod: &PodId);
+    /// Whether no request of a visitor is under way to the pod.
+    fn is_quiet(&self, pod: &PodId) -> bool;
 }
 
 /// What the keeper works with.
@@ -39,6 +48,17 @@ pub struct KeeperConfig {
     pub public_uri: Url,
     /// Memory all pods may hold together, in bytes.
     pub memory_max_bytes: u64,
+    /// How often the runtime is asked which pods still run.
+    pub look_every: Duration,
+    /// How long after something the runtime couldn't do it is tried again.
+    pub retry_after: Duration,
+}
+
+impl KeeperConfig {
+    /// The usual rhythm.
+    pub fn new(public_uri: Url, memory_max_bytes: u64) -> Self {
+        Self { public_uri, memory_max_bytes, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+    }
 }
 
 /// The answer to a paid request.
@@ -71,6 +91,9 @@ pub enum Refusal {
     /// The pod is being started or stopped.
     #[error("pod is being started or stopped. manifestHash={0}")]
     Changing(PodId),
+    /// What runs from before the host's start isn't known yet.
+    #[error("the host is still looking for its pods")]
+    Recovering,
     /// The pod's containers have exited.
     #[error("pod has stopped. manifestHash={0}")]
     Stopped(PodId),
@@ -88,6 +111,22 @@ pub struct PodView {
     pub receipt: Receipt,
 }
 
+/// Memory of pods, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What all pods may hold together.
+    pub max: u64,
+    /// What they hold, and what the runtime holds for others.
+    pub held: u64,
+}
+
+impl Memory {
+    /// What is left.
+    pub fn free(self) -> u64 {
+        self.max.saturating_sub(self.held)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) table: Mutex<HashMap<PodId, Entry>>,
@@ -97,6 +136,11 @@ pub(super) struct Inner {
     pub(super) desk: Arc<Desk>,
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: PodMetrics,
+    /// Memory the runtime holds for others than the pods of the table, in bytes, as of the last look.
+    pub(super) others_bytes: AtomicU64,
+    /// Whether the pods from before the start are still unknown.
+    pub(super) recovering: AtomicBool,
     /// Wakes whoever waits for a change of the table.
     pub(super) changed: watch::Sender<()>,
 }
@@ -114,13 +158,37 @@ impl Keeper {
         desk: Arc<Desk>,
         store: Store,
         clock: Arc<dyn Clock>,
+        metrics: PodMetrics,
     ) -> Self {
         let (table, changed) = (Mutex::new(HashMap::new()), watch::Sender::new(()));
-        Self(Arc::new(Inner { table, config, runtime, routes, desk, store, clock, changed }))
+        let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self(Arc::new(Inner { table, config, runtime, routes, desk, store, clock, metrics, others_bytes, recovering, changed }))
+    }
+
+    /// Whether the host could take an order at all now.
+    pub async fn ready(&self) -> Result<(), Refusal> {
+        self.0.runtime.ready().await?;
+        self.0.known()
+    }
+
+    /// What pods hold of the machine's memory.
+    pub fn memory(&self) -> Memory {
+        self.0.memory(&self.0.table(), None)
+    }
+
+    /// How many pods run.
+    pub fn running_count(&self) -> usize {
+        self.0.table().values().filter(|entry| matches!(entry.stage, Stage::Running { .. })).count()
+    }
+
+    /// What runs the pods.
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.runtime.capabilities()
     }
 
     /// Whether an upload of `order` could be carried out now. Asked before any money moves.
     pub async fn admit(&self, order: &Order) -> Result<(), Refusal> {
+        self.ready().await?;
         for container in &order.spec.containers {
             self.0.runtime.check_image(&container.image).await?;
         }
@@ -139,6 +207,7 @@ impl Keeper {
             let permit = self.0.store.reserve().await?;
             let begun = {
                 let mut table = self.0.table();
+                self.0.known()?;
                 match decide(table.get(&order.spec.id)) {
                     Decision::Wait => None,
                     Decision::Extend => {
@@ -175,6 +244,7 @@ impl Keeper {
         let permit = self.0.store.reserve().await?;
         let (receipt, durable) = {
             let mut table = self.0.table();
+            self.0.known()?;
             running(&table, id)?;
             let (receipt, writes) = self.0.extend(&mut table, id, seconds, segment)?;
             (receipt, permit.send(writes))
@@ -254,10 +324,21 @@ impl Inner {
         (receipt, answer.to_string())
     }
 
+    /// An error until the pods from before the start are known.
+    fn known(&self) -> Result<(), Refusal> {
+        if self.recovering.load(Ordering::Acquire) { Err(Refusal::Recovering) } else { Ok(()) }
+    }
+
+    /// What is held by others than the pod `except`.
+    fn memory(&self, table: &HashMap<PodId, Entry>, except: Option<&PodId>) -> Memory {
+        let holding = table.values().filter(|entry| entry.stage.holds_memory() && Some(&entry.order.spec.id) != except);
+        let others = self.others_bytes.load(Ordering::Relaxed);
+        let held = holding.fold(others, |sum, entry| sum.saturating_add(entry.order.spec.machine.memory_bytes));
+        Memory { max: self.config.memory_max_bytes, held }
+    }
+
     fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> bool {
-        let holding = table.values().filter(|entry| entry.stage.holds_memory() && entry.order.spec.id != order.spec.id);
-        let held = holding.fold(0_u64, |sum, entry| sum.saturating_add(entry.order.spec.machine.memory_bytes));
-        held.saturating_add(order.spec.machine.memory_bytes) <= self.config.memory_max_bytes
+        order.spec.machine.memory_bytes <= self.memory(table, Some(&order.spec.id)).free()
     }
 
     /// Uses the payment up and moves the end of a pod that runs.
@@ -374,8 +455,8 @@ impl Inner {
     }
 
     /// How long until `at`, not less than nothing.
-    pub(super) fn until(&self, at: Timestamp) -> std::time::Duration {
+    pub(super) fn until(&self, at: Timestamp) -> Duration {
         let left = self.clock.now().duration_until(at);
-        if left > SignedDuration::ZERO { left.unsigned_abs() } else { std::time::Duration::ZERO }
+        if left > SignedDuration::ZERO { left.unsigned_abs() } else { Duration::ZERO }
     }
 }

@@ -1,6 +1,6 @@
 //! What to do at start about the pods the store knows and those the runtime has. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use codiusd_runtime::{PodId, PodState, PodStatus, RunningPod};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ pub(super) enum Repair {
     GiveBack { segment: String, kept_seconds: u32 },
     /// It runs and has time left.
     Adopt { run: RunningPod, expires_at: Timestamp },
-    /// It should run and is gone (the machine was restarted): it is started again.
+    /// It should run and is gone (the machine or the runtime was restarted): it is started again.
     Revive { expires_at: Timestamp },
     /// It has exited while nobody looked.
     Exited { expires_at: Timestamp },
@@ -26,19 +26,16 @@ pub(super) enum Repair {
     Forget,
 }
 
-/// The repairs, one for each stored pod, and the runtime's pods nobody pays for.
-pub(super) fn reconcile(stored: &[PodRecord], found: &[PodStatus], now: Timestamp) -> (Vec<(PodId, Repair)>, Vec<PodId>) {
+/// The repairs, one for each stored pod.
+pub(super) fn reconcile(stored: &[PodRecord], found: &[PodStatus], now: Timestamp) -> Vec<(PodId, Repair)> {
     let states: HashMap<&PodId, &PodState> = found.iter().map(|status| (&status.id, &status.state)).collect();
-    let repairs: Vec<(PodId, Repair)> = stored
+    stored
         .iter()
         .map(|record| {
             let id = &record.order.spec.id;
             (id.clone(), repair(&record.pod, states.get(id).copied(), now))
         })
-        .collect();
-    let known: HashSet<&PodId> = repairs.iter().map(|(id, _)| id).collect();
-    let orphans = found.iter().map(|status| &status.id).filter(|id| !known.contains(id)).cloned().collect();
-    (repairs, orphans)
+        .collect()
 }
 
 fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
@@ -48,7 +45,7 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
         (Pod::Running { expires_at }, _) if expires_at <= now => Repair::Forget,
         (Pod::Running { expires_at }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, expires_at },
         (Pod::Running { expires_at }, Some(PodState::Exited)) => Repair::Exited { expires_at },
-        (Pod::Running { expires_at }, None) => Repair::Revive { expires_at },
+        (Pod::Running { expires_at }, Some(PodState::Lost) | None) => Repair::Revive { expires_at },
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
         (Pod::Exited { seconds, forget_at }, _) => Repair::Keep { seconds, forget_at },
     }
@@ -78,6 +75,8 @@ mod tests {
             (Pod::Running { expires_at: later }, Some(running), Repair::Adopt { run: RUN, expires_at: later }),
             (Pod::Running { expires_at: later }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
             (Pod::Running { expires_at: later }, None, Repair::Revive { expires_at: later }),
+            (Pod::Running { expires_at: later }, Some(PodState::Lost), Repair::Revive { expires_at: later }),
+            (starting(), Some(PodState::Lost), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { expires_at: now }, Some(running), Repair::Forget),
             (Pod::Running { expires_at: now }, None, Repair::Forget),
             (Pod::Exited { seconds: 9, forget_at: later }, None, Repair::Keep { seconds: 9, forget_at: later }),

@@ -1,9 +1,10 @@
 //! After a start: the store's pods and the runtime's are made to agree, before anything is served.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
-use codiusd_runtime::{PodId, RuntimeError};
+use codiusd_runtime::{PodId, PodStatus, error::Fault};
 use jiff::Timestamp;
+use tokio::time;
 
 use super::{
     keeper::{Inner, Keeper},
@@ -12,33 +13,57 @@ use super::{
 };
 use crate::store::{StoreFailed, Write};
 
-/// The pods of the store can't be taken over.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    /// The runtime can't say what runs.
-    #[error("can't list the pods that run")]
-    List(#[source] RuntimeError),
-    /// Repairs can't be made durable.
-    #[error(transparent)]
-    Store(#[from] StoreFailed),
-}
+/// How often a pod that ran before is started anew before it counts as broken.
+const REVIVALS_MAX: u32 = 3;
 
 impl Keeper {
     /// Takes over the stored pods: those that run go on, interrupted starts are completed or their payment given back,
-    /// pods lost with the machine are started again, and what nobody pays for is stopped.
-    pub async fn recover(&self, stored: Vec<PodRecord>) -> Result<(), RecoverError> {
-        let found = self.0.runtime.list().await.map_err(RecoverError::List)?;
-        let (repairs, orphans) = reconcile(&stored, &found, self.0.clock.now());
+    /// pods lost with the machine are started again. While the runtime is away nothing can be said of them: this returns,
+    /// orders are refused, and they are taken over when it is back.
+    pub async fn recover(&self, stored: Vec<PodRecord>) -> Result<(), StoreFailed> {
+        match self.0.runtime.list().await {
+            Ok(found) => self.take_over(stored, &found).await,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the runtime can't say which pods run; orders are refused until it can"
+                );
+                self.0.recovering.store(true, Ordering::Release);
+                for record in &stored {
+                    // Nobody touches them, and they are no orphans.
+                    let entry = Entry { order: Arc::new(record.order.clone()), stage: Stage::Reviving };
+                    self.0.table().insert(record.order.spec.id.clone(), entry);
+                }
+                let keeper = self.clone();
+                tokio::spawn(async move { keeper.recover_later(stored).await });
+                Ok(())
+            }
+        }
+    }
+
+    async fn recover_later(&self, stored: Vec<PodRecord>) {
+        let found = loop {
+            time::sleep(self.0.config.retry_after).await;
+            if let Ok(found) = self.0.runtime.list().await {
+                break found;
+            }
+        };
+        // If the store has failed, the process ends, and the next one finds all as it was.
+        if self.take_over(stored, &found).await.is_ok() {
+            self.0.recovering.store(false, Ordering::Release);
+            tracing::info!("the runtime is back, and orders are taken");
+            self.0.announce();
+        }
+    }
+
+    async fn take_over(&self, stored: Vec<PodRecord>, found: &[PodStatus]) -> Result<(), StoreFailed> {
+        let repairs = reconcile(&stored, found, self.0.clock.now());
         for (record, (id, repair)) in stored.into_iter().zip(repairs) {
             tracing::info!(pod = %id, ?repair, "pod from before the start");
             self.repair(&id, Arc::new(record.order), repair).await?;
         }
-        for id in orphans {
-            tracing::warn!(pod = %id, "a pod nobody pays for is stopped");
-            self.stop_quietly(&id).await;
-        }
-        self.free_payments().await?;
-        Ok(())
+        self.0.count_others(found);
+        self.free_payments().await
     }
 
     async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<(), StoreFailed> {
@@ -98,12 +123,24 @@ impl Keeper {
 }
 
 impl Inner {
-    /// Starts a pod that was lost with the machine; it keeps its end.
-    async fn revive(&self, order: &Arc<Order>, expires_at: Timestamp) {
+    /// Starts a pod that was lost, or that is worn; it keeps its end. While that is the host's fault it is tried again, and some
+    /// times in any case: it ran before.
+    pub(super) async fn revive(&self, order: &Arc<Order>, expires_at: Timestamp) {
         let id = &order.spec.id;
-        let started = match self.runtime.stop(id).await {
-            Ok(()) => self.runtime.start(order.spec.clone()).await,
-            Err(error) => Err(error),
+        let mut tries = 0;
+        let started = loop {
+            tries += 1;
+            let started = match self.runtime.stop(id).await {
+                Ok(()) => self.runtime.start(order.spec.clone()).await,
+                Err(error) => Err(error),
+            };
+            match &started {
+                Err(error) if (error.fault() == Fault::Host || tries < REVIVALS_MAX) && self.clock.now() < expires_at => {
+                    tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
+                    time::sleep(self.config.retry_after).await;
+                }
+                _ => break started,
+            }
         };
         let place = |stage| {
             self.table().insert(id.clone(), Entry { order: order.clone(), stage });
@@ -112,6 +149,10 @@ impl Inner {
             Ok(run) => {
                 place(Stage::Running { run, expires_at });
                 self.publish(id, &run);
+            }
+            Err(_) if expires_at <= self.clock.now() => {
+                place(Stage::Stopping);
+                self.clear(id).await;
             }
             Err(error) => {
                 tracing::error!(pod = %id, error = &error as &dyn std::error::Error, "pod can't be started again; its time left is kept");

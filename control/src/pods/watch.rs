@@ -1,30 +1,30 @@
-//! Expiry and exits: what ends a pod without anybody asking.
+//! Expiry, and when to look whether pods still run (`notice` says what is done about what is seen).
 //!
 //! A pod's route goes first, then its containers, then its manifest and files.
 
 use std::time::Duration;
 
-use codiusd_runtime::{PodId, PodState, RunningPod};
+use codiusd_runtime::PodId;
 use jiff::Timestamp;
 use tokio::time;
 
 use super::{
     keeper::{Inner, Keeper},
-    state::{EXITED_KEPT, Entry, Pod, Stage, left},
+    notice::Earlier,
+    state::{EXITED_KEPT, Entry, Stage, left},
 };
-use crate::store::{StoreFailed, Write};
+use crate::store::Write;
 
-/// How often the runtime is asked which pods still run.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after a failed stop the next try is made.
-const STOP_RETRY: Duration = Duration::from_secs(5);
+/// How long requests under way to a pod that ends have to be answered: well within the second an end is precise to.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
 impl Keeper {
     /// Watches over the pods until the store fails; run it in a task of its own.
     pub async fn watch(&self) {
         let mut changed = self.0.changed.subscribe();
-        let mut poll = time::interval(POLL_INTERVAL);
+        let mut poll = time::interval(self.0.config.look_every);
         poll.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut earlier = Earlier::default();
         loop {
             let next_end = self.0.next_end().map(|at| self.0.until(at));
             let ended = async {
@@ -39,7 +39,7 @@ impl Keeper {
                     Ok(())
                 }
                 _ = changed.changed() => Ok(()),
-                _ = poll.tick() => self.0.notice_exits().await,
+                _ = poll.tick() => self.0.look(&mut earlier).await,
             };
             if outcome.is_err() {
                 return;
@@ -99,10 +99,12 @@ impl Inner {
     }
 
     /// Stopping -> gone.
-    async fn clear(&self, id: &PodId) {
+    pub(super) async fn clear(&self, id: &PodId) {
+        // Its route is gone; what has come before that may be answered.
+        time::sleep(LAST_ANSWERS).await;
         while let Err(error) = self.runtime.stop(id).await {
             tracing::error!(pod = %id, error = &error as &dyn std::error::Error, "pod can't be stopped; trying again");
-            time::sleep(STOP_RETRY).await;
+            time::sleep(self.config.retry_after).await;
         }
         let Ok(permit) = self.store.reserve().await else { return };
         let durable = {
@@ -113,59 +115,5 @@ impl Inner {
             tracing::info!(pod = %id, "pod has ended");
         }
         self.announce();
-    }
-
-    /// Finds pods whose containers have exited, withdraws their routes and keeps what they had left.
-    async fn notice_exits(&self) -> Result<(), StoreFailed> {
-        let before: Vec<(PodId, RunningPod)> = {
-            let table = self.table();
-            let running = table.iter().filter_map(|(id, entry)| match entry.stage {
-                Stage::Running { run, .. } => Some((id.clone(), run)),
-                Stage::Exited { .. } | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping => None,
-            });
-            running.collect()
-        };
-        if before.is_empty() {
-            return Ok(());
-        }
-        let found = match self.runtime.list().await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the runtime can't say which pods run");
-                return Ok(());
-            }
-        };
-        for (id, run) in before {
-            let runs = found.iter().any(|status| status.id == id && matches!(status.state, PodState::Running(_)));
-            if !runs {
-                self.exited(&id, run.incarnation).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Running -> Exited. Nothing happens if the pod has changed meanwhile, or runs in another incarnation by now.
-    async fn exited(&self, id: &PodId, incarnation: u64) -> Result<(), StoreFailed> {
-        let permit = self.store.reserve().await?;
-        let (durable, keep_log) = {
-            let mut table = self.table();
-            let Some(entry) = table.get_mut(id) else { return Ok(()) };
-            let Stage::Running { run, expires_at } = entry.stage else { return Ok(()) };
-            if run.incarnation != incarnation {
-                return Ok(());
-            }
-            self.routes.withdraw(id);
-            let (seconds, forget_at) = self.what_is_left(expires_at);
-            entry.stage = Stage::Exited { seconds, forget_at };
-            let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });
-            (permit.send(vec![write]), entry.order.debug)
-        };
-        durable.await?;
-        tracing::warn!(pod = %id, "all containers of the pod have exited; the time it had left is kept for another upload");
-        if !keep_log && let Err(error) = self.runtime.stop(id).await {
-            tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
-        }
-        self.announce();
-        Ok(())
     }
 }

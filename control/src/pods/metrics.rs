@@ -1,0 +1,48 @@
+//! What happens to pods without anybody asking.
+
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+/// Why a pod was started anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// It ended with the daemon it ran under.
+    Lost,
+    /// The runtime doesn't know it any more.
+    Missing,
+    /// The runtime can't look after it any more.
+    Worn,
+}
+
+impl Renewal {
+    const ALL: [Self; 3] = [Self::Lost, Self::Missing, Self::Worn];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Missing => "missing",
+            Self::Worn => "worn",
+        }
+    }
+}
+
+/// The pods' counters.
+#[derive(Debug)]
+pub struct PodMetrics {
+    renewed: Vec<(Renewal, IntCounter)>,
+}
+
+impl PodMetrics {
+    /// Registers them.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = Opts::new("codius_pods_renewed_total", "Pods started anew without anybody asking, by reason.");
+        let family = IntCounterVec::new(opts, &["reason"])?;
+        registry.register(Box::new(family.clone()))?;
+        Ok(Self { renewed: Renewal::ALL.map(|why| (why, family.with_label_values(&[why.label()]))).into() })
+    }
+
+    pub(super) fn renewed(&self, why: Renewal) {
+        if let Some((_, counter)) = self.renewed.iter().find(|(known, _)| *known == why) {
+            counter.inc();
+        }
+    }
+}

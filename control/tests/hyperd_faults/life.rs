@@ -1,0 +1,100 @@
+//! One life of the office. It is killed as a process is: its tasks stop where they are, what was sent to the store is durable.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use codiusd_control::{
+    clock::SystemClock,
+    pay::{Asset, Desk},
+    pods::{Keeper, KeeperConfig, PodMetrics, Routes},
+    store::Store,
+};
+use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
+use prometheus::Registry;
+use tokio::{runtime::Runtime, sync::watch};
+
+/// How long tasks and the store's writer may take to stop.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// The routes the office has published.
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<HashMap<PodId, SocketAddr>>);
+
+impl Board {
+    pub(crate) fn routes(&self) -> HashMap<PodId, SocketAddr> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Routes for Board {
+    fn publish(&self, pod: &PodId, address: SocketAddr, _: u64) {
+        self.0.lock().unwrap().insert(pod.clone(), address);
+    }
+
+    fn withdraw(&self, pod: &PodId) {
+        self.0.lock().unwrap().remove(pod);
+    }
+
+    fn is_quiet(&self, _: &PodId) -> bool {
+        true
+    }
+}
+
+/// Keeper, desk and store, on threads of their own.
+pub(crate) struct Life {
+    pub(crate) keeper: Keeper,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) tokio: Runtime,
+    store: Store,
+    _asset: watch::Sender<Option<Asset>>,
+}
+
+pub(crate) fn asset() -> Asset {
+    Asset { code: "XRP".to_owned(), scale: 9 }
+}
+
+pub(crate) fn store_file(root: &Path) -> PathBuf {
+    root.join("codius.db")
+}
+
+impl Life {
+    /// Starts on what the store holds, and takes over the pods.
+    pub(crate) async fn begin(root: &Path, socket: PathBuf) -> Self {
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (store, snapshot) = Store::open(&store_file(root)).expect("the store opens");
+        let (asset_told, asset_known) = watch::channel(Some(asset()));
+        let clock = SystemClock::shared();
+        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known).expect("the sums agree");
+        let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
+        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), ..HyperdConfig::new(socket) };
+        let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
+        let config = KeeperConfig {
+            look_every: Duration::from_millis(40),
+            retry_after: Duration::from_millis(60),
+            ..KeeperConfig::new("http://codius.example".parse().unwrap(), 64 << 30)
+        };
+        let metrics = PodMetrics::register(&Registry::new()).unwrap();
+        let keeper = Keeper::new(config, runtime, board.clone(), desk.clone(), store.clone(), clock, metrics);
+        let recovering = keeper.clone();
+        tokio.spawn(async move { recovering.recover(snapshot.pods).await }).await.unwrap().expect("the store holds");
+        let watched = keeper.clone();
+        tokio.spawn(async move { watched.watch().await });
+        Self { keeper, desk, board, tokio, store, _asset: asset_told }
+    }
+
+    /// Kills it, and waits until nobody writes to the store any more.
+    pub(crate) async fn kill(self) {
+        let Self { keeper, desk, board, tokio, store, .. } = self;
+        let mut written = store.failure();
+        drop((keeper, desk, board, store));
+        tokio::task::spawn_blocking(move || tokio.shutdown_timeout(END_WITHIN)).await.unwrap();
+        let ended = async { while written.changed().await.is_ok() {} };
+        tokio::time::timeout(END_WITHIN, ended).await.expect("the store's writer ends");
+    }
+}

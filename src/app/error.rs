@@ -1,0 +1,85 @@
+//! Why a host can't be started, with what to do about it.
+
+use std::{io, path::PathBuf};
+
+use codiusd_control::{
+    pay::SumsDisagree,
+    store::{OpenError, StoreFailed},
+};
+use codiusd_ilp::service;
+use codiusd_runtime::{
+    RuntimeError,
+    embedded::{self, Subnet},
+};
+
+/// The host can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory or file of `CODIUS_ROOT`.
+    #[error("CODIUS_ROOT {path}: can't {operation}")]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Another codiusd is running there.
+    #[error("CODIUS_ROOT {0} is in use by another codiusd; stop it, or choose another directory")]
+    Locked(PathBuf),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store's sums.
+    #[error(transparent)]
+    Sums(#[from] SumsDisagree),
+    /// Containers, without root.
+    #[error("codiusd needs root to run containers: run it with sudo (or CODIUS_RUNTIME=noop)")]
+    NotRoot,
+    /// Containers, as a root that may not do what root may.
+    #[error("codiusd needs CAP_SYS_ADMIN and CAP_NET_ADMIN to run containers: run it with both (or CODIUS_RUNTIME=noop)")]
+    LacksCapabilities,
+    /// Pods' addresses, which would be another host's too.
+    #[error("CODIUS_POD_SUBNET = \"{subnet}\" is in use by another codiusd; choose another network")]
+    SubnetInUse {
+        /// As it is set.
+        subnet: Subnet,
+        /// Who has it.
+        #[source]
+        source: embedded::OpenError,
+    },
+    /// The runtime.
+    #[error("the pods' runtime can't be started")]
+    Runtime(#[source] RuntimeError),
+    /// The front door.
+    #[error("the front door can't be opened (CODIUS_BIND_IP, CODIUS_PORT)")]
+    Edge(#[source] codiusd_proxy::StartError),
+    /// Interledger.
+    #[error("Interledger can't be started (CODIUS_ILP_LISTEN)")]
+    Ilp(#[source] service::StartError),
+    /// The pods of an earlier process.
+    #[error("the pods from before can't be taken over")]
+    Recover(#[source] StoreFailed),
+    /// The admin listener.
+    #[error("the admin listener can't be opened (CODIUS_ADMIN_PORT)")]
+    Admin(#[source] io::Error),
+    /// A metric that is registered twice.
+    #[error("metrics can't be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// The machine's memory.
+    #[error("can't read how much memory this machine has")]
+    Memory(#[source] io::Error),
+}
+
+impl From<embedded::OpenError> for StartError {
+    fn from(error: embedded::OpenError) -> Self {
+        match error {
+            embedded::OpenError::NotRoot => Self::NotRoot,
+            embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
+            embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
+            embedded::OpenError::Runtime(error) => Self::Runtime(error),
+        }
+    }
+}

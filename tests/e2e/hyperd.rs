@@ -1,0 +1,167 @@
+//! Pods at hyperd (its double), as operators and clients see it.
+
+use std::time::Duration;
+
+use codiusd_kit::{
+    CodiusCli, Host, HostBuilder, Payer, Upload,
+    hyperd::{self, Hyperd},
+    payer::pay_token,
+    until, web,
+};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{expiry, host};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+async fn double() -> Hyperd {
+    Hyperd::builder(&hyperd::binary().display().to_string()).start().await
+}
+
+fn on(hyperd: &Hyperd) -> HostBuilder {
+    host().set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string()).set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0")
+}
+
+/// A page, and a line in the log every moment.
+fn talking(hyperd: &Hyperd) -> Upload {
+    let script = "i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.1; done & exec /bin/httpd -f -p 8080 -h /www";
+    Upload::of(hyperd.image()).command(&["/bin/sh", "-c", script])
+}
+
+async fn info(host: &Host) -> Value {
+    host.api(Method::GET, "/info", None, None).await.json()
+}
+
+async fn metric(host: &Host, line: &str) -> Option<u64> {
+    let metrics = web::send(host.admin(), web::get(&host.admin().to_string(), "/metrics")).await.expect("metrics").text();
+    metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+}
+
+async fn answers(host: &Host, hash: &str) -> Option<()> {
+    (host.pod(hash, "/").await.status == StatusCode::OK).then_some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_codius_cli_works_with_pods_at_hyperd() {
+    let hyperd = double().await;
+    let host = on(&hyperd).start().await;
+    assert_eq!((&info(&host).await["runtime"], &info(&host).await["isolation"]), (&json!("hyperd"), &json!("virtual-machine")));
+    let cli = CodiusCli::new(host.ilp(), &talking(&hyperd));
+    let output = cli.run(&["upload", "--host", &host.uri(), "--duration", "60", "--debug", "--assume-yes"]).await;
+    let uploaded = cli.state().unwrap_or_else(|| panic!("codius upload has failed: {}", output.text));
+    until("the page", WITHIN, async || answers(&host, &uploaded.hash).await).await;
+    let first = expiry(&host, &uploaded.hash).await;
+    cli.run(&["extend", "--duration", "90", "--assume-yes"]).await;
+    assert!(expiry(&host, &uploaded.hash).await > first);
+    let mut tail = cli.tail();
+    for number in [3, 30] {
+        let line = format!("tick {number}");
+        tail.line(&line, WITHIN, |found| (found.contains(" app ") && found.contains(&line)).then_some(())).await;
+    }
+    assert!(metric(&host, "codius_hyperd_call_seconds_count{call=\"create\"}").await == Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_log_is_kept_alive() {
+    let hyperd = double().await;
+    let host = on(&hyperd).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &Upload::of(hyperd.image()).debug(), 60).await;
+    let mut follow = web::get(host.authority(), &format!("/pods/{hash}/logs?follow=true"));
+    follow.headers_mut().insert(http::header::USER_AGENT, "test".parse().expect("a value"));
+    let mut log = web::open(host.edge(), follow).await.expect("follow the log");
+    let frame = codiusd_kit::in_time("a ping", WITHIN, http_body_util::BodyExt::frame(log.body_mut())).await;
+    assert_eq!(frame.expect("it goes on").expect("it can be read").into_data().expect("data"), "ping\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_hyperd_pods_serve_on_and_no_money_is_asked_for() {
+    let mut hyperd = double().await;
+    let mut host = on(&hyperd).keep_pods().start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &talking(&hyperd).debug(), 600).await;
+    until("the page", WITHIN, async || answers(&host, &hash).await).await;
+    assert_eq!(info(&host).await["acceptingUploads"], true);
+
+    hyperd.kill9();
+    let refused = async |host: &Host| {
+        let upload = Upload::of(hyperd.image());
+        for (method, target) in
+            [(Method::POST, "/pods?duration=60".to_owned()), (Method::PUT, format!("/pods?manifestHash={hash}&duration=60"))]
+        {
+            let body = (method == Method::POST).then_some(upload.json());
+            let answer = host.api(method, &target, body, Some(&pay_token())).await;
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
+            assert!(answer.header("retry-after").is_some() && answer.header("pay").is_none());
+        }
+        assert_eq!(info(host).await["acceptingUploads"], false);
+    };
+    refused(&host).await;
+    answers(&host, &hash).await.expect("the pod serves on");
+
+    // A codiusd that starts meanwhile waits for its daemon, and says so.
+    host.kill9();
+    host.start_again().await;
+    refused(&host).await;
+    hyperd.start_again().await;
+    until("uploads to be taken again", WITHIN, async || (info(&host).await["acceptingUploads"] == true).then_some(())).await;
+    until("the pod's page", WITHIN, async || answers(&host, &hash).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_of_either_are_survived() {
+    let mut hyperd = double().await;
+    let mut host = on(&hyperd).keep_pods().start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &talking(&hyperd).debug(), 600).await;
+    until("the page", WITHIN, async || answers(&host, &hash).await).await;
+    let end = expiry(&host, &hash).await;
+
+    host.kill9();
+    host.start_again().await;
+    answers(&host, &hash).await.expect("adopted, and routed at once");
+    assert_eq!(metric(&host, "codius_pods_renewed_total{reason=\"worn\"}").await, Some(0));
+
+    hyperd.kill9();
+    hyperd.start_again().await;
+    until("a pod whose log is dead to be renewed", WITHIN, async || {
+        (metric(&host, "codius_pods_renewed_total{reason=\"worn\"}").await == Some(1)).then_some(())
+    })
+    .await;
+    until("the renewed pod's page", WITHIN, async || answers(&host, &hash).await).await;
+    let log = host.api(Method::GET, &format!("/pods/{hash}/logs"), None, None).await;
+    assert!(log.text().contains("app stdout tick 0"), "its log lives again: {}", log.text());
+
+    hyperd.terminate().await;
+    hyperd.start_again().await;
+    until("a pod that went with its daemon to be back", WITHIN, async || answers(&host, &hash).await).await;
+    assert_eq!(metric(&host, "codius_pods_renewed_total{reason=\"lost\"}").await, Some(1));
+    assert_eq!(expiry(&host, &hash).await, end, "its end stays");
+    let books = host.books();
+    assert_eq!(books.received, books.earned, "and nothing was charged for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_exited_pod_had_left_is_kept_and_its_memory_is_free() {
+    let hyperd = double().await;
+    let host = on(&hyperd).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let free = async || host.api(Method::GET, "/memory", None, None).await.json()["freeMem"].as_u64().expect("a number");
+    let before = free().await;
+    let upload = Upload::of(hyperd.image()).debug().command(&["/bin/sh", "-c", "echo bye; sleep 0.5"]);
+    let hash = payer.run_pod(&host, &upload, 600).await;
+    assert_eq!(free().await, before - (512 << 20));
+    let stopped = async || {
+        let answer = host.api(Method::GET, &format!("/pods?manifestHash={hash}"), None, None).await;
+        (answer.status == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    };
+    until("the exit to be noticed", WITHIN, stopped).await;
+    assert_eq!(host.pod(&hash, "/").await.status, StatusCode::NOT_FOUND, "its route is gone");
+    until("its memory to be free", WITHIN, async || (free().await == before).then_some(())).await;
+    assert_eq!(hyperd.vms(), 0);
+    assert_eq!(host.api(Method::GET, &format!("/pods/{hash}/logs"), None, None).await.text(), "app stdout bye\n");
+    payer.upload(&host, &upload, 60).await;
+    let left = jiff::Timestamp::now().duration_until(expiry(&host, &hash).await).as_secs();
+    assert!((600..=660).contains(&left), "what was left is added: {left} s");
+}
