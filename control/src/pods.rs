@@ -4,17 +4,21 @@
 //! |---|---|
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
 //! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
-//! | `keeper` | the table of pods and the way of a paid order through it |
+//! | `keeper` | the table of pods, and what may be asked of it |
+//! | `start` | a paid order and its pod, step by step |
 //! | `watch` | expiry; when to look after pods |
 //! | `notice` | exits, losses, pods that need a new start, pods nobody knows |
+//! | `listen` | a pod that has just been started and doesn't answer yet |
 //! | `metrics` | what happened without anybody asking |
 //! | `recover` | carrying out the reconciliation |
 
 mod keeper;
+mod listen;
 mod metrics;
 mod notice;
 mod reconcile;
 mod recover;
+mod start;
 mod state;
 mod watch;
 

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use codiusd_runtime::{Capabilities, LogLines, PodId, RunningPod, Runtime, RuntimeError};
+use codiusd_runtime::{Capabilities, LogLines, PodId, Runtime, RuntimeError};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,12 +23,12 @@ use url::Url;
 
 use super::{
     metrics::PodMetrics,
-    state::{Decision, EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, decide, later, upstream},
+    state::{Decision, Entry, Order, Stage, decide, later},
 };
 use crate::{
     clock::Clock,
     pay::{Desk, NotPaid},
-    store::{Store, StoreFailed, Write},
+    store::{Store, StoreFailed},
 };
 
 /// Where the front door learns of pods. Both calls take effect before they return.
@@ -318,12 +318,6 @@ impl Inner {
         Receipt { url: url.into(), manifest_hash: id.clone(), expiry: format!("{expires_at:.3}") }
     }
 
-    fn answer(&self, id: &PodId, expires_at: Timestamp) -> (Receipt, String) {
-        let receipt = self.receipt(id, expires_at);
-        let answer = serde_json::json!({ "url": receipt.url, "manifestHash": receipt.manifest_hash, "expiry": receipt.expiry });
-        (receipt, answer.to_string())
-    }
-
     /// An error until the pods from before the start are known.
     fn known(&self) -> Result<(), Refusal> {
         if self.recovering.load(Ordering::Acquire) { Err(Refusal::Recovering) } else { Ok(()) }
@@ -337,121 +331,8 @@ impl Inner {
         Memory { max: self.config.memory_max_bytes, held }
     }
 
-    fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> bool {
+    pub(super) fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> bool {
         order.spec.machine.memory_bytes <= self.memory(table, Some(&order.spec.id)).free()
-    }
-
-    /// Uses the payment up and moves the end of a pod that runs.
-    fn extend(&self, table: &mut HashMap<PodId, Entry>, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Vec<Write>), Refusal> {
-        let Some(Entry { stage: Stage::Running { expires_at, .. }, .. }) = table.get_mut(id) else {
-            return Err(Refusal::NoSuchPod(id.clone()));
-        };
-        let until = later(*expires_at, seconds);
-        let (receipt, answer) = self.answer(id, until);
-        let mut writes = vec![self.desk.begin(segment)?];
-        writes.extend(self.desk.finish(segment, answer)?);
-        *expires_at = until;
-        writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at: until }));
-        Ok((receipt, writes))
-    }
-
-    /// Takes the payment in hand and gives the pod its place in the table.
-    fn begin(
-        &self,
-        table: &mut HashMap<PodId, Entry>,
-        order: &Arc<Order>,
-        seconds: u32,
-        kept_seconds: u32,
-        segment: &str,
-    ) -> Result<Vec<Write>, Refusal> {
-        if !self.fits(table, order) {
-            return Err(Refusal::Full);
-        }
-        let payment = self.desk.begin(segment)?;
-        let seconds = seconds.saturating_add(kept_seconds);
-        let pod = Pod::Starting { segment: segment.to_owned(), seconds, kept_seconds };
-        let stage = Stage::Starting { segment: segment.to_owned(), seconds, kept_seconds };
-        table.insert(order.spec.id.clone(), Entry { order: order.clone(), stage });
-        let record = PodRecord { order: Order::clone(order), pod };
-        Ok(vec![payment, Write::Pod(Box::new(record))])
-    }
-
-    /// Starts a pod that is `Starting`, and writes down how that went.
-    async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
-        let id = &order.spec.id;
-        // What is left of an earlier run (an exited pod kept for its log) must make room.
-        let started = match self.runtime.stop(id).await {
-            Ok(()) => self.runtime.start(order.spec.clone()).await,
-            Err(error) => Err(error),
-        };
-        match started {
-            Ok(run) => {
-                let started_at = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
-                Ok(self.started(order, run, started_at).await?)
-            }
-            Err(error) => {
-                tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod failed to start; its payment is kept");
-                self.give_back(id).await?;
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Starting -> Running: uses up the payment and opens the route.
-    pub(super) async fn started(&self, order: &Arc<Order>, run: RunningPod, started_at: Timestamp) -> Result<Receipt, StoreFailed> {
-        let id = &order.spec.id;
-        let permit = self.store.reserve().await?;
-        let (receipt, durable) = {
-            let mut table = self.table();
-            let (segment, seconds) = match table.get(id).map(|entry| &entry.stage) {
-                Some(Stage::Starting { segment, seconds, .. }) => (segment.clone(), *seconds),
-                stage => unreachable!("only the task that starts a pod changes it, but {id} became {stage:?}"),
-            };
-            let expires_at = later(started_at, seconds);
-            let (receipt, answer) = self.answer(id, expires_at);
-            let mut writes = self.desk.finish(&segment, answer).unwrap_or_else(|_| unreachable!("payment {segment} was begun"));
-            writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at }));
-            table.insert(id.clone(), Entry { order: order.clone(), stage: Stage::Running { run, expires_at } });
-            (receipt, permit.send(writes))
-        };
-        durable.await?;
-        self.publish(id, &run);
-        tracing::info!(pod = %id, expiry = receipt.expiry, "pod runs");
-        self.announce();
-        Ok(receipt)
-    }
-
-    /// Opens the route of a pod, unless it has ended meanwhile: routes only change while the table is locked.
-    pub(super) fn publish(&self, id: &PodId, run: &RunningPod) {
-        let table = self.table();
-        let Some(Entry { order, stage: Stage::Running { run: now, .. } }) = table.get(id) else { return };
-        if let (true, Some(address)) = (now.incarnation == run.incarnation, upstream(order, run)) {
-            self.routes.publish(id, address, run.incarnation);
-        }
-    }
-
-    /// Starting -> gone (or exited, with what it had left before): the payment is free to be used again.
-    pub(super) async fn give_back(&self, id: &PodId) -> Result<(), StoreFailed> {
-        let permit = self.store.reserve().await?;
-        let durable = {
-            let mut table = self.table();
-            let Some(Entry { order, stage: Stage::Starting { segment, kept_seconds, .. } }) = table.get(id).cloned() else {
-                unreachable!("only the task that starts a pod changes it");
-            };
-            let mut writes: Vec<Write> = self.desk.give_back(&segment).into_iter().collect();
-            if kept_seconds == 0 {
-                table.remove(id);
-                writes.push(Write::ForgetPod(id.clone()));
-            } else {
-                let forget_at = self.clock.now().saturating_add(EXITED_KEPT).unwrap_or(Timestamp::MAX);
-                table.insert(id.clone(), Entry { order, stage: Stage::Exited { seconds: kept_seconds, forget_at } });
-                writes.push(Write::PodProgress(id.clone(), Pod::Exited { seconds: kept_seconds, forget_at }));
-            }
-            permit.send(writes)
-        };
-        durable.await?;
-        self.announce();
-        Ok(())
     }
 
     /// How long until `at`, not less than nothing.

@@ -147,6 +147,7 @@ impl Inner {
         };
         match started {
             Ok(run) => {
+                self.answers(order, &run).await;
                 place(Stage::Running { run, expires_at });
                 self.publish(id, &run);
             }
