@@ -11,7 +11,7 @@ use codiusd_kit::{
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::{expiry, host};
+use crate::{expiry, host, seconds_between};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -107,6 +107,22 @@ async fn without_hyperd_pods_serve_on_and_no_money_is_asked_for() {
     hyperd.start_again().await;
     until("uploads to be taken again", WITHIN, async || (info(&host).await["acceptingUploads"] == true).then_some(())).await;
     until("the pod's page", WITHIN, async || answers(&host, &hash).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_hangs_makes_no_pod_end_late() {
+    let hyperd = double().await;
+    let host = on(&hyperd).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &talking(&hyperd), 2).await;
+    let end = expiry(&host, &hash).await;
+    for nth in 1..=3 {
+        hyperd.fault(json!({ "call": "/list", "nth": nth, "do": "hang" })).await;
+    }
+    until("the pod to be unroutable", WITHIN, async || (host.pod(&hash, "/").await.status == StatusCode::NOT_FOUND).then_some(())).await;
+    let late = seconds_between(end, jiff::Timestamp::now());
+    assert!((0.0..1.0).contains(&late), "{late} s after its end");
+    until("its machine to be gone", WITHIN, async || (hyperd.vms() == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

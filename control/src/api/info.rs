@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 use tokio::fs;
 
 use super::Api;
@@ -42,7 +42,7 @@ fn number(line: Option<String>, index: usize) -> Option<f64> {
     line?.split_ascii_whitespace().nth(index)?.parse().ok()
 }
 
-/// An exact decimal as the number it is: shown, never counted with.
-fn cost(decimal: &str) -> Option<f64> {
+/// An exact decimal as a JSON number: `10`, not `10.0`.
+fn cost(decimal: &str) -> Option<Number> {
     decimal.parse().ok()
 }

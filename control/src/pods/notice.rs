@@ -30,6 +30,9 @@ const MISSING_LOOKS: u32 = 3;
 /// How long a worn pod is waited for to be quiet. After that it is renewed in the middle of its work: it may hang any time.
 const QUIET_WITHIN: Duration = Duration::from_secs(15 * 60);
 
+/// Worn pods that are renewed at a time: they serve, and each is away only as long as its own new start takes.
+const RENEWALS_AT_ONCE: usize = 1;
+
 /// What earlier looks have seen that takes more than one.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
@@ -117,7 +120,9 @@ impl Inner {
             tracing::warn!(pod = %pod.id, "the runtime was restarted and can't look after this pod any more; it is renewed when it is quiet");
             Instant::now()
         });
-        if self.routes.is_quiet(&pod.id) || since.elapsed() >= QUIET_WITHIN {
+        let due = self.routes.is_quiet(&pod.id) || since.elapsed() >= QUIET_WITHIN;
+        let renewing = self.table().values().filter(|entry| matches!(entry.stage, Stage::Reviving)).count();
+        if due && renewing < RENEWALS_AT_ONCE {
             self.renew(pod, Renewal::Worn);
         }
     }
@@ -174,8 +179,12 @@ impl Inner {
         earlier.orphans.retain(|id, _| unknown.contains(id));
         let grace = self.runtime.capabilities().orphan_grace;
         for id in unknown {
-            let since = *earlier.orphans.entry(id.clone()).or_insert_with(Instant::now);
-            if since.elapsed() < grace {
+            let Some(since) = earlier.orphans.get(&id) else {
+                // It may just have come to its end: what was listed is older than the table.
+                earlier.orphans.insert(id, Instant::now());
+                continue;
+            };
+            if since.elapsed() < grace || self.table().contains_key(&id) {
                 continue;
             }
             tracing::warn!(pod = %id, "a pod nobody pays for is stopped");

@@ -19,12 +19,14 @@ use crate::store::Write;
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
 impl Keeper {
-    /// Watches over the pods until the store fails; run it in a task of its own.
+    /// Watches over the pods, for ever; run it in a task of its own.
     pub async fn watch(&self) {
+        // Side by side: a runtime that is slow to answer makes no pod end late.
+        tokio::join!(self.watch_ends(), self.watch_runtime());
+    }
+
+    async fn watch_ends(&self) {
         let mut changed = self.0.changed.subscribe();
-        let mut poll = time::interval(self.0.config.look_every);
-        poll.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut earlier = Earlier::default();
         loop {
             let next_end = self.0.next_end().map(|at| self.0.until(at));
             let ended = async {
@@ -33,15 +35,20 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
-            let outcome = tokio::select! {
-                () = ended => {
-                    self.end_due();
-                    Ok(())
-                }
-                _ = changed.changed() => Ok(()),
-                _ = poll.tick() => self.0.look(&mut earlier).await,
-            };
-            if outcome.is_err() {
+            tokio::select! {
+                () = ended => self.end_due(),
+                _ = changed.changed() => {}
+            }
+        }
+    }
+
+    async fn watch_runtime(&self) {
+        let mut looks = time::interval(self.0.config.look_every);
+        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut earlier = Earlier::default();
+        loop {
+            looks.tick().await;
+            if self.0.look(&mut earlier).await.is_err() {
                 return;
             }
         }
