@@ -55,6 +55,8 @@ use crate::{
 const DURATION_DEFAULT: NonZeroU32 = NonZeroU32::new(3600).unwrap();
 /// How long requests under way get to finish when the host stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long stopping all pods may take.
+const PODS_STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long a start waits for its Interledger account.
 const ACCOUNT_WITHIN: Duration = Duration::from_secs(3);
 /// How long the store's writer may take to clear up.
@@ -81,7 +83,8 @@ pub struct App {
     store_failed: watch::Receiver<bool>,
     public_uri: Url,
     ready: ReadyFile,
-    _lock: File,
+    /// Of our directory, and of our hyperd.
+    _locks: (File, Option<File>),
 }
 
 impl App {
@@ -91,7 +94,7 @@ impl App {
             embedded::check_privileges()?;
         }
         let run = prepare_root(&config.root)?;
-        let lock = lock(&config.root)?;
+        let locks = (lock(&config.root)?, claim(config)?);
         ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
         let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
         let store_failed = store.failure();
@@ -159,7 +162,7 @@ impl App {
             store_failed,
             public_uri,
             ready,
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -201,7 +204,10 @@ impl App {
         interledger.stop().await;
         tasks.shutdown().await;
         if self.stop_pods {
-            keeper.stop_all().await;
+            let stopped = time::timeout(PODS_STOP_WITHIN, keeper.stop_all()).await;
+            if stopped.is_err() {
+                tracing::error!("pods couldn't be stopped in time and may run on (CODIUS_STOP_PODS_AT_EXIT)");
+            }
         }
         drop(keeper);
         // The store's writer clears up behind itself when nobody holds the store any more.
@@ -241,12 +247,34 @@ fn prepare_root(root: &Path) -> Result<PathBuf, StartError> {
 /// Keeps a second codiusd out. The lock goes with the process, however that ends.
 fn lock(root: &Path) -> Result<File, StartError> {
     let path = root.join("lock");
-    let fail = |source| StartError::Root { path: path.clone(), operation: "lock it", source };
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+    match lock_file(&path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(StartError::Locked(root.to_owned())),
+        Err(source) => Err(StartError::Root { path, operation: "lock it", source }),
+    }
+}
+
+/// A file, locked; none if another process has it locked.
+fn lock_file(path: &Path) -> io::Result<Option<File>> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::Locked(root.to_owned())),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Keeps two hosts from one hyperd: each would take the other's pods for orphans.
+fn claim(config: &Config) -> Result<Option<File>, StartError> {
+    let RuntimeChoice::Hyperd(socket) = &config.runtime else { return Ok(None) };
+    let path = socket.with_extension("codiusd.lock");
+    match lock_file(&path) {
+        Ok(Some(file)) => Ok(Some(file)),
+        Ok(None) => Err(StartError::HyperdInUse(socket.clone())),
+        Err(error) => {
+            tracing::warn!(%error, file = %path.display(), "can't be locked; make sure that no other codiusd uses this hyperd");
+            Ok(None)
+        }
     }
 }
 

@@ -29,6 +29,9 @@ pub enum StartError {
     /// Another codiusd is running there.
     #[error("CODIUS_ROOT {0} is in use by another codiusd; stop it, or choose another directory")]
     Locked(PathBuf),
+    /// Another codiusd has its pods there.
+    #[error("the hyperd at {0} is used by another codiusd; each needs a hyperd of its own (CODIUS_HYPER_SOCKET)")]
+    HyperdInUse(PathBuf),
     /// The store.
     #[error(transparent)]
     Store(#[from] OpenError),

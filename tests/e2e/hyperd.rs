@@ -6,6 +6,7 @@ use codiusd_kit::{
     CodiusCli, Host, HostBuilder, Payer, Upload,
     hyperd::{self, Hyperd},
     payer::pay_token,
+    process::Process,
     until, web,
 };
 use http::{Method, StatusCode};
@@ -156,6 +157,55 @@ async fn restarts_of_either_are_survived() {
     assert_eq!(expiry(&host, &hash).await, end, "its end stays");
     let books = host.books();
     assert_eq!(books.received, books.earned, "and nothing was charged for it");
+}
+
+/// Between its old machine and its new one a pod is nowhere, and still paid for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_the_middle_of_a_renewal_loses_no_pod() {
+    let mut hyperd = Hyperd::builder(&hyperd::binary().display().to_string()).boot_ms(1500).start().await;
+    let mut host = on(&hyperd).keep_pods().start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &talking(&hyperd), 600).await;
+    hyperd.kill9();
+    hyperd.start_again().await;
+    let creates = async || hyperd.calls().await.iter().filter(|(_, target, _)| target == "/pod/create").count();
+    until("the renewal's create", WITHIN, async || (creates().await == 2).then_some(())).await;
+    host.kill9();
+    host.start_again().await;
+    until("the pod's page", WITHIN, async || answers(&host, &hash).await).await;
+    assert_eq!((hyperd.vms(), info(&host).await["runningContracts"].as_u64()), (1, Some(1)));
+}
+
+/// What can't be cleared away keeps nobody waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_adopted_at_once_whatever_is_wrong_with_another() {
+    let hyperd = double().await;
+    let mut host = on(&hyperd).keep_pods().start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let lasting = payer.run_pod(&host, &talking(&hyperd), 600).await;
+    let ended = payer.run_pod(&host, &talking(&hyperd), 1).await;
+    until("the page", WITHIN, async || answers(&host, &lasting).await).await;
+    host.kill9();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for nth in 1..=4 {
+        hyperd.fault(json!({ "method": "DELETE", "call": "/pod", "nth": nth, "do": "error-500" })).await;
+    }
+    host.start_again().await;
+    answers(&host, &lasting).await.expect("routed at once");
+    assert_eq!(host.pod(&ended, "/").await.status, StatusCode::NOT_FOUND);
+    until("the other to be cleared away in the end", WITHIN, async || (hyperd.vms() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_hyperd_has_one_host() {
+    let hyperd = double().await;
+    let _host = on(&hyperd).start().await;
+    let root = tempfile::tempdir().expect("a directory");
+    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_codiusd"));
+    second.arg("serve").env("CODIUS_DEV", "true").env("CODIUS_PORT", "0").env("CODIUS_ILP_LISTEN", "127.0.0.1:0");
+    second.env("CODIUS_ROOT", root.path().join("root")).env("CODIUS_HYPER_SOCKET", hyperd.socket());
+    let said = Process::run("a second codiusd", &mut second, &root.path().join("log"), WITHIN).await;
+    assert!(!said.status.success() && said.text.contains("is used by another codiusd"), "{}", said.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,7 @@ use std::{
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use tokio::{sync::Semaphore, task};
+use tokio::{sync::Semaphore, task, time};
 
 use crate::{Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageRef};
 use client::{Call, Client};
@@ -53,6 +53,9 @@ use error::HyperdError;
 use images::Images;
 use metrics::Metrics;
 use survey::Seen;
+
+/// How long a daemon that is ready takes to say so.
+const READY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where hyperd is, and how much is asked of it at once.
 #[derive(Clone, Debug)]
@@ -119,7 +122,12 @@ impl Runtime for HyperdRuntime {
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
-        generation::current(&self.inner.client).await.map(drop).map_err(|error| unavailable("reaching hyperd", error))
+        if self.inner.admitted.available_permits() == 0 {
+            return Err(RuntimeError::Busy);
+        }
+        let asked = time::timeout(READY_WITHIN, generation::current(&self.inner.client));
+        let answered = asked.await.map_err(|elapsed| HyperdError::Lost(elapsed.into())).and_then(|answered| answered);
+        answered.map(drop).map_err(|error| unavailable("reaching hyperd", error))
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {

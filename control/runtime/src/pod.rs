@@ -133,6 +133,8 @@ pub enum PodState {
     Exited,
     /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
     Lost,
+    /// It is being made, or was made and never started: whoever made it was interrupted.
+    Unstarted,
 }
 
 /// One row of [`crate::Runtime::list`].

@@ -284,9 +284,7 @@ impl Keeper {
     /// Stops every pod and waits for it; what they had left to run is gone. For demonstrations and tests.
     pub async fn stop_all(&self) {
         let ids: Vec<PodId> = self.0.table().keys().cloned().collect();
-        for id in ids {
-            self.0.end(&id).await;
-        }
+        futures::future::join_all(ids.iter().map(|id| self.0.end(id))).await;
     }
 }
 

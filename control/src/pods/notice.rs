@@ -16,22 +16,24 @@ use std::{
 };
 
 use codiusd_runtime::{PodId, PodState, PodStatus, RunningPod};
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     keeper::Inner,
     metrics::Renewal,
-    state::{Pod, Stage},
+    state::{Entry, Pod, Stage},
 };
 use crate::store::{StoreFailed, Write};
 
 /// Looks in a row that must not find a pod before it counts as lost: a daemon that has just started may not know all yet.
 const MISSING_LOOKS: u32 = 3;
 /// How long a worn pod is waited for to be quiet. After that it is renewed in the middle of its work: it may hang any time.
-const QUIET_WITHIN: Duration = Duration::from_secs(15 * 60);
+const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
 /// Worn pods that are renewed at a time: they serve, and each is away only as long as its own new start takes.
 const RENEWALS_AT_ONCE: usize = 1;
+/// A renewal that takes longer than this keeps no other from its turn.
+const RENEWAL_TURN: Duration = Duration::from_secs(20);
 
 /// What earlier looks have seen that takes more than one.
 #[derive(Debug, Default)]
@@ -39,6 +41,10 @@ pub(super) struct Earlier {
     missing: HashMap<(PodId, u64), u32>,
     orphans: HashMap<PodId, Instant>,
     worn: HashMap<(PodId, u64), Instant>,
+    /// When worn pods have begun to be renewed.
+    renewed: HashMap<PodId, Instant>,
+    /// Orphans that are being stopped.
+    stopping: HashMap<PodId, JoinHandle<()>>,
     away: bool,
 }
 
@@ -80,8 +86,8 @@ impl Inner {
                         self.look_at_worn(&pod, earlier);
                     }
                 }
-                // It runs in another incarnation: its own task is changing it.
-                Some((PodState::Running(_), _)) => {}
+                // Its own task is changing it.
+                Some((PodState::Running(_) | PodState::Unstarted, _)) => {}
                 Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation).await?,
                 Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost),
                 None => {
@@ -93,7 +99,7 @@ impl Inner {
                 }
             }
         }
-        self.look_at_orphans(&found, earlier).await;
+        self.look_at_orphans(&found, earlier);
         Ok(())
     }
 
@@ -121,10 +127,18 @@ impl Inner {
             Instant::now()
         });
         let due = self.routes.is_quiet(&pod.id) || since.elapsed() >= QUIET_WITHIN;
-        let renewing = self.table().values().filter(|entry| matches!(entry.stage, Stage::Reviving)).count();
-        if due && renewing < RENEWALS_AT_ONCE {
+        if due && self.renewing(earlier) < RENEWALS_AT_ONCE {
+            earlier.renewed.insert(pod.id.clone(), Instant::now());
             self.renew(pod, Renewal::Worn);
         }
+    }
+
+    /// How many renewals have the turn.
+    fn renewing(&self, earlier: &mut Earlier) -> usize {
+        let table = self.table();
+        let is_changed = |id: &PodId| matches!(table.get(id).map(|entry| &entry.stage), Some(Stage::Reviving));
+        earlier.renewed.retain(|id, since| since.elapsed() < RENEWAL_TURN && is_changed(id));
+        earlier.renewed.len()
     }
 
     /// Running -> Reviving: stopped if it is still there, and started anew until the same end.
@@ -146,10 +160,11 @@ impl Inner {
         tokio::spawn(async move { inner.revive(&order, expires_at).await });
     }
 
-    /// Running -> Exited. Nothing happens if the pod has changed meanwhile, or runs in another incarnation by now.
-    async fn exited(&self, id: &PodId, incarnation: u64) -> Result<(), StoreFailed> {
+    /// Running -> Exited, by way of being changed while what is there of it is cleared away. Nothing happens if the pod has
+    /// changed meanwhile, or runs in another incarnation by now.
+    async fn exited(self: &Arc<Self>, id: &PodId, incarnation: u64) -> Result<(), StoreFailed> {
         let permit = self.store.reserve().await?;
-        let (durable, keep_log) = {
+        let (durable, order, exited) = {
             let mut table = self.table();
             let Some(entry) = table.get_mut(id) else { return Ok(()) };
             let Stage::Running { run, expires_at } = entry.stage else { return Ok(()) };
@@ -158,25 +173,34 @@ impl Inner {
             }
             self.routes.withdraw(id);
             let (seconds, forget_at) = self.what_is_left(expires_at);
-            entry.stage = Stage::Exited { seconds, forget_at };
+            // The log of a debug pod is kept with it; of any other nothing is.
+            entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Reviving };
             let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });
-            (permit.send(vec![write]), entry.order.debug)
+            (permit.send(vec![write]), entry.order.clone(), Stage::Exited { seconds, forget_at })
         };
         durable.await?;
         tracing::warn!(pod = %id, "all containers of the pod have exited; the time it had left is kept for another upload");
-        if !keep_log && let Err(error) = self.runtime.stop(id).await {
-            tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
-        }
         self.announce();
+        if !order.debug {
+            let (inner, id) = (Arc::clone(self), id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = inner.runtime.stop(&id).await {
+                    tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
+                }
+                inner.table().insert(id, Entry { order, stage: exited });
+                inner.announce();
+            });
+        }
         Ok(())
     }
 
-    async fn look_at_orphans(&self, found: &[PodStatus], earlier: &mut Earlier) {
+    fn look_at_orphans(self: &Arc<Self>, found: &[PodStatus], earlier: &mut Earlier) {
         let unknown: HashSet<PodId> = {
             let table = self.table();
             found.iter().map(|status| &status.id).filter(|id| !table.contains_key(*id)).cloned().collect()
         };
         earlier.orphans.retain(|id, _| unknown.contains(id));
+        earlier.stopping.retain(|_, task| !task.is_finished());
         let grace = self.runtime.capabilities().orphan_grace;
         for id in unknown {
             let Some(since) = earlier.orphans.get(&id) else {
@@ -187,10 +211,17 @@ impl Inner {
             if since.elapsed() < grace || self.table().contains_key(&id) {
                 continue;
             }
-            tracing::warn!(pod = %id, "a pod nobody pays for is stopped");
-            if let Err(error) = self.runtime.stop(&id).await {
-                tracing::error!(pod = %id, error = &error as &dyn std::error::Error, "it can't be stopped yet");
+            if earlier.stopping.get(&id).is_some_and(|task| !task.is_finished()) {
+                continue;
             }
+            tracing::warn!(pod = %id, "a pod nobody pays for is stopped");
+            let (inner, name) = (Arc::clone(self), id.clone());
+            let stop = tokio::spawn(async move {
+                if let Err(error) = inner.runtime.stop(&name).await {
+                    tracing::error!(pod = %name, error = &error as &dyn std::error::Error, "it can't be stopped yet");
+                }
+            });
+            earlier.stopping.insert(id, stop);
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use codiusd_runtime::{PodId, PodStatus, error::Fault};
+use codiusd_runtime::{PodId, PodStatus, RuntimeError};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::time;
 
@@ -15,6 +16,8 @@ use crate::store::{StoreFailed, Write};
 
 /// How often a pod that ran before is started anew before it counts as broken.
 const REVIVALS_MAX: u32 = 3;
+/// Each try to start a pod anew waits longer than the one before, up to this one.
+const RETRIES_SLOWER_UNTIL: u32 = 10;
 
 impl Keeper {
     /// Takes over the stored pods: those that run go on, interrupted starts are completed or their payment given back,
@@ -56,20 +59,28 @@ impl Keeper {
         }
     }
 
+    /// What needs no word from the runtime first: pods that run are routed at once, whatever is wrong with others.
     async fn take_over(&self, stored: Vec<PodRecord>, found: &[PodStatus]) -> Result<(), StoreFailed> {
         let repairs = reconcile(&stored, found, self.0.clock.now());
+        let mut later = Vec::new();
         for (record, (id, repair)) in stored.into_iter().zip(repairs) {
             tracing::info!(pod = %id, ?repair, "pod from before the start");
-            self.repair(&id, Arc::new(record.order), repair).await?;
+            later.extend(self.repair(&id, Arc::new(record.order), repair).await?);
         }
         self.0.count_others(found);
-        self.free_payments().await
+        self.free_payments().await?;
+        for work in later {
+            tokio::spawn(work);
+        }
+        Ok(())
     }
 
-    async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<(), StoreFailed> {
+    /// Gives a pod its place, and answers what has to be waited for; until then the pod is being changed.
+    async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<Option<BoxFuture<'static, ()>>, StoreFailed> {
         let place = |stage| {
             self.0.table().insert(id.clone(), Entry { order: order.clone(), stage });
         };
+        let (inner, name) = (self.0.clone(), id.clone());
         match repair {
             Repair::Complete { run, segment, seconds } => {
                 place(Stage::Starting { segment, seconds, kept_seconds: 0 });
@@ -77,9 +88,8 @@ impl Keeper {
                 self.0.started(&order, run, started_at).await?;
             }
             Repair::GiveBack { segment, kept_seconds } => {
-                self.stop_quietly(id).await;
                 place(Stage::Starting { segment, seconds: kept_seconds, kept_seconds });
-                self.0.give_back(id).await?;
+                return Ok(Some(Box::pin(async move { inner.undo_start(&name).await })));
             }
             Repair::Adopt { run, expires_at } => {
                 place(Stage::Running { run, expires_at });
@@ -87,9 +97,8 @@ impl Keeper {
             }
             Repair::Revive { expires_at } => {
                 place(Stage::Reviving);
-                let inner = self.0.clone();
                 let order = order.clone();
-                tokio::spawn(async move { inner.revive(&order, expires_at).await });
+                return Ok(Some(Box::pin(async move { inner.revive(&order, expires_at).await })));
             }
             Repair::Exited { expires_at } => {
                 let (seconds, forget_at) = self.0.what_is_left(expires_at);
@@ -98,33 +107,40 @@ impl Keeper {
             }
             Repair::Keep { seconds, forget_at } => place(Stage::Exited { seconds, forget_at }),
             Repair::Forget => {
-                place(Stage::Exited { seconds: 0, forget_at: Timestamp::UNIX_EPOCH });
-                self.0.end(id).await;
+                place(Stage::Stopping);
+                return Ok(Some(Box::pin(async move { inner.clear(&name).await })));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Payments that were in hand when the process ended and belong to no pod are free again.
     async fn free_payments(&self) -> Result<(), StoreFailed> {
         for segment in self.0.desk.consuming() {
+            let in_hand = |entry: &Entry| matches!(&entry.stage, Stage::Starting { segment: theirs, .. } if *theirs == segment);
+            if self.0.table().values().any(in_hand) {
+                continue;
+            }
             let permit = self.0.store.reserve().await?;
             let writes: Vec<Write> = self.0.desk.give_back(&segment).into_iter().collect();
             permit.send(writes).await?;
         }
         Ok(())
     }
-
-    async fn stop_quietly(&self, id: &PodId) {
-        if let Err(error) = self.0.runtime.stop(id).await {
-            tracing::error!(pod = %id, error = &error as &dyn std::error::Error, "a pod can't be stopped");
-        }
-    }
 }
 
 impl Inner {
-    /// Starts a pod that was lost, or that is worn; it keeps its end. While that is the host's fault it is tried again, and some
-    /// times in any case: it ran before.
+    /// Clears away what an interrupted start has left, and frees its payment.
+    async fn undo_start(&self, id: &PodId) {
+        if let Err(error) = self.runtime.stop(id).await {
+            tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "what is left of an interrupted start can't be removed yet");
+        }
+        // If the store has failed, the next start finds the pod as it was.
+        let _ = self.give_back(id).await;
+    }
+
+    /// Starts a pod that was lost, or that is worn; it keeps its end. It ran before: unless it is its own containers that don't
+    /// begin, this is tried until its time is over.
     pub(super) async fn revive(&self, order: &Arc<Order>, expires_at: Timestamp) {
         let id = &order.spec.id;
         let mut tries = 0;
@@ -135,9 +151,9 @@ impl Inner {
                 Err(error) => Err(error),
             };
             match &started {
-                Err(error) if (error.fault() == Fault::Host || tries < REVIVALS_MAX) && self.clock.now() < expires_at => {
+                Err(error) if !(is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
-                    time::sleep(self.config.retry_after).await;
+                    time::sleep(self.config.retry_after * tries.min(RETRIES_SLOWER_UNTIL)).await;
                 }
                 _ => break started,
             }
@@ -169,4 +185,9 @@ impl Inner {
     async fn keep(&self, id: &PodId, pod: Pod) -> Result<(), StoreFailed> {
         self.store.reserve().await?.send(vec![Write::PodProgress(id.clone(), pod)]).await
     }
+}
+
+/// Whether it is the pod itself that can't be started. A registry that is away, or a daemon in trouble, passes.
+fn is_broken(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::ImageRefused { .. } | RuntimeError::Start { .. })
 }

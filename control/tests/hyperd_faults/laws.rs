@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use codiusd_control::store::Store;
+use codiusd_control::{pods::Refusal, store::Store};
 use codiusd_runtime::PodId;
 use jiff::Timestamp;
 use tokio::{
@@ -28,7 +28,7 @@ const RUN_MAX: i64 = 600;
 pub(crate) async fn hold(world: &mut World) {
     everything_paid_is_used(world).await;
     // An exit that nobody has noticed yet would be taken for a pod that can be extended.
-    within("exits to be noticed", world, async |world| dead_routes(world).await).await;
+    within("exits to be noticed", world, async |world| unsettled(world).await).await;
     world.upload_all_once_more().await;
     everything_paid_is_used(world).await;
     within("all to be as it should", world, async |world| what_is_wrong(world).await).await;
@@ -80,6 +80,18 @@ async fn what_is_wrong(world: &World) -> Vec<String> {
         wrong.push(format!("hyperd holds {rows:?}, and paid are {expected:?}"));
     }
     wrong
+}
+
+/// What may still turn out to have ended.
+async fn unsettled(world: &World) -> Vec<String> {
+    let mut unsettled = dead_routes(world).await;
+    for paid in &world.paid {
+        let id = &paid.order.spec.id;
+        if let Err(Refusal::Changing(_)) = world.life().keeper.running(id) {
+            unsettled.push(format!("{id} is being changed"));
+        }
+    }
+    unsettled
 }
 
 /// Routes to what doesn't run or doesn't answer.

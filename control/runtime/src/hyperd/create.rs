@@ -118,33 +118,55 @@ impl Inner {
     /// Starts the containers of a created pod; they have begun when this returns.
     async fn begin(&self, id: &PodId, attempt: Attempt) -> Result<RunningPod, RuntimeError> {
         let fail = |error: HyperdError| error.into_runtime(id, "starting its containers");
-        match self.client.call(Call::Start, &[("podId", id.as_str())], None).await {
-            // It is seen below whether they were.
-            Ok(_) | Err(HyperdError::Lost(_)) => {}
-            Err(error) => return Err(fail(error)),
-        }
+        let mut told = self.tell_to_start(id).await.map_err(fail)?;
         let (deadline, mut begun) = (Instant::now() + BEGIN_WITHIN, None);
         loop {
-            let info = self.info(id).await.map_err(fail)?;
-            if let Some(step) = unable_to_run(&info) {
-                return Err(RuntimeError::Start { id: id.clone(), step, source: None });
-            }
-            if info.status.container_status.iter().all(|status| status.phase != ContainerPhase::Pending) {
-                let run = RunningPod { started_at: SystemTime::now(), ..running(&info, attempt).map_err(fail)? };
-                let (since, run) = *begun.get_or_insert_with(|| (Instant::now(), run));
-                if since.elapsed() >= WATCHED_FOR {
-                    if !self.is_where_it_says(id, &info).await.map_err(fail)? {
-                        return Err(fail(HyperdError::Busy("its machine was lost while it was started".to_owned())));
-                    }
-                    self.seen.remember(id, attempt, run, info.memory_bytes());
-                    return Ok(run);
+            match self.look_at_start(id, attempt, &mut begun).await {
+                Ok(Some(run)) => return Ok(run),
+                Ok(None) if begun.is_none() && !told => told = self.tell_to_start(id).await.map_err(fail)?,
+                Err(error @ RuntimeError::Start { .. }) => return Err(error),
+                // One lost answer is no failed start.
+                Ok(None) | Err(_) if Instant::now() < deadline => {}
+                Ok(None) => {
+                    let step = "its containers don't begin to run".to_owned();
+                    return Err(RuntimeError::Start { id: id.clone(), step, source: None });
                 }
-            } else if Instant::now() > deadline {
-                let step = "its containers don't begin to run".to_owned();
-                return Err(RuntimeError::Start { id: id.clone(), step, source: None });
+                Err(error) => return Err(error),
             }
             time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whether the answer came; it does no harm to tell it twice.
+    async fn tell_to_start(&self, id: &PodId) -> Result<bool, HyperdError> {
+        match self.client.call(Call::Start, &[("podId", id.as_str())], None).await {
+            Ok(_) => Ok(true),
+            Err(HyperdError::Lost(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The pod, if its containers have run for long enough; `begun` remembers since when.
+    async fn look_at_start(&self, id: &PodId, attempt: Attempt, begun: &mut Option<Instant>) -> Result<Option<RunningPod>, RuntimeError> {
+        let fail = |error: HyperdError| error.into_runtime(id, "starting its containers");
+        let info = self.info(id).await.map_err(fail)?;
+        if let Some(step) = unable_to_run(&info) {
+            return Err(RuntimeError::Start { id: id.clone(), step, source: None });
+        }
+        if info.status.container_status.iter().any(|status| status.phase == ContainerPhase::Pending) {
+            return Ok(None);
+        }
+        let since = *begun.get_or_insert_with(Instant::now);
+        if since.elapsed() < WATCHED_FOR {
+            return Ok(None);
+        }
+        if !self.is_where_it_says(id, &info).await.map_err(fail)? {
+            let step = "its machine was lost meanwhile".to_owned();
+            return Err(RuntimeError::Unavailable { operation: step, source: None });
+        }
+        let run = RunningPod { started_at: SystemTime::now(), ..running(&info, attempt).map_err(fail)? };
+        self.seen.remember(id, attempt, run, info.memory_bytes());
+        Ok(Some(run))
     }
 
     /// Deletes the pod and all it had; the caller has its turn. Not while it is being created: hyperd would leak its containers' names.

@@ -104,11 +104,9 @@ impl HyperdError {
             Self::NoSuchPod => RuntimeError::NoSuchPod(id),
             Self::NameTaken(_) => RuntimeError::AlreadyExists(id),
             Self::Busy(_) => RuntimeError::Busy,
-            Self::Away(_) | Self::Lost(_) | Self::Unreadable => {
+            // What hyperd refuses a description it has taken before for is its own trouble, and passes.
+            Self::Away(_) | Self::Lost(_) | Self::MissingImage | Self::NameLeaked { .. } | Self::Refused { .. } | Self::Unreadable => {
                 RuntimeError::Unavailable { operation: doing, source: Some(Box::new(self)) }
-            }
-            Self::MissingImage | Self::NameLeaked { .. } | Self::Refused { .. } => {
-                RuntimeError::Start { id, step: doing, source: Some(Box::new(self)) }
             }
         }
     }
@@ -139,6 +137,13 @@ pub(super) fn pull_reason(text: &str) -> &'static str {
 /// Whether a failed pull says something of the image, rather than of the way to the registry.
 pub(super) fn is_about_the_image(text: &str) -> bool {
     ["manifest unknown", "not found", "not a valid repository", "unauthorized", "denied"].iter().any(|words| text.contains(words))
+}
+
+impl HyperdError {
+    /// Whether it says something of hyperd as a whole, not of one pod.
+    pub(super) fn is_of_the_daemon(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Lost(_))
+    }
 }
 
 impl From<(Call, Box<dyn StdError + Send + Sync>)> for HyperdError {

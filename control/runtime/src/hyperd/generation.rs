@@ -31,9 +31,14 @@ pub(super) async fn current(client: &Client) -> Result<Generation, HyperdError> 
         Some(pid) => started(pid).await,
         None => None,
     };
-    let hash = Sha256::digest(format!("{} {peer:?} {started:?}", version.id));
+    let hash = Sha256::digest(format!("{} {peer:?} {started:?} {}", version.id, boot().await));
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash);
     Ok(Generation(u32::from_be_bytes([a, b, c, d])))
+}
+
+/// Which boot of the machine this is: process ids and ticks begin anew with each.
+async fn boot() -> String {
+    tokio::fs::read_to_string("/proc/sys/kernel/random/boot_id").await.unwrap_or_default()
 }
 
 /// When a process was started, in clock ticks after the machine (field 22 of /proc/PID/stat).

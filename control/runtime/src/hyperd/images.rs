@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     client::{Call, Client},
     error::{HyperdError, is_about_the_image, pull_reason},
+    wire::Info,
 };
 use crate::RuntimeError;
 
@@ -35,6 +36,13 @@ impl Images {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < KNOWN_MAX {
             known.insert(image.to_owned());
+        }
+    }
+
+    /// Remembers the images of a pod that hyperd has made.
+    pub(super) fn remember_all(&self, info: &Info) {
+        for container in &info.spec.containers {
+            self.remember(&container.image);
         }
     }
 

@@ -102,7 +102,8 @@ impl Reader {
             let frame = match time::timeout(SILENCE, self.open.body.frame()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(frame)) => frame.map_err(|error| self.broken(HyperdError::from((Call::Logs, error.into()))))?,
-                Err(_silence) if !self.follow => continue,
+                // hyperd writes what there is at once.
+                Err(silence) if !self.follow => return Err(self.broken(HyperdError::from((Call::Logs, silence.into())))),
                 Err(_silence) if self.ended => return Ok(None),
                 // One more silence for what it wrote last.
                 Err(_silence) => {

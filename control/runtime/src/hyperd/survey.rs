@@ -5,13 +5,15 @@
 //!
 //! | its machine | its containers | made under this run of the daemon | under an earlier one |
 //! |---|---|---|---|
+//! | being booted | | unstarted | unstarted |
+//! | there | none has begun | unstarted | exited, which hyperd forgets when it is restarted |
 //! | there | one runs | runs | runs, worn |
 //! | there | none runs | exited; the machine is taken from it | the same |
 //! | gone | | exited | lost, with the daemon |
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use super::{
@@ -21,7 +23,7 @@ use super::{
     error::HyperdError,
     generation::{self, Generation},
     names::{self, Attempt},
-    wire::{ContainerPhase, ContainerStatus, PodRow},
+    wire::{ContainerPhase, ContainerStatus, PodRow, PodSize},
 };
 use crate::{PodId, PodState, PodStatus, RunningPod};
 
@@ -31,7 +33,7 @@ pub(super) struct Seen {
     ours: Mutex<HashMap<PodId, (Attempt, RunningPod, u64)>>,
     /// Exited pods whose machine was taken by us: they weren't lost.
     retired: Mutex<HashMap<PodId, Attempt>>,
-    /// Memory of others' pods in bytes, by pod and machine.
+    /// Memory of pods that don't run for us in bytes, by pod and machine.
     others: Mutex<HashMap<(String, String), u64>>,
 }
 
@@ -65,10 +67,11 @@ impl Seen {
 struct Containers {
     attempt: Attempt,
     running: bool,
+    begun: bool,
 }
 
 /// Looks at all that hyperd holds.
-pub(super) async fn survey(inner: &Inner) -> Result<Vec<PodStatus>, HyperdError> {
+pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdError> {
     let generation = generation::current(&inner.client).await?;
     let (pods, containers) = (inner.list("pod").await?.pods, inner.list("container").await?.containers);
     let containers = by_pod(&containers);
@@ -76,7 +79,7 @@ pub(super) async fn survey(inner: &Inner) -> Result<Vec<PodStatus>, HyperdError>
     for row in pods.iter().filter_map(|row| PodRow::parse(row)) {
         match row.id.parse::<PodId>() {
             Ok(id) => statuses.push(look_at(inner, id, &row, &containers, generation).await?),
-            Err(_) => foreign = foreign.saturating_add(memory_of_other(inner, &row).await?),
+            Err(_) => foreign = foreign.saturating_add(memory_of(inner, &row).await?),
         }
     }
     inner.foreign_memory_bytes.store(foreign, Ordering::Relaxed);
@@ -94,69 +97,81 @@ fn by_pod(rows: &[String]) -> HashMap<PodId, Containers> {
             continue;
         };
         let Some((pod, _, attempt)) = names::parse(name) else { continue };
-        let running = ContainerPhase::parse(phase) == Some(ContainerPhase::Running);
-        pods.entry(pod).or_insert(Containers { attempt, running: false }).running |= running;
+        let phase = ContainerPhase::parse(phase);
+        let containers = pods.entry(pod).or_insert(Containers { attempt, running: false, begun: false });
+        containers.running |= phase == Some(ContainerPhase::Running);
+        containers.begun |= phase != Some(ContainerPhase::Pending);
     }
     pods
 }
 
 async fn look_at(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     id: PodId,
     row: &PodRow<'_>,
     containers: &HashMap<PodId, Containers>,
     generation: Generation,
 ) -> Result<PodStatus, HyperdError> {
-    let holds = row.holds_memory();
-    // A pod of our kind of name whose containers don't have ours is another program's: it is listed, and an orphan.
+    let status = |id, state, memory_bytes, worn| Ok(PodStatus { id, state, memory_bytes, worn });
     let Some(containers) = containers.get(&id) else {
-        let memory_bytes = if holds { memory_of_other(inner, row).await? } else { 0 };
-        return Ok(PodStatus { id, state: PodState::Exited, memory_bytes, worn: false });
+        // A pod with our kind of name and other containers is another program's: it is listed, and an orphan.
+        let state = if row.status == "pending" { PodState::Unstarted } else { PodState::Exited };
+        let memory_bytes = memory_of(inner, row).await?;
+        return status(id, state, memory_bytes, false);
     };
     let earlier = containers.attempt.generation() != generation;
-    if !holds {
+    if !row.holds_memory() {
         let exited = !earlier || inner.seen.retired().get(&id) == Some(&containers.attempt);
-        let state = if exited { PodState::Exited } else { PodState::Lost };
-        return Ok(PodStatus { id, state, memory_bytes: 0, worn: false });
+        if !exited {
+            inner.remember_images(&id).await;
+        }
+        return status(id, if exited { PodState::Exited } else { PodState::Lost }, 0, false);
+    }
+    if row.status == "pending" || (!containers.begun && !earlier) {
+        let memory_bytes = memory_of(inner, row).await?;
+        return status(id, PodState::Unstarted, memory_bytes, false);
+    }
+    if !containers.running {
+        if row.status == "running" {
+            let (inner, id, attempt) = (Arc::clone(inner), id.clone(), containers.attempt);
+            tokio::spawn(async move { take_machine(&inner, &id, attempt).await });
+        }
+        let memory_bytes = memory_of(inner, row).await?;
+        return status(id, PodState::Exited, memory_bytes, false);
     }
     let known = match inner.seen.known(&id, containers.attempt) {
         Some(known) => Some(known),
         None => read(inner, &id, containers.attempt).await?,
     };
-    let memory_bytes = known.map_or(0, |(_, memory)| memory);
-    let state = match known {
-        Some((run, _)) if containers.running => PodState::Running(run),
+    match known {
+        Some((run, memory_bytes)) => status(id, PodState::Running(run), memory_bytes, earlier),
         // It runs, but where can't be known.
-        None if containers.running => PodState::Lost,
-        _ => PodState::Exited,
-    };
-    // Not while it is being made: its containers haven't begun then.
-    let was_made = earlier || inner.seen.known(&id, containers.attempt).is_some();
-    if state == PodState::Exited && row.status == "running" && was_made {
-        take_machine(inner, &id, containers.attempt).await;
+        None => status(id, PodState::Lost, 0, false),
     }
-    Ok(PodStatus { id, state, memory_bytes, worn: earlier && containers.running })
 }
 
-/// What isn't in the lists; nothing if the pod went meanwhile, or is still being made.
+/// What isn't in the lists; nothing if it makes no sense, or the pod went meanwhile.
 async fn read(inner: &Inner, id: &PodId, attempt: Attempt) -> Result<Option<(RunningPod, u64)>, HyperdError> {
-    let info = match inner.info(id).await {
-        Ok(info) => info,
-        Err(HyperdError::NoSuchPod | HyperdError::Busy(_)) => return Ok(None),
-        Err(error) => return Err(error),
+    let read = async {
+        let info = inner.info(id).await?;
+        if !inner.is_where_it_says(id, &info).await? {
+            return Ok::<_, HyperdError>(None);
+        }
+        Ok(Some((running(&info, attempt)?, info)))
     };
-    if info.is_being_created() || info.status.container_status.iter().all(|status| status.phase == ContainerPhase::Pending) {
-        return Ok(None);
+    match read.await {
+        Ok(Some((run, info))) => {
+            inner.images.remember_all(&info);
+            inner.seen.remember(id, attempt, run, info.memory_bytes());
+            Ok(Some((run, info.memory_bytes())))
+        }
+        Ok(None) => Ok(None),
+        Err(error) if error.is_of_the_daemon() => Err(error),
+        Err(error) => {
+            tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "what hyperd says of the pod makes no sense");
+            Ok(None)
+        }
     }
-    if !inner.is_where_it_says(id, &info).await? {
-        return Ok(None);
-    }
-    let run = running(&info, attempt)?;
-    for container in &info.spec.containers {
-        inner.images.remember(&container.image);
-    }
-    inner.seen.remember(id, attempt, run, info.memory_bytes());
-    Ok(Some((run, info.memory_bytes())))
 }
 
 /// A pod whose containers have all exited keeps its machine, for ever, unless it is stopped. Its log stays.
@@ -171,17 +186,15 @@ async fn take_machine(inner: &Inner, id: &PodId, attempt: Attempt) {
     if !info.status.container_status.iter().all(same) {
         return;
     }
-    match inner.client.call(Call::Stop, &[("podId", id.as_str())], None).await {
-        Ok(_) => {
-            inner.seen.retired().insert(id.clone(), attempt);
-        }
-        Err(error) => {
-            tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "the machine of an exited pod can't be taken from it yet");
-        }
+    // Before it is done: whoever sees the pod without its machine must know why.
+    inner.seen.retired().insert(id.clone(), attempt);
+    if let Err(error) = inner.client.call(Call::Stop, &[("podId", id.as_str())], None).await {
+        tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "the machine of an exited pod can't be taken from it yet");
     }
 }
 
-async fn memory_of_other(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdError> {
+/// What a pod's machine holds, whoever made it. One that can't be asked about counts as one that says nothing of itself.
+async fn memory_of(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdError> {
     if !row.holds_memory() {
         return Ok(0);
     }
@@ -191,18 +204,26 @@ async fn memory_of_other(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdE
         return Ok(known);
     }
     let answer = inner.client.call(Call::Info, &[("podName", row.id)], None).await;
-    let info: super::wire::Info = match answer {
-        Ok(answer) => generation::read(&answer)?,
-        Err(HyperdError::NoSuchPod | HyperdError::Busy(_)) => return Ok(0),
-        Err(error) => return Err(error),
+    let size: PodSize = match answer.and_then(|answer| generation::read(&answer)) {
+        Ok(size) => size,
+        Err(error) if error.is_of_the_daemon() => return Err(error),
+        Err(_) => PodSize::default(),
     };
-    if !info.is_being_created() {
-        inner.seen.others().insert(key, info.memory_bytes());
+    // While it is being made it says less than it will.
+    if row.status != "pending" {
+        inner.seen.others().insert(key, size.memory_bytes());
     }
-    Ok(info.memory_bytes())
+    Ok(size.memory_bytes())
 }
 
 impl Inner {
+    /// A pod's images are there, also if it doesn't run any more: they can be run again without their registry.
+    async fn remember_images(&self, id: &PodId) {
+        if let Ok(info) = self.info(id).await {
+            self.images.remember_all(&info);
+        }
+    }
+
     /// Whether a container, as hyperd calls it, writes no more. After a restart of the daemon one that had exited is `pending`.
     pub(super) async fn has_ended(&self, pod: &PodId, name: &str) -> bool {
         match self.info(pod).await {

@@ -161,6 +161,25 @@ impl Info {
     }
 }
 
+/// All that is read of a pod that may be anybody's.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct PodSize {
+    #[serde(default)]
+    spec: SizeSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SizeSpec {
+    #[serde(default)]
+    memory: Option<u64>,
+}
+
+impl PodSize {
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.spec.memory.unwrap_or(MEMORY_DEFAULT).saturating_mul(MIB)
+    }
+}
+
 /// `/list`, of pods, containers or machines.
 #[derive(Debug, Deserialize)]
 pub(super) struct List {

@@ -74,8 +74,7 @@ pub(crate) async fn an_exited_pod_gives_its_machine_back(_: Host) {
     let runtime = open_hyperd(&hyperd);
     runtime.start(pod('a', vec![script(hyperd.image(), "app", "echo done")])).await.unwrap();
     until_exited(&runtime, &id('a')).await;
-    runtime.list().await.unwrap();
-    assert_eq!(hyperd.vms(), 0, "an exited pod holds no machine");
+    until("its machine to be taken", PATIENCE, async || (hyperd.vms() == 0).then_some(())).await;
     assert_eq!(runtime.list().await.unwrap()[0].memory_bytes, 0);
     assert_eq!(collect(runtime.logs(&id('a'), false).await.unwrap()).await, ["done"]);
     runtime.stop(&id('a')).await.unwrap();
