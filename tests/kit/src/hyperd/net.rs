@@ -58,13 +58,18 @@ pub(super) fn make_bridge(network: Ipv4Addr) -> Result<(), String> {
         return Ok(());
     }
     let host = address(network, 1);
-    ip(&format!("link add {bridge} type bridge\naddr add {host}/24 dev {bridge}\nlink set {bridge} up\n"))
+    // Without an address of its own a bridge takes the lowest of its ports', and machines that remember another one can't answer.
+    let own = format!("02:00:c0:a8:{:02x}:01", network.octets()[2]);
+    ip(&format!("link add {bridge} address {own} type bridge\naddr add {host}/24 dev {bridge}\nlink set {bridge} up\n"))
 }
 
 /// Gives the process's network namespace an interface on the bridge.
 pub(super) fn plug(address: Ipv4Addr, pid: u32) -> Result<(), String> {
     let (link, bridge) = (link(address), bridge(address));
-    ip(&format!("link add {link} type veth peer name eth0 netns {pid}\nlink set {link} master {bridge} up\n"))
+    let [_, _, network, host] = address.octets();
+    // The same for each machine with this address: who remembers an earlier one reaches the next.
+    let own = format!("02:42:c0:a8:{network:02x}:{host:02x}");
+    ip(&format!("link add {link} type veth peer name eth0 address {own} netns {pid}\nlink set {link} master {bridge} up\n"))
 }
 
 /// Sets up that interface, from inside.
