@@ -4,10 +4,10 @@
 //! A request is sent a second time, on a new connection, only when nobody can tell: the connection was a reused one and either never
 //! took the request, or ended without one byte of answer to an idempotent request without a body (RFC 9112 section 9.3.1).
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::EXPECT;
 use http::request::Parts;
@@ -19,14 +19,19 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::admit;
 use crate::body::{Download, Lease, Progress, Upload};
 use crate::conn::Conn;
 use crate::edge::Shared;
 use crate::headers;
 use crate::host::{self, Destination};
+use crate::limits::Limits;
 use crate::rescue::{self, Fault, Reader};
 use crate::tunnel;
-use crate::upstream::{DialError, Link, Route};
+use crate::upstream::{DialError, Link, Route, TunnelPlace};
+
+/// How often a request body that has used up its time is looked at again, at most: it may be the upstream that isn't reading.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers one request of a client connection.
 pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Download> {
@@ -42,31 +47,50 @@ pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
 }
 
 async fn forward(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Response<Download>, Fault> {
-    let edge = &conn.edge;
+    let (edge, now) = (&conn.edge, Instant::now());
+    let client = conn.via.client(request.headers(), &edge.policy);
+    edge.gate.request_of(client, now, &edge.policy, &edge.limits)?;
     let admitted = host::admit(request.method(), request.version(), request.uri(), request.headers())?;
+    conn.check(&admitted)?;
+    if let Some(location) = conn.redirect(&admitted, request.uri()) {
+        return Ok(rescue::moved(location).map(|page| Download::page(page, Arc::clone(conn))));
+    }
     let target = match admitted.destination {
         Destination::Pod(key) => Target::Pod(key.and_then(|key| edge.routes.route(&key)).ok_or(Fault::NoSuchPod)?),
         Destination::Control => Target::Control(Arc::clone(&edge.control)),
     };
+    target.check_room(edge, now, request.body().size_hint().lower())?;
     let can_upgrade = request.version() == Version::HTTP_11 && request.body().is_end_stream();
     let upgrade = headers::upgrade_of(request.headers()).filter(|_| can_upgrade);
-    let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let tunnel = match &upgrade {
+        Some(_) => {
+            let place = target.route().tunnel(&edge.limits).ok_or(Fault::PodTunnelsFull)?;
+            Some(Tunnel { client_side: hyper::upgrade::on(&mut request), place })
+        }
+        None => None,
+    };
 
     let (mut parts, body) = request.into_parts();
     if parts.version != Version::HTTP_11 || body.is_end_stream() || !headers::expects_continue(&parts.headers) {
         parts.headers.remove(EXPECT);
     }
-    headers::to_upstream(&mut parts.headers, admitted.host, conn.client.clone(), upgrade);
+    headers::to_upstream(&mut parts.headers, admitted.host, &conn.via, upgrade);
     let head = upstream_head(parts);
     let (response, lease) = exchange(conn, &target, head, body).await?;
     edge.metrics.answered(target.is_pod(), response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(conn, &target, client_side, response, lease);
+        return switch(conn, &target, tunnel, response, lease);
     }
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
     headers::to_client(&mut parts.headers, None).map_err(|_| target.broken())?;
     Ok(Response::from_parts(parts, Download::upstream(body, lease, Arc::clone(conn))))
+}
+
+/// What a request that asks for an upgrade may become.
+struct Tunnel {
+    client_side: OnUpgrade,
+    place: TunnelPlace,
 }
 
 /// The upstream of a request, and which faults its failures are.
@@ -87,6 +111,20 @@ impl Target {
         matches!(self, Target::Pod(_))
     }
 
+    /// Whether a request with at least `length` bytes of body may be sent there at `now`.
+    fn check_room(&self, edge: &Shared, now: Instant, length: u64) -> Result<(), Fault> {
+        match self {
+            Target::Pod(pod) => edge.gate.request_to(pod, now, &edge.limits),
+            Target::Control(_) if length > self.bytes_max(&edge.limits) => Err(Fault::BodyTooLarge),
+            Target::Control(_) => Ok(()),
+        }
+    }
+
+    /// Bytes a request body may have.
+    fn bytes_max(&self, limits: &Limits) -> u64 {
+        if self.is_pod() { u64::MAX } else { limits.control_body_bytes }
+    }
+
     fn patience(&self, edge: &Shared) -> Duration {
         if self.is_pod() { edge.limits.first_byte } else { edge.limits.control_first_byte }
     }
@@ -102,6 +140,7 @@ impl Target {
     fn not_dialled(&self, error: &DialError) -> Fault {
         tracing::debug!(error = error as &dyn std::error::Error, route = ?self.route(), "upstream not reached");
         match (self, error) {
+            (_, DialError::Unwanted(_)) => Fault::PodRefused,
             (Target::Pod(_), DialError::Timeout) => Fault::PodTimedOut,
             (Target::Pod(_), DialError::Connect(_)) => Fault::PodUnreachable,
             (Target::Control(_), DialError::Timeout | DialError::Connect(_)) => Fault::ControlUnreachable,
@@ -125,7 +164,7 @@ fn upstream_head(parts: Parts) -> Request<()> {
 /// Sends the request and waits for the head of the answer.
 async fn exchange(conn: &Conn, target: &Target, head: Request<()>, body: Incoming) -> Result<(Response<Incoming>, Lease), Fault> {
     let edge = &conn.edge;
-    let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::of(conn)));
+    let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::of(conn, target.bytes_max(&edge.limits))));
     let upload = progress.as_ref().map_or_else(Upload::none, |progress| Upload::new(body, Arc::clone(progress)));
     let mut request = head.map(|()| upload);
     if request.headers().contains_key(EXPECT) {
@@ -142,7 +181,7 @@ async fn exchange(conn: &Conn, target: &Target, head: Request<()>, body: Incomin
         }
         edge.metrics.upstream_retried.inc();
     }
-    let link = target.route().dial(&edge.limits).await.map_err(|error| target.not_dialled(&error))?;
+    let link = target.route().dial(&edge.limits, &edge.policy).await.map_err(|error| target.not_dialled(&error))?;
     edge.metrics.upstream_dialled.inc();
     match send(edge, target, link, request, progress.as_ref()).await? {
         Sent::Answered(response, lease) => Ok((response, lease)),
@@ -170,7 +209,11 @@ fn copy_without_body(request: &Request<Upload>) -> Request<Upload> {
 }
 
 fn lost(target: &Target, progress: Option<&Progress>) -> Fault {
-    if progress.is_some_and(Progress::failed) { Fault::BadBody } else { target.broken() }
+    match progress {
+        Some(upload) if upload.too_large() => Fault::BodyTooLarge,
+        Some(upload) if upload.failed() => Fault::BadBody,
+        _ => target.broken(),
+    }
 }
 
 /// What became of a request on one connection.
@@ -191,17 +234,11 @@ async fn send(
     progress: Option<&Arc<Progress>>,
 ) -> Result<Sent, Fault> {
     let received = link.received();
-    let mut answered = pin!(link.sender.try_send_request(request));
-    let mut frames = 0;
-    let result = loop {
-        match timeout(target.patience(edge), &mut answered).await {
-            Ok(result) => break result,
-            Err(_elapsed) => match progress {
-                Some(upload) if upload.frames() != frames => frames = upload.frames(),
-                Some(upload) if upload.awaits_client() => return Err(Fault::ClientStalled),
-                _ => return Err(target.timed_out()),
-            },
-        }
+    let answered = pin!(link.sender.try_send_request(request));
+    let patience = target.patience(edge);
+    let result = match progress {
+        None => timeout(patience, answered).await.map_err(|_elapsed| target.timed_out())?,
+        Some(upload) => while_sending(upload, &edge.limits, patience, answered).await?.ok_or_else(|| target.timed_out())?,
     };
     Ok(match result {
         Ok(response) => Sent::Answered(response, Lease { link, route: Arc::clone(target.route()), upload: progress.cloned() }),
@@ -215,6 +252,32 @@ async fn send(
     })
 }
 
+/// Awaits the answer as long as the request body moves, and fast enough. `None` when the upstream let `patience` pass.
+async fn while_sending<T>(
+    upload: &Progress,
+    limits: &Limits,
+    patience: Duration,
+    mut answered: Pin<&mut impl Future<Output = T>>,
+) -> Result<Option<T>, Fault> {
+    let (mut frames, mut since) = (0, Instant::now());
+    loop {
+        let allowed = admit::body_allowance(upload.bytes(), limits.body_grace, limits.body_bytes_per_second);
+        let left = allowed.saturating_sub(upload.waited()).max(LOOK_AGAIN);
+        if let Ok(answer) = timeout(left.min(patience.saturating_sub(since.elapsed())), answered.as_mut()).await {
+            return Ok(Some(answer));
+        }
+        let allowed = admit::body_allowance(upload.bytes(), limits.body_grace, limits.body_bytes_per_second);
+        if upload.awaits_client() && upload.waited() >= allowed {
+            return Err(Fault::ClientTooSlow);
+        }
+        if upload.frames() != frames {
+            (frames, since) = (upload.frames(), Instant::now());
+        } else if since.elapsed() >= patience {
+            return if upload.awaits_client() { Err(Fault::ClientStalled) } else { Ok(None) };
+        }
+    }
+}
+
 fn take_back(error: &mut TrySendError<Request<Upload>>) -> Option<Box<Request<Upload>>> {
     error.take_message().map(Box::new)
 }
@@ -223,11 +286,11 @@ fn take_back(error: &mut TrySendError<Request<Upload>>) -> Option<Box<Request<Up
 fn switch(
     conn: &Arc<Conn>,
     target: &Target,
-    client_side: Option<OnUpgrade>,
+    tunnel: Option<Tunnel>,
     mut response: Response<Incoming>,
     lease: Lease,
 ) -> Result<Response<Download>, Fault> {
-    let (Some(client_side), Some(protocol)) = (client_side, headers::upgrade_of(response.headers())) else {
+    let (Some(Tunnel { client_side, place }), Some(protocol)) = (tunnel, headers::upgrade_of(response.headers())) else {
         return Err(target.broken());
     };
     let upstream_side = hyper::upgrade::on(&mut response);
@@ -236,6 +299,6 @@ fn switch(
     parts.version = Version::HTTP_11;
     headers::to_client(&mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
     conn.clock.upgraded();
-    tunnel::open(client_side, upstream_side, lease, Arc::clone(conn));
+    tunnel::open(client_side, upstream_side, lease, place, Arc::clone(conn));
     Ok(Response::from_parts(parts, Download::page(bytes::Bytes::new(), Arc::clone(conn))))
 }

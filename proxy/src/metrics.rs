@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::gate::Full;
 use crate::rescue::Fault;
 
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -13,7 +14,8 @@ pub(crate) struct Metrics {
     control: [IntCounter; 5],
     faults: Vec<IntCounter>,
     pub(crate) connections: IntGauge,
-    pub(crate) connections_refused: IntCounter,
+    full_everywhere: IntCounter,
+    full_for_client: IntCounter,
     pub(crate) tunnels: IntGauge,
     pub(crate) upstream_dialled: IntCounter,
     pub(crate) upstream_reused: IntCounter,
@@ -25,14 +27,14 @@ impl Metrics {
         let answers = counters(registry, "codius_edge_answers_total", "Answers by destination and status class.", &["to", "status"])?;
         let faults = counters(registry, "codius_edge_faults_total", "Requests answered by the edge itself, by reason.", &["fault"])?;
         let upstream = counters(registry, "codius_edge_upstream_total", "Upstream connections by what was done.", &["event"])?;
-        let connections_refused = IntCounter::new("codius_edge_connections_refused_total", "Client connections over the limit.")?;
-        registry.register(Box::new(connections_refused.clone()))?;
+        let full = counters(registry, "codius_edge_connections_refused_total", "Client connections closed as they came.", &["reason"])?;
         Ok(Metrics {
             pod: STATUS_CLASSES.map(|class| answers.with_label_values(&["pod", class])),
             control: STATUS_CLASSES.map(|class| answers.with_label_values(&["control", class])),
             faults: Fault::ALL.iter().map(|fault| faults.with_label_values(&[fault.label()])).collect(),
             connections: gauge(registry, "codius_edge_connections", "Client connections open, tunnels included.")?,
-            connections_refused,
+            full_everywhere: full.with_label_values(&["everywhere"]),
+            full_for_client: full.with_label_values(&["for_client"]),
             tunnels: gauge(registry, "codius_edge_tunnels", "Upgraded connections open.")?,
             upstream_dialled: upstream.with_label_values(&["dialled"]),
             upstream_reused: upstream.with_label_values(&["reused"]),
@@ -45,6 +47,14 @@ impl Metrics {
         let handles = if to_pod { &self.pod } else { &self.control };
         if let Some(handle) = handles.get(usize::from(status.as_u16() / 100).saturating_sub(1)) {
             handle.inc();
+        }
+    }
+
+    /// Counts a connection that was closed as it came.
+    pub(crate) fn turned_away(&self, full: Full) {
+        match full {
+            Full::Everywhere => self.full_everywhere.inc(),
+            Full::ForClient => self.full_for_client.inc(),
         }
     }
 

@@ -10,14 +10,15 @@ use tokio::io::copy_bidirectional;
 use crate::body::Lease;
 use crate::conn::Conn;
 use crate::metrics::Counted;
+use crate::upstream::TunnelPlace;
 
 /// Joins the two sides once both have upgraded; a half that ends is passed on as a half-close.
-pub(crate) fn open(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, conn: Arc<Conn>) {
+pub(crate) fn open(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, place: TunnelPlace, conn: Arc<Conn>) {
     let cut = lease.route.cut_after(conn.edge.limits.withdrawn_grace);
     let tracker = conn.edge.tasks.clone();
     tracker.spawn(async move {
-        let _upgrading = lease;
         let _open = Counted::new(&conn.edge.metrics.tunnels);
+        let _upgrading = (lease, place);
         tokio::select! {
             ended = join(client, upstream) => {
                 if let Err(error) = ended {
