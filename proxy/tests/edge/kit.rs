@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, RouteTable, Upstream};
+use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, Policy, RouteTable, TlsConfig, Upstream};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -51,19 +51,30 @@ impl House {
     }
 
     pub(crate) fn without_control(limits: Limits) -> House {
-        House::start(limits, Arc::new(RouteTable::new()))
+        House::under(limits, Policy::default())
+    }
+
+    /// As `without_control`.
+    pub(crate) fn under(limits: Limits, policy: Policy) -> House {
+        House::start(limits, policy, Arc::new(RouteTable::new()), None)
     }
 
     /// A second edge, without a control plane, that serves the routes of `house`.
     pub(crate) fn beside(house: &House) -> House {
-        House::start(Limits::default(), Arc::clone(&house.routes))
+        House::start(Limits::default(), Policy::default(), Arc::clone(&house.routes), None)
     }
 
-    fn start(limits: Limits, routes: Arc<RouteTable>) -> House {
+    pub(crate) fn start(limits: Limits, policy: Policy, routes: Arc<RouteTable>, tls: Option<TlsConfig>) -> House {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
-        let config =
-            EdgeConfig { listen: "127.0.0.1:0".parse().unwrap(), control_socket: dir.path().join("control.sock"), threads: 2, limits };
+        let config = EdgeConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            control_socket: dir.path().join("control.sock"),
+            threads: 2,
+            tls,
+            limits,
+            policy,
+        };
         let edge = Edge::start(config, Arc::clone(&routes), &registry).unwrap();
         House { edge, routes, registry, dir }
     }

@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
+mod apart;
 mod draining;
 mod early;
 mod framing;
+mod h2;
 mod kit;
+mod limits;
 mod pooling;
 mod routing;
+mod secure;
 mod streaming;
+mod tls;
 mod tunnels;
