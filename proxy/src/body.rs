@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prometheus::IntCounter;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use crate::conn::Conn;
 use crate::limits::Limits;
 use crate::upstream::{Link, Route};
+use crate::visit::Visit;
 
 /// How far a request body has come, so that waiting for the answer is only bounded while nothing moves.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Progress {
     frames: AtomicU64,
     bytes: AtomicU64,
     bytes_max: u64,
+    received: IntCounter,
     /// Microseconds spent waiting for the client, the wait under way not counted.
     waited: AtomicU64,
     /// When the wait under way began, in microseconds since `begun` and at least 1; 0 when the client isn't waited for.
@@ -40,6 +43,7 @@ impl Progress {
             frames: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_max,
+            received: conn.edge.metrics.received.clone(),
             waited: AtomicU64::new(0),
             waiting_since: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -163,6 +167,7 @@ impl Body for Upload {
         match frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                progress.received.inc_by(length);
                 let bytes = progress.bytes.fetch_add(length, Ordering::Relaxed).saturating_add(length);
                 if bytes > progress.bytes_max {
                     progress.too_large.store(true, Ordering::Relaxed);
@@ -216,6 +221,8 @@ impl Lease {
 #[derive(Debug)]
 pub(crate) struct Download {
     source: Source,
+    /// None when the request has become a tunnel.
+    visit: Option<Visit>,
     conn: Arc<Conn>,
 }
 
@@ -226,14 +233,26 @@ enum Source {
 }
 
 impl Download {
-    pub(crate) fn page(page: Bytes, conn: Arc<Conn>) -> Download {
-        Download { source: Source::Page(page), conn }
+    /// The edge's own page.
+    pub(crate) fn page(page: Bytes, visit: Visit, conn: Arc<Conn>) -> Download {
+        Download { source: Source::Page(page), visit: Some(visit), conn }
     }
 
-    pub(crate) fn upstream(body: Incoming, lease: Lease, conn: Arc<Conn>) -> Download {
-        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, conn };
+    /// Nothing: what follows belongs to the tunnel.
+    pub(crate) fn switched(conn: Arc<Conn>) -> Download {
+        Download { source: Source::Page(Bytes::new()), visit: None, conn }
+    }
+
+    pub(crate) fn upstream(body: Incoming, lease: Lease, visit: Visit, conn: Arc<Conn>) -> Download {
+        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, visit: Some(visit), conn };
         download.give_back_if_done(false);
         download
+    }
+
+    fn count(&mut self, bytes: usize) {
+        if let Some(visit) = &mut self.visit {
+            visit.sent(bytes);
+        }
     }
 
     fn give_back_if_done(&mut self, saw_end: bool) {
@@ -253,12 +272,19 @@ impl Body for Download {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.source {
             Source::Page(page) if page.is_empty() => Poll::Ready(None),
-            Source::Page(page) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(page))))),
+            Source::Page(page) => {
+                let page = std::mem::take(page);
+                self.count(page.len());
+                Poll::Ready(Some(Ok(Frame::data(page))))
+            }
             Source::Upstream { body, .. } => {
                 let polled = Pin::new(body).poll_frame(cx);
                 match &polled {
                     Poll::Ready(None) => self.give_back_if_done(true),
-                    Poll::Ready(Some(Ok(_))) => self.give_back_if_done(false),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        self.count(frame.data_ref().map_or(0, Bytes::len));
+                        self.give_back_if_done(false);
+                    }
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
                 polled

@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::{AccessLog, Log};
 use crate::conn::{self, Conn};
 use crate::gate::Gate;
 use crate::h2;
@@ -65,6 +66,8 @@ pub struct EdgeConfig {
     pub limits: Limits,
     /// Whom is believed, counted and connected to.
     pub policy: Policy,
+    /// A log of requests; none: there is none.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Why an edge did not start.
@@ -84,6 +87,9 @@ pub enum StartError {
     /// The registry has these metrics already.
     #[error("cannot register the edge's metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The access log's file can't be opened.
+    #[error("cannot open the access log")]
+    AccessLog(#[source] io::Error),
     /// No thread for the server.
     #[error("cannot start the edge's thread")]
     Thread(#[source] io::Error),
@@ -107,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<Route>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
+    pub(crate) access: Option<Log>,
     /// The port of https that requests over plain HTTP are sent to.
     pub(crate) redirect: Option<u16>,
     /// What is said to browsers over https.
@@ -132,6 +139,8 @@ impl Edge {
         let tls_addresses: Vec<SocketAddr> = secure.iter().map(|(_, address)| *address).collect();
         let redirect = config.tls.as_ref().filter(|tls| tls.redirect);
         let hsts = config.tls.as_ref().map_or(0, |tls| tls.hsts_seconds);
+        let metrics = Metrics::register(registry).map_err(StartError::Metrics)?;
+        let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone()));
         let shared = Arc::new(Shared {
             routes,
             control: Arc::new(Route::new(Address::Unix(config.control_socket))),
@@ -139,7 +148,8 @@ impl Edge {
             gate: Gate::new(&config.limits),
             policy: config.policy,
             limits: config.limits,
-            metrics: Metrics::register(registry).map_err(StartError::Metrics)?,
+            metrics,
+            access: access.transpose().map_err(StartError::AccessLog)?,
             redirect: redirect.and_then(|tls| tls.public_port.or_else(|| tls_addresses.first().map(SocketAddr::port))),
             hsts: (hsts > 0).then(|| HeaderValue::from_str(&format!("max-age={hsts}")).ok()).flatten(),
             tasks: TaskTracker::new(),
@@ -182,8 +192,13 @@ impl Edge {
             self.shared.tasks.wait().await;
         }
         drop(self.end);
-        let server = self.server;
-        let joined = tokio::task::spawn_blocking(move || server.join()).await;
+        let (server, shared) = (self.server, self.shared);
+        let joined = tokio::task::spawn_blocking(move || {
+            let joined = server.join();
+            shared.access.as_ref().inspect(|log| log.close());
+            joined
+        })
+        .await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the edge's thread panicked");
         }

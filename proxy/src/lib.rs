@@ -24,6 +24,8 @@
 //! limits   every number that bounds something
 //! policy   whom is believed, counted and connected to
 //! metrics  counters with closed labels
+//! visit    what is counted and logged of one request
+//! access   the access log
 //! ```
 //!
 //! # Posture towards odd HTTP/1 (hyper's own parser unless noted)
@@ -49,6 +51,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod admit;
 mod body;
 mod conn;
@@ -67,7 +70,9 @@ mod route;
 mod tls;
 mod tunnel;
 mod upstream;
+mod visit;
 
+pub use access::{AccessFormat, AccessLog};
 pub use edge::{Edge, EdgeConfig, StartError};
 pub use limits::Limits;
 pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};

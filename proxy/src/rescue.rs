@@ -21,13 +21,17 @@
 //! | `ControlBroken` | 502 | host | look at the control plane's log |
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
 
 /// Seconds after which a client may try again when something is down that should come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 /// The same for requests that come too fast: they are counted by the second.
 const RETRY_NEXT_SECOND: HeaderValue = HeaderValue::from_static("1");
+
+/// Who answers: no version, which would only help whoever looks for a weak one.
+const OURSELVES: HeaderValue = HeaderValue::from_static("codiusd");
 
 /// Why a request gets no upstream's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,15 +154,16 @@ pub(crate) fn moved(location: HeaderValue) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(SERVER, OURSELVES);
     response
 }
 
 /// The answer to a request that failed with `fault`.
-pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
+pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<Bytes> {
     let status = fault.status();
     let title = status.canonical_reason().unwrap_or("Error");
     let (kind, text) = match reader {
-        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, fault.message())),
+        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, fault.message(), now)),
         Reader::Program => (
             "application/json; charset=utf-8",
             serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": fault.message() }).to_string(),
@@ -169,6 +174,7 @@ pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SERVER, OURSELVES);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
@@ -181,11 +187,12 @@ pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
     response
 }
 
-fn page(status: u16, title: &str, message: &str) -> String {
+fn page(status: u16, title: &str, message: &str, now: Timestamp) -> String {
+    let time = now.strftime("%Y-%m-%d %H:%M:%S");
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{status} {title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}}\
-         </style><h1>{title}</h1><p>{message}</p><p><small>{status}</small></p></html>\n"
+         </style><h1>{title}</h1><p>{message}</p><p><small>{status} &middot; {time} UTC</small></p></html>\n"
     )
 }
 

@@ -60,6 +60,7 @@ async fn memory_does_not_follow_body_size() {
         tls: None,
         limits: Limits::default(),
         policy: Policy::default(),
+        access_log: None,
     };
     let edge = Edge::start(config, routes, &prometheus::Registry::new()).unwrap();
     let host = format!("{key}.localhost");

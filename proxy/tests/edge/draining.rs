@@ -107,6 +107,7 @@ async fn what_prevents_a_start_is_said() {
         tls: None,
         limits: Limits::default(),
         policy: Policy::default(),
+        access_log: None,
     };
     let start = |listen, registry: &prometheus::Registry| Edge::start(config(listen), Arc::new(RouteTable::new()), registry);
     let taken = start(house.edge.address(), &prometheus::Registry::new());

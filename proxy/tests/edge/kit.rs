@@ -65,17 +65,23 @@ impl House {
     }
 
     pub(crate) fn start(limits: Limits, policy: Policy, routes: Arc<RouteTable>, tls: Option<TlsConfig>) -> House {
+        House::shaped(routes, |config| EdgeConfig { tls, limits, policy, ..config })
+    }
+
+    /// An edge with the defaults as `shape` changes them, without a control plane.
+    pub(crate) fn shaped(routes: Arc<RouteTable>, shape: impl FnOnce(EdgeConfig) -> EdgeConfig) -> House {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
         let config = EdgeConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             control_socket: dir.path().join("control.sock"),
             threads: 2,
-            tls,
-            limits,
-            policy,
+            tls: None,
+            limits: Limits::default(),
+            policy: Policy::default(),
+            access_log: None,
         };
-        let edge = Edge::start(config, Arc::clone(&routes), &registry).unwrap();
+        let edge = Edge::start(shape(config), Arc::clone(&routes), &registry).unwrap();
         House { edge, routes, registry, dir }
     }
 
@@ -94,6 +100,20 @@ impl House {
     /// One request on a connection of its own.
     pub(crate) async fn ask(&self, request: &str) -> Answer {
         self.connect().await.ask(request).await
+    }
+
+    /// The value of the counter with these labels (among others), or how often the histogram was told something.
+    pub(crate) fn counted(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
+        let has = |metric: &&prometheus::proto::Metric| {
+            labels.iter().all(|(label, value)| metric.get_label().iter().any(|pair| (pair.name(), pair.value()) == (*label, *value)))
+        };
+        let values = family.get_metric().iter().filter(has).map(|metric| {
+            let observed = u32::try_from(metric.get_histogram().get_sample_count()).unwrap();
+            metric.get_counter().get_value() + f64::from(observed)
+        });
+        values.sum()
     }
 
     /// The value of a counter or gauge, summed over its labels.

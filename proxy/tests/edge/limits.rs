@@ -64,7 +64,10 @@ async fn one_client_cannot_send_for_all() {
 #[tokio::test]
 async fn clients_behind_a_proxy_are_told_apart_and_tools_on_the_machine_are_not_counted() {
     let limits = Limits { requests_per_client: 5, connections_per_client: 1, ..Limits::default() };
-    let house = House::under(limits.clone(), Policy { trusted_proxies: vec!["127.0.0.9".parse().unwrap()], ..Policy::default() });
+    let house = House::under(
+        limits,
+        Policy { trusted_proxies: vec!["127.0.0.9".parse().unwrap()], uncounted: vec!["127.0.0.2".parse().unwrap()], ..Policy::default() },
+    );
     house.control(|stream| mirror(stream, "control"));
     let from = |client: &str| format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 127.0.0.1, {client}\r\n\r\n");
     let begun = Instant::now();
