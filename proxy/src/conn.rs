@@ -96,7 +96,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let edge = Arc::clone(&conn.edge);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None };
+    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None, stalled: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
         let conn = Arc::clone(&conn);
@@ -112,6 +112,9 @@ where
             biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
+                    if error.is_parse() {
+                        edge.metrics.cut.malformed.inc();
+                    }
                     tracing::debug!(%error, "client connection ended");
                 }
                 return;
@@ -171,6 +174,10 @@ impl Clock {
         }
     }
 
+    fn is_in_head(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == HEAD
+    }
+
     /// When the wait that the connection is in has lasted too long.
     fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Instant> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
@@ -182,7 +189,7 @@ impl Clock {
     }
 }
 
-/// The client's stream, whose reads fail when the clock says so.
+/// The client's stream, whose reads fail when the clock says so, and whose writes when the client takes none.
 #[derive(Debug)]
 struct Timed<S> {
     stream: S,
@@ -190,6 +197,8 @@ struct Timed<S> {
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
+    /// Ends the wait for a client that takes no more of what is sent to it.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + Unpin> Timed<S> {
@@ -212,6 +221,19 @@ impl<S: AsyncRead + Unpin> Timed<S> {
         }
     }
 
+    /// Fails what the client has kept waiting for too long.
+    fn poll_unstalled<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let edge = &self.conn.edge;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(edge.limits.send_stall)));
+        ready!(stalled.as_mut().poll(cx));
+        edge.metrics.cut.send_stall.inc();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Takes what a client that has its answer still sends, until it ends or `farewell` does: closing the connection earlier would
     /// answer it with a reset, which overtakes the answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -232,7 +254,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
             Poll::Ready(_) => self.conn.clock.bytes_came(),
-            Poll::Pending if self.poll_overdue(cx).is_ready() => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending if self.poll_overdue(cx).is_ready() => {
+                if self.conn.clock.is_in_head() {
+                    self.conn.edge.metrics.cut.header_deadline.inc();
+                }
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             Poll::Pending => {}
         }
         polled
@@ -241,12 +268,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.poll_unstalled(polled, cx)
     }
 
     /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        let polled = self.poll_unstalled(flushed, cx);
         if polled.is_ready() && self.poll_overdue(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -265,7 +294,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.poll_unstalled(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

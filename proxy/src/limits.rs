@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `connections`, `connections_per_client` | closed as it arrives: an answer would cost what the bound is to save |
 //! | `header_bytes` | 431, connection closed |
-//! | `header_deadline`, `keep_alive` | connection closed |
+//! | `header_deadline`, `keep_alive`, `send_stall` | connection closed |
 //! | `requests_per_client`, `requests_per_pod` | 429, Retry-After |
 //! | `control_body_bytes` | 413 |
 //! | `body_bytes_per_second` after `body_grace` | 408 |
@@ -42,6 +42,8 @@ pub struct Limits {
     /// How long a client that has been answered before the end of its request may go on sending: closed while it sends, it could
     /// lose the answer.
     pub linger: Duration,
+    /// How long a client over HTTP/1 may take none of what is sent to it, in answers and tunnels.
+    pub send_stall: Duration,
     /// Bytes of a request body for the control plane. It has a bound of its own, which is lower, so that its refusal is the one
     /// that is read.
     pub control_body_bytes: u64,
@@ -85,6 +87,7 @@ impl Default for Limits {
             header_deadline: Duration::from_secs(10),
             keep_alive: Duration::from_secs(60),
             linger: Duration::from_secs(2),
+            send_stall: Duration::from_secs(60),
             control_body_bytes: 8 * 1024 * 1024,
             body_bytes_per_second: 100,
             body_grace: Duration::from_secs(60),

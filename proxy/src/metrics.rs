@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     full_everywhere: IntCounter,
     full_for_client: IntCounter,
+    pub(crate) cut: Cut,
     pub(crate) tunnels: IntGauge,
     pub(crate) upstream: Upstreams,
     /// Body bytes from clients, and those of tunnels.
@@ -40,6 +41,15 @@ pub(crate) struct Metrics {
     /// The same to clients.
     pub(crate) sent: IntCounter,
     pub(crate) log_dropped: IntCounter,
+}
+
+/// Client connections that are closed for what the client does or doesn't.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// What it sends over HTTP/1 is none, or its head is too large.
+    pub(crate) malformed: IntCounter,
+    pub(crate) header_deadline: IntCounter,
+    pub(crate) send_stall: IntCounter,
 }
 
 /// What is done with upstream connections, and what goes wrong.
@@ -68,6 +78,7 @@ impl Metrics {
         let faults = counters(registry, "codius_edge_faults_total", "Requests answered by the edge itself, by reason.", &["fault"])?;
         let upstream = counters(registry, "codius_edge_upstream_total", "Upstream connections, by what became of them.", &["event"])?;
         let full = counters(registry, "codius_edge_connections_refused_total", "Client connections closed as they came.", &["reason"])?;
+        let cut = counters(registry, "codius_edge_connections_cut_total", "Client connections closed for a client's fault.", &["reason"])?;
         let bytes = counters(registry, "codius_edge_bytes_total", "Bytes of bodies and tunnels, from and to clients.", &["direction"])?;
         let log_dropped = IntCounter::new("codius_edge_access_log_dropped_total", "Lines the access log could not take.")?;
         registry.register(Box::new(log_dropped.clone()))?;
@@ -78,6 +89,11 @@ impl Metrics {
             connections: gauge(registry, "codius_edge_connections", "Client connections open, tunnels included.")?,
             full_everywhere: full.with_label_values(&["everywhere"]),
             full_for_client: full.with_label_values(&["for_client"]),
+            cut: Cut {
+                malformed: cut.with_label_values(&["malformed"]),
+                header_deadline: cut.with_label_values(&["header_deadline"]),
+                send_stall: cut.with_label_values(&["send_stall"]),
+            },
             tunnels: gauge(registry, "codius_edge_tunnels", "Upgraded connections open.")?,
             upstream: Upstreams {
                 dialled: upstream.with_label_values(&["dialled"]),

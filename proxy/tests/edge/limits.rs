@@ -206,6 +206,15 @@ async fn a_head_that_trickles_is_closed_at_its_deadline() {
     within("the edge to close", trickle(&mut client, ENDLESS)).await;
     assert!(begun.elapsed() < PATIENCE / 2);
     assert_eq!(client.closed().await, "");
+    let cut = |reason| house.counted("codius_edge_connections_cut_total", &[("reason", reason)]);
+    assert_eq!((cut("header_deadline"), cut("malformed")), (1.0, 0.0));
+    assert_eq!(house.ask("GET / HTTP/1.1\r\nX : a\r\n\r\n").await.status, 400);
+    within("the malformed request to be counted", async {
+        while cut("malformed") < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -242,4 +251,53 @@ async fn one_pod_cannot_hold_all_tunnels() {
     })
     .await;
     assert_eq!(house.connect().await.ask(&upgrade(&one)).await.status, 101);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+    const LENGTH: usize = 16 << 20;
+    let house = House::with(Limits { send_stall: Duration::from_millis(300), ..Limits::default() }).await;
+    let (ended, mut results) = tokio::sync::mpsc::unbounded_channel();
+    let pod = Pod::raw(move |_, mut stream| {
+        let ended = ended.clone();
+        async move {
+            let head = read_head(&mut stream).await.unwrap();
+            let start = if head.contains("upgrade: x") {
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n".to_owned()
+            } else {
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n")
+            };
+            stream.write_all(start.as_bytes()).await.unwrap();
+            let block = vec![b'x'; 1 << 16];
+            let mut left = LENGTH;
+            while left > 0 && stream.write_all(&block).await.is_ok() {
+                left -= block.len();
+            }
+            ended.send(left).unwrap();
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let switching = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    for request in [get(&name), switching] {
+        let mut deaf = house.connect().await;
+        deaf.send(&request).await;
+        let left = within("the pod to be let go", results.recv()).await.unwrap();
+        assert!(left > 0, "the client took nothing");
+    }
+    assert_eq!(house.counted("codius_edge_connections_cut_total", &[("reason", "send_stall")]), 2.0);
+
+    let mut slow = house.connect().await;
+    slow.send(&get(&name)).await;
+    slow.head().await;
+    let mut ticks = interval(TICK);
+    let mut block = vec![0; 1 << 18];
+    let mut received = slow.buffer.len();
+    while received < LENGTH {
+        ticks.tick().await;
+        let count = within("more", slow.stream.read(&mut block)).await.unwrap();
+        assert!(count > 0, "closed after {received}");
+        received += count;
+    }
+    assert_eq!(received, LENGTH);
 }
