@@ -1,12 +1,17 @@
 //! The access log, as an operator finds it.
 
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use codiusd_proxy::{AccessFormat, AccessLog, Edge, EdgeConfig, Limits, Policy, RouteTable, StartError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::kit::{House, PATIENCE, Pod, mirror, read_head, within};
 
@@ -120,6 +125,28 @@ async fn a_sample_is_logged_when_that_is_asked_for() {
     }
     assert_eq!(house.metric("codius_edge_access_log_dropped_total"), 0.0);
     assert_eq!(lines(house, &file).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_drain_waits_for_the_log() {
+    const REQUESTS: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.pipe");
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    // Open both ways, opening it waits for nobody; it holds less than what is logged.
+    let pipe = OpenOptions::new().read(true).write(true).open(&file).unwrap();
+    let house = logging(&file, AccessFormat::Text, 1);
+    let mut client = house.connect().await;
+    let request = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1_500));
+    for _ in 0..REQUESTS {
+        assert_eq!(client.ask(&request).await.status, 200);
+    }
+    drop(client);
+    let mut drained = tokio::spawn(house.edge.drain(PATIENCE / 2));
+    assert!(timeout(Duration::from_millis(300), &mut drained).await.is_err(), "nobody has read the log");
+    let read = tokio::task::spawn_blocking(move || BufReader::new(pipe).lines().take(REQUESTS).filter(Result::is_ok).count());
+    assert_eq!(within("all lines", read).await.unwrap(), REQUESTS);
+    within("the drain to end", drained).await.unwrap();
 }
 
 #[tokio::test]
