@@ -12,6 +12,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{COOKIE, HOST};
@@ -75,15 +76,20 @@ where
                 timer.as_mut().reset(Instant::now() + limits.linger);
             }
             () = &mut timer => {
+                let now = Instant::now();
+                if streams.deaf_since().is_some_and(|since| since + limits.send_stall <= now) {
+                    edge.metrics.cut.send_stall.inc();
+                    return;
+                }
                 let allowed = if draining { limits.linger } else if streams.is_fresh() { limits.header_deadline } else { limits.keep_alive };
                 match streams.idle_since().map(|since| since + allowed) {
-                    Some(over) if over > Instant::now() => timer.as_mut().reset(over),
-                    None => timer.as_mut().reset(Instant::now() + allowed),
+                    Some(over) if over > now => timer.as_mut().reset(over),
+                    None => timer.as_mut().reset(now + allowed.min(limits.send_stall)),
                     Some(_) if draining => return,
                     Some(_) => {
                         draining = true;
                         serving.as_mut().graceful_shutdown();
-                        timer.as_mut().reset(Instant::now() + limits.linger);
+                        timer.as_mut().reset(now + limits.linger);
                     }
                 }
             }
@@ -161,6 +167,10 @@ struct Streams {
     finished: AtomicU32,
     cancelled: AtomicU32,
     idle_since_millis: AtomicU64,
+    /// Answers with bytes that the client has not taken yet.
+    handed: AtomicU32,
+    /// When it last took some.
+    taken_millis: AtomicU64,
     cancellation: Notify,
 }
 
@@ -173,6 +183,8 @@ impl Streams {
             finished: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
             idle_since_millis: AtomicU64::new(0),
+            handed: AtomicU32::new(0),
+            taken_millis: AtomicU64::new(0),
             cancellation: Notify::new(),
         }
     }
@@ -181,10 +193,20 @@ impl Streams {
         self.begun.load(Ordering::Relaxed) == 0
     }
 
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Since when no request is under way.
     fn idle_since(&self) -> Option<Instant> {
         let idle = self.open.load(Ordering::Acquire) == 0;
-        idle.then(|| self.started + std::time::Duration::from_millis(self.idle_since_millis.load(Ordering::Relaxed)))
+        idle.then(|| self.started + Duration::from_millis(self.idle_since_millis.load(Ordering::Relaxed)))
+    }
+
+    /// Since when the client takes none of the bytes there are for it.
+    fn deaf_since(&self) -> Option<Instant> {
+        let deaf = self.handed.load(Ordering::Acquire) > 0;
+        deaf.then(|| self.started + Duration::from_millis(self.taken_millis.load(Ordering::Relaxed)))
     }
 
     /// Ready when the client has taken back more requests than it may.
@@ -204,27 +226,44 @@ impl Streams {
 struct UnderWay {
     streams: Arc<Streams>,
     finished: bool,
+    /// The client has a piece of the answer before it.
+    handed: bool,
 }
 
 impl UnderWay {
     fn begin(streams: &Arc<Streams>) -> UnderWay {
         streams.begun.fetch_add(1, Ordering::Relaxed);
         streams.open.fetch_add(1, Ordering::Relaxed);
-        UnderWay { streams: Arc::clone(streams), finished: false }
+        UnderWay { streams: Arc::clone(streams), finished: false, handed: false }
+    }
+
+    /// The client takes bytes: it is asked for the next ones.
+    fn taken(&mut self) {
+        self.streams.taken_millis.store(self.streams.millis(), Ordering::Relaxed);
+        if std::mem::take(&mut self.handed) {
+            self.streams.handed.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn hand(&mut self) {
+        self.handed = true;
+        self.streams.handed.fetch_add(1, Ordering::Release);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let streams = &self.streams;
+        if self.handed {
+            streams.handed.fetch_sub(1, Ordering::Release);
+        }
         if self.finished {
             streams.finished.fetch_add(1, Ordering::Relaxed);
         } else {
             streams.cancelled.fetch_add(1, Ordering::Relaxed);
             streams.cancellation.notify_one();
         }
-        let millis = u64::try_from(streams.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        streams.idle_since_millis.store(millis, Ordering::Relaxed);
+        streams.idle_since_millis.store(streams.millis(), Ordering::Relaxed);
         streams.open.fetch_sub(1, Ordering::Release);
     }
 }
@@ -241,7 +280,11 @@ impl Body for Watched {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.under_way.taken();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.under_way.hand();
+        }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream() {
             self.under_way.finished = true;
         }

@@ -42,7 +42,7 @@ pub struct Limits {
     /// How long a client that has been answered before the end of its request may go on sending: closed while it sends, it could
     /// lose the answer.
     pub linger: Duration,
-    /// How long a client over HTTP/1 may take none of what is sent to it, in answers and tunnels.
+    /// How long a client may take none of what is sent to it, in answers and tunnels.
     pub send_stall: Duration,
     /// Bytes of a request body for the control plane. It has a bound of its own, which is lower, so that its refusal is the one
     /// that is read.

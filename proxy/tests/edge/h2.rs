@@ -273,6 +273,42 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+    const LENGTH: usize = 4 * 1024 * 1024;
+    let limits = Limits { send_stall: Duration::from_millis(400), header_deadline: Duration::from_millis(100), ..Limits::default() };
+    let house = SecureHouse::with(limits, |_| {}).await;
+    let pod = Pod::raw(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").as_bytes()).await.unwrap();
+        // The deaf client's is closed before all is sent.
+        let _gone = stream.write_all(&vec![b'x'; LENGTH]).await;
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut slow = house.h2(&name).await;
+    let mut body = within("an answer", slow.send_request(get(&name, "/"))).await.unwrap().into_body();
+    let (mut length, mut pauses) = (0, 0);
+    while let Some(frame) = within("a piece", body.frame()).await {
+        length += frame.unwrap().into_data().unwrap().len();
+        if length > pauses * LENGTH / 8 {
+            pauses += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert_eq!(length, LENGTH);
+
+    let mut deaf = house.h2(&name).await;
+    let response = within("an answer", deaf.send_request(get(&name, "/"))).await.unwrap();
+    within("the connection to be closed", async {
+        while !deaf.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(within("what had come", response.into_body().collect()).await.is_err());
+}
+
+#[tokio::test]
 async fn drain_finishes_requests_under_way() {
     const PIECE: usize = 64 * 1024;
     let house = SecureHouse::new().await;
