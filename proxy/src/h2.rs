@@ -1,17 +1,18 @@
 //! One client connection that speaks HTTP/2: many requests at once, each on its way as HTTP/1.1.
 //!
 //! ```text
-//! accepted --> requests under way <--> none under way --keep_alive--> GOAWAY --linger--> closed
+//! accepted --> requests under way <--> none under way --keep_alive--> GOAWAY --header_deadline--> closed
 //!                     \__ drain: GOAWAY, requests under way finish __/
 //! ```
 //!
 //! WebSockets over HTTP/2 (RFC 8441) are not offered, so clients open an HTTP/1.1 connection for them.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,9 +24,9 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pingora::server::ShutdownWatch;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::body::Download;
@@ -56,7 +57,8 @@ where
             async move { Ok::<_, Infallible>(answer(conn, request, under_way).await) }
         }
     });
-    let serving = builder(limits, edge.tasks.clone()).serve_connection(TokioIo::new(stream), service);
+    let serving = builder(limits, edge.tasks.clone())
+        .serve_connection(TokioIo::new(Lingering { stream, linger: limits.linger, farewell: None }), service);
     let mut serving = pin!(serving);
     let mut stopping = pin!(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
     let mut draining = false;
@@ -73,7 +75,7 @@ where
             _ = &mut stopping, if !draining => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();
-                timer.as_mut().reset(Instant::now() + limits.linger);
+                timer.as_mut().reset(Instant::now() + limits.header_deadline);
             }
             () = &mut timer => {
                 let now = Instant::now();
@@ -81,7 +83,7 @@ where
                     edge.metrics.cut.send_stall.inc();
                     return;
                 }
-                let allowed = if draining { limits.linger } else if streams.is_fresh() { limits.header_deadline } else { limits.keep_alive };
+                let allowed = if draining || streams.is_fresh() { limits.header_deadline } else { limits.keep_alive };
                 match streams.idle_since().map(|since| since + allowed) {
                     Some(over) if over > now => timer.as_mut().reset(over),
                     None => timer.as_mut().reset(now + allowed.min(limits.send_stall)),
@@ -89,7 +91,7 @@ where
                     Some(_) => {
                         draining = true;
                         serving.as_mut().graceful_shutdown();
-                        timer.as_mut().reset(now + limits.linger);
+                        timer.as_mut().reset(now + limits.header_deadline);
                     }
                 }
             }
@@ -145,6 +147,57 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
     if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(COOKIE, joined);
+    }
+}
+
+/// A stream that is closed only when the client has ended, or after `linger`: what a client still sends (it acknowledges what it takes)
+/// would be answered with a reset, which overtakes the last answers.
+#[derive(Debug)]
+struct Lingering<S> {
+    stream: S,
+    linger: Duration,
+    farewell: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.farewell.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let linger = this.linger;
+        let farewell = this.farewell.get_or_insert_with(|| Box::pin(sleep(linger)));
+        let mut discarded = [0; 8 * 1024];
+        while farewell.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
