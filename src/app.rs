@@ -28,7 +28,7 @@ use codiusd_ilp::{
     service::{self, Interledger},
     stream::receiver::Receiver,
 };
-use codiusd_proxy::{Edge, EdgeConfig, RouteTable};
+use codiusd_proxy::{Certificates, Edge, EdgeConfig, Network, Policy, RouteTable, TlsConfig, UpstreamPolicy};
 use codiusd_runtime::{
     EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
     embedded::{self, Subnet},
@@ -65,13 +65,14 @@ const STORE_ENDS_WITHIN: Duration = Duration::from_secs(2);
 const PAYMENTS_SWEEP: Duration = Duration::from_secs(10);
 /// The embedded connector is `private.codius`.
 const CONNECTOR: &str = "codius";
-/// Worker threads of the front door: the rest of the machine is the pods'.
+/// Worker threads of the front door, for plain HTTP and for TLS: the rest of the machine is the pods'.
 const EDGE_THREADS: usize = 2;
 
 /// A running host.
 #[derive(Debug)]
 pub struct App {
     edge: Edge,
+    certificates: Option<Arc<Certificates>>,
     interledger: Interledger,
     keeper: Keeper,
     stop_pods: bool,
@@ -93,6 +94,8 @@ impl App {
         if config.runtime == RuntimeChoice::Embedded {
             embedded::check_privileges()?;
         }
+        let tls = tls(config)?;
+        let certificates = tls.as_ref().map(|tls| tls.certificates.clone());
         let run = prepare_root(&config.root)?;
         let locks = (lock(&config.root)?, claim(config)?);
         ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
@@ -103,13 +106,7 @@ impl App {
 
         let routes = Arc::new(RouteTable::new());
         let socket = run.join("control.sock");
-        let edge = EdgeConfig {
-            listen: config.listen,
-            control_socket: socket.clone(),
-            threads: EDGE_THREADS,
-            limits: codiusd_proxy::Limits::default(),
-        };
-        let edge = Edge::start(edge, routes.clone(), &registry).map_err(StartError::Edge)?;
+        let edge = Edge::start(edge_config(config, tls, socket.clone()), routes.clone(), &registry).map_err(StartError::Edge)?;
         let public_uri = config.public_uri.clone().unwrap_or_else(|| local_uri(edge.address().port()));
 
         let clock = SystemClock::shared();
@@ -145,12 +142,12 @@ impl App {
         let draining = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, until));
         wait_for_account(&interledger).await;
-        let ready =
-            ReadyFile::write(&run, edge.address(), interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
-                .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
+        let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
+            .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         let stop_pods = config.stop_pods_at_exit;
         Ok(Self {
             edge,
+            certificates,
             interledger,
             keeper,
             stop_pods,
@@ -174,6 +171,19 @@ impl App {
     /// Where the front door listens.
     pub fn address(&self) -> SocketAddr {
         self.edge.address()
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        self.edge.tls_addresses()
+    }
+
+    /// Reads the certificates again, now.
+    pub fn reload_certificates(&self) {
+        match &self.certificates {
+            Some(certificates) => certificates.reload(),
+            None => tracing::info!("there are no certificates to read again (CODIUS_TLS_CERTS)"),
+        }
     }
 
     /// Where the embedded connector listens.
@@ -216,6 +226,39 @@ impl App {
             tracing::debug!("the store is still in use by what was begun");
         }
     }
+}
+
+fn tls(config: &Config) -> Result<Option<TlsConfig>, StartError> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let secure_uri = config.public_uri.as_ref().filter(|uri| uri.scheme() == "https");
+    Ok(Some(TlsConfig {
+        listen: tls.listen.clone(),
+        certificates: tls.load()?,
+        redirect: tls.redirect,
+        public_port: secure_uri.and_then(Url::port_or_known_default),
+        hsts_seconds: tls.hsts_seconds,
+    }))
+}
+
+fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf) -> EdgeConfig {
+    EdgeConfig {
+        listen: config.listen,
+        control_socket,
+        threads: EDGE_THREADS,
+        tls,
+        policy: policy(config),
+        access_log: None,
+        limits: codiusd_proxy::Limits::default(),
+    }
+}
+
+/// Pods are where the runtime puts them; hyperd's network is its own affair.
+fn policy(config: &Config) -> Policy {
+    let networks: Vec<Network> = match config.runtime {
+        RuntimeChoice::Embedded => config.pod_subnet.to_string().parse().into_iter().collect(),
+        RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => Vec::new(),
+    };
+    Policy { upstreams: UpstreamPolicy::Pods(networks), ..Policy::default() }
 }
 
 /// A host that has just started should be able to say a price.

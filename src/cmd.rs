@@ -1,5 +1,6 @@
 //! The command line: what can be asked of codiusd.
 
+mod certs;
 mod client;
 mod demo;
 mod image;
@@ -10,7 +11,7 @@ use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError, Settings, keys};
+use crate::config::{self, Config, ConfigError, Settings, TlsChoice, keys};
 
 /// Exit code for a command line or configuration that can't be used (`EX_USAGE`).
 const USAGE: u8 = 64;
@@ -51,6 +52,9 @@ enum Command {
     /// Make images
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Make certificates
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
 }
 
 #[derive(Debug, Args)]
@@ -87,12 +91,16 @@ pub fn run() -> ExitCode {
         Command::Logs(args) => client::logs(args),
         Command::Manifest(command) => manifest::run(&command),
         Command::Image(command) => image::run(&command),
+        Command::Certs(command) => certs::run(&command),
     }
 }
 
 fn check(args: &ConfigArgs) -> ExitCode {
     match args.settings() {
         Ok((settings, config)) => {
+            if let Some(Err(error)) = config.tls.as_ref().map(TlsChoice::load) {
+                return usage(&format_args!("CODIUS_TLS_CERTS: {error}"));
+            }
             print!("{}", settings.show(&config));
             ExitCode::SUCCESS
         }

@@ -12,10 +12,12 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use codiusd_control::pay::CostPerMonth;
 use codiusd_ilp::btp::client::BtpUrl;
+use codiusd_proxy::{CertificateError, CertificateFiles, Certificates};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
@@ -65,6 +67,26 @@ pub enum IlpChoice {
     Uplink(Option<BtpUrl>),
     /// By a connector of its own, which settles nothing.
     Embedded(Vec<SocketAddr>),
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsChoice {
+    /// Where.
+    pub listen: Vec<SocketAddr>,
+    /// With which certificates.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether plain HTTP leads there.
+    pub redirect: bool,
+    /// How long browsers are told to use nothing but https, in seconds.
+    pub hsts_seconds: u32,
+}
+
+impl TlsChoice {
+    /// Reads the certificates.
+    pub fn load(&self) -> Result<Arc<Certificates>, CertificateError> {
+        Certificates::load(self.certificates.clone()).map(Arc::new)
+    }
 }
 
 /// How logs are written.
@@ -136,6 +158,8 @@ pub struct Config {
     pub dev: bool,
     /// Where the front door listens.
     pub listen: SocketAddr,
+    /// How it speaks TLS; none: it doesn't.
+    pub tls: Option<TlsChoice>,
     /// Where visitors reach this host; none: localhost, at the port that is bound.
     pub public_uri: Option<Url>,
     /// Where everything is kept.
@@ -191,6 +215,7 @@ impl Config {
         Ok(Self {
             dev,
             listen: SocketAddr::new(bind_ip, port),
+            tls: tls(settings)?,
             public_uri,
             root: settings.get("root", "an absolute path", parse_path)?,
             cost_per_month: settings.get(
@@ -259,6 +284,21 @@ fn runtime(settings: &Settings) -> Result<RuntimeChoice, ConfigError> {
     }))
 }
 
+fn tls(settings: &Settings) -> Result<Option<TlsChoice>, ConfigError> {
+    let listen = settings.list("tls_listen", "addresses such as 0.0.0.0:443,[::]:443", parse)?;
+    let files = "CERT.pem:KEY.pem, both absolute paths, separated by commas";
+    let certificates = settings.list("tls_certs", files, parse_certificate)?;
+    let redirect = settings.get("http_redirect", "true or false", parse_bool)?;
+    let hsts_seconds = settings.get("hsts_seconds", "a number of seconds from 0 to 4294967295", parse)?;
+    if listen.is_empty() && (redirect || !certificates.is_empty()) {
+        return Err(settings.missing("tls_listen", "certificates and redirects to https need an address such as 0.0.0.0:443"));
+    }
+    if certificates.is_empty() && !listen.is_empty() {
+        return Err(settings.missing("tls_certs", "TLS needs a certificate, as CERT.pem:KEY.pem (codiusd certs dev makes one to try with)"));
+    }
+    Ok((!listen.is_empty()).then_some(TlsChoice { listen, certificates, redirect, hsts_seconds }))
+}
+
 fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
     let credentials = settings.optional(
         "ilp_credentials",
@@ -301,6 +341,11 @@ fn parse_bool(text: &str) -> Option<bool> {
 fn parse_path(text: &str) -> Option<PathBuf> {
     let whole = !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
     Some(PathBuf::from(text)).filter(|path| whole && path.is_absolute())
+}
+
+fn parse_certificate(text: &str) -> Option<CertificateFiles> {
+    let (chain, key) = text.split_once(':')?;
+    Some(CertificateFiles { chain: parse_path(chain)?, key: parse_path(key)? })
 }
 
 fn parse_public_uri(text: &str) -> Option<Url> {

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use codiusd_proxy::Edge;
 use serde_json::json;
 
 /// The file; removed when dropped.
@@ -29,10 +30,17 @@ impl ReadyFile {
     }
 
     /// Says that all is up.
-    pub(crate) fn write(run: &Path, edge: SocketAddr, ilp: &[SocketAddr], admin: Option<SocketAddr>, public_uri: &str) -> io::Result<Self> {
+    pub(crate) fn write(run: &Path, edge: &Edge, ilp: &[SocketAddr], admin: Option<SocketAddr>, public_uri: &str) -> io::Result<Self> {
         let path = Self::path(run);
         let unfinished = path.with_extension("tmp");
-        let ready = json!({ "edge": edge, "ilp": ilp, "admin": admin, "publicUri": public_uri, "pid": std::process::id() });
+        let ready = json!({
+            "edge": edge.address(),
+            "tls": edge.tls_addresses(),
+            "ilp": ilp,
+            "admin": admin,
+            "publicUri": public_uri,
+            "pid": std::process::id(),
+        });
         let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(ready.to_string().as_bytes())?;
         fs::rename(unfinished, &path)?;

@@ -4,31 +4,53 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prometheus::IntCounter;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use crate::conn::Conn;
 use crate::limits::Limits;
 use crate::upstream::{Link, Route};
+use crate::visit::Visit;
 
 /// How far a request body has come, so that waiting for the answer is only bounded while nothing moves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
+    begun: Instant,
     frames: AtomicU64,
-    awaits_client: AtomicBool,
+    bytes: AtomicU64,
+    bytes_max: u64,
+    received: IntCounter,
+    /// Microseconds spent waiting for the client, the wait under way not counted.
+    waited: AtomicU64,
+    /// When the wait under way began, in microseconds since `begun` and at least 1; 0 when the client isn't waited for.
+    waiting_since: AtomicU64,
     failed: AtomicBool,
+    too_large: AtomicBool,
     done: AtomicBool,
     unread: Arc<AtomicBool>,
 }
 
 impl Progress {
-    /// For a body of this client connection.
-    pub(crate) fn of(conn: &Conn) -> Progress {
-        Progress { unread: Arc::clone(&conn.unread), ..Progress::default() }
+    /// For a body of this client connection, of no more than `bytes_max` bytes.
+    pub(crate) fn of(conn: &Conn, bytes_max: u64) -> Progress {
+        Progress {
+            begun: Instant::now(),
+            frames: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            bytes_max,
+            received: conn.edge.metrics.received.clone(),
+            waited: AtomicU64::new(0),
+            waiting_since: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            unread: Arc::clone(&conn.unread),
+        }
     }
 
     /// Frames taken from the client so far, its end included.
@@ -36,9 +58,41 @@ impl Progress {
         self.frames.load(Ordering::Relaxed)
     }
 
+    /// Bytes taken from the client so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether the upstream would take more and the client has not sent it.
     pub(crate) fn awaits_client(&self) -> bool {
-        self.awaits_client.load(Ordering::Relaxed)
+        self.waiting_since.load(Ordering::Relaxed) != 0
+    }
+
+    /// How long the client has been waited for in all.
+    pub(crate) fn waited(&self) -> Duration {
+        let under_way = match self.waiting_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.now().saturating_sub(since),
+        };
+        Duration::from_micros(self.waited.load(Ordering::Relaxed).saturating_add(under_way))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn wait_begins(&self) {
+        if self.waiting_since.load(Ordering::Relaxed) == 0 {
+            self.waiting_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn wait_ends(&self) {
+        let since = self.waiting_since.load(Ordering::Relaxed);
+        if since != 0 {
+            self.waited.fetch_add(self.now().saturating_sub(since), Ordering::Relaxed);
+            self.waiting_since.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Whether the upstream connection has let go of the body.
@@ -50,6 +104,20 @@ impl Progress {
     pub(crate) fn failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
+
+    /// Whether the client sent more than it may.
+    pub(crate) fn too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a request body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("the client's body broke off or is malformed")]
+    Client(#[source] hyper::Error),
+    #[error("the client's body is larger than allowed")]
+    TooLarge,
 }
 
 /// A request body.
@@ -79,26 +147,40 @@ impl Upload {
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if let Some(held) = &mut self.held {
             ready!(held.as_mut().poll(cx));
             self.held = None;
         }
         let Some((body, progress)) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
-        if polled.is_ready() {
-            progress.frames.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Poll::Ready(Some(Err(_))) = polled {
-            progress.failed.store(true, Ordering::Relaxed);
-        }
-        if body.is_end_stream() || matches!(polled, Poll::Ready(None)) {
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            progress.wait_begins();
+            return Poll::Pending;
+        };
+        progress.wait_ends();
+        progress.frames.fetch_add(1, Ordering::Relaxed);
+        if frame.is_none() || body.is_end_stream() {
             progress.unread.store(false, Ordering::Relaxed);
         }
-        polled
+        match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                progress.received.inc_by(length);
+                let bytes = progress.bytes.fetch_add(length, Ordering::Relaxed).saturating_add(length);
+                if bytes > progress.bytes_max {
+                    progress.too_large.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Some(Err(UploadError::TooLarge)));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                progress.failed.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(UploadError::Client(error))))
+            }
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -139,6 +221,8 @@ impl Lease {
 #[derive(Debug)]
 pub(crate) struct Download {
     source: Source,
+    /// None when the request has become a tunnel.
+    visit: Option<Visit>,
     conn: Arc<Conn>,
 }
 
@@ -149,14 +233,26 @@ enum Source {
 }
 
 impl Download {
-    pub(crate) fn page(page: Bytes, conn: Arc<Conn>) -> Download {
-        Download { source: Source::Page(page), conn }
+    /// The edge's own page.
+    pub(crate) fn page(page: Bytes, visit: Visit, conn: Arc<Conn>) -> Download {
+        Download { source: Source::Page(page), visit: Some(visit), conn }
     }
 
-    pub(crate) fn upstream(body: Incoming, lease: Lease, conn: Arc<Conn>) -> Download {
-        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, conn };
+    /// Nothing: what follows belongs to the tunnel.
+    pub(crate) fn switched(conn: Arc<Conn>) -> Download {
+        Download { source: Source::Page(Bytes::new()), visit: None, conn }
+    }
+
+    pub(crate) fn upstream(body: Incoming, lease: Lease, visit: Visit, conn: Arc<Conn>) -> Download {
+        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, visit: Some(visit), conn };
         download.give_back_if_done(false);
         download
+    }
+
+    fn count(&mut self, bytes: usize) {
+        if let Some(visit) = &mut self.visit {
+            visit.sent(bytes);
+        }
     }
 
     fn give_back_if_done(&mut self, saw_end: bool) {
@@ -176,12 +272,19 @@ impl Body for Download {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.source {
             Source::Page(page) if page.is_empty() => Poll::Ready(None),
-            Source::Page(page) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(page))))),
+            Source::Page(page) => {
+                let page = std::mem::take(page);
+                self.count(page.len());
+                Poll::Ready(Some(Ok(Frame::data(page))))
+            }
             Source::Upstream { body, .. } => {
                 let polled = Pin::new(body).poll_frame(cx);
                 match &polled {
                     Poll::Ready(None) => self.give_back_if_done(true),
-                    Poll::Ready(Some(Ok(_))) => self.give_back_if_done(false),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        self.count(frame.data_ref().map_or(0, Bytes::len));
+                        self.give_back_if_done(false);
+                    }
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
                 polled

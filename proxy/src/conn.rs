@@ -1,4 +1,4 @@
-//! One client connection: hyper on top of pingora's stream, with deadlines for what hyper would wait for, and the drain.
+//! One client connection that speaks HTTP/1: hyper on top of pingora's stream or TLS on it, with deadlines for what hyper would wait for, and the drain.
 //!
 //! ```text
 //!            request's first byte            headers complete
@@ -13,54 +13,94 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::body::Download;
 use crate::edge::Shared;
 use crate::forward;
+use crate::gate::Place;
+use crate::headers::Via;
+use crate::host::Admitted;
 use crate::metrics::Counted;
+use crate::rescue::Fault;
+use crate::tls::{Facts, policy};
 
 /// What the requests of one client connection share.
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) edge: Arc<Shared>,
-    /// The client's address, as X-Forwarded-For wants it.
-    pub(crate) client: HeaderValue,
+    /// Whom it is with.
+    pub(crate) via: Via,
+    /// What its handshake has told; none: it is plain.
+    tls: Option<Facts>,
     pub(crate) clock: Clock,
     /// Whether the last request has a body that has not been read to its end.
     pub(crate) unread: Arc<AtomicBool>,
-    _slot: OwnedSemaphorePermit,
+    _place: Place,
     _counted: Counted,
 }
 
 impl Conn {
-    pub(crate) fn new(edge: Arc<Shared>, client: HeaderValue, slot: OwnedSemaphorePermit) -> Conn {
+    pub(crate) fn new(edge: Arc<Shared>, peer: IpAddr, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
-        Conn { edge, client, clock: Clock::start(), unread: Arc::default(), _slot: slot, _counted: counted }
+        let via = Via::new(peer, tls.is_some(), &edge.policy);
+        Conn { edge, via, tls, clock: Clock::start(), unread: Arc::default(), _place: place, _counted: counted }
+    }
+
+    /// Whether the client speaks TLS with us.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Refuses a host other than the one the connection was opened for.
+    pub(crate) fn check(&self, admitted: &Admitted) -> Result<(), Fault> {
+        let named = self.tls.as_ref().and_then(|tls| tls.name.as_deref()).zip(admitted.host.as_ref());
+        if named.is_none_or(|(name, host)| policy::agree(name, host)) { Ok(()) } else { Err(Fault::Misdirected) }
+    }
+
+    /// Where at https this request is sent.
+    pub(crate) fn redirect(&self, admitted: &Admitted, uri: &Uri) -> Option<HeaderValue> {
+        let port = self.edge.redirect.filter(|_| !self.is_secure())?;
+        policy::https_location(admitted.host.as_ref()?, uri, port)
     }
 }
 
+/// Answers one request of the connection.
+pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Download> {
+    let hsts = conn.edge.hsts.clone().filter(|_| conn.is_secure());
+    let mut response = forward::answer(conn, request).await;
+    if let Some(hsts) = hsts {
+        response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
+    }
+    response
+}
+
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
-pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: ShutdownWatch) {
+pub(crate) async fn serve<S>(conn: Arc<Conn>, stream: S, mut shutdown: ShutdownWatch)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let edge = Arc::clone(&conn.edge);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None };
+    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None, stalled: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
         let conn = Arc::clone(&conn);
-        async move { Ok::<_, Infallible>(forward::answer(conn, request).await) }
+        async move { Ok::<_, Infallible>(answer(conn, request).await) }
     });
     let mut builder = Builder::new();
     builder.header_read_timeout(None).max_header_size(edge.limits.header_bytes).max_buf_size(edge.limits.buffer_bytes);
@@ -72,6 +112,9 @@ pub(crate) async fn serve(conn: Arc<Conn>, stream: Stream, mut shutdown: Shutdow
             biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
+                    if error.is_parse() {
+                        edge.metrics.cut.malformed.inc();
+                    }
                     tracing::debug!(%error, "client connection ended");
                 }
                 return;
@@ -131,6 +174,10 @@ impl Clock {
         }
     }
 
+    fn is_in_head(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == HEAD
+    }
+
     /// When the wait that the connection is in has lasted too long.
     fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Instant> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
@@ -142,17 +189,19 @@ impl Clock {
     }
 }
 
-/// The client's stream, whose reads fail when the clock says so.
+/// The client's stream, whose reads fail when the clock says so, and whose writes when the client takes none.
 #[derive(Debug)]
-struct Timed {
-    stream: Stream,
+struct Timed<S> {
+    stream: S,
     conn: Arc<Conn>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
+    /// Ends the wait for a client that takes no more of what is sent to it.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Timed {
+impl<S: AsyncRead + Unpin> Timed<S> {
     /// Ready when the current wait is over its time. A timer that fires for an earlier wait is set anew, not per request.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -172,6 +221,19 @@ impl Timed {
         }
     }
 
+    /// Fails what the client has kept waiting for too long.
+    fn poll_unstalled<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let edge = &self.conn.edge;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(edge.limits.send_stall)));
+        ready!(stalled.as_mut().poll(cx));
+        edge.metrics.cut.send_stall.inc();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Takes what a client that has its answer still sends, until it ends or `farewell` does: closing the connection earlier would
     /// answer it with a reset, which overtakes the answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -187,26 +249,33 @@ impl Timed {
     }
 }
 
-impl AsyncRead for Timed {
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
             Poll::Ready(_) => self.conn.clock.bytes_came(),
-            Poll::Pending if self.poll_overdue(cx).is_ready() => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending if self.poll_overdue(cx).is_ready() => {
+                if self.conn.clock.is_in_head() {
+                    self.conn.edge.metrics.cut.header_deadline.inc();
+                }
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             Poll::Pending => {}
         }
         polled
     }
 }
 
-impl AsyncWrite for Timed {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.poll_unstalled(polled, cx)
     }
 
     /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        let polled = self.poll_unstalled(flushed, cx);
         if polled.is_ready() && self.poll_overdue(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -225,7 +294,8 @@ impl AsyncWrite for Timed {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.poll_unstalled(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,6 @@
-//! The pingora service: one listener, a runtime with `threads` workers, and the drain.
+//! The pingora services: one for plain HTTP and, if it is wanted, one for TLS, each with a runtime of `threads` workers; and the drain.
 //!
-//! The listening socket is bound here and handed to pingora's listening `Service` through its table of inherited sockets
+//! The listening sockets are bound here and handed to pingora's listening `Service` through its table of inherited sockets
 //! (`ListenFds`): so port 0 works, "address in use" is an error of [`Edge::start`], and the accept loop stays pingora's own.
 //!
 //! ```text
@@ -28,17 +28,25 @@ use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignal
 use pingora::services::Service;
 use pingora::services::listening::Service as ListeningService;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::{AccessLog, Log};
 use crate::conn::{self, Conn};
+use crate::gate::Gate;
+use crate::h2;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::policy::Policy;
 use crate::route::RouteTable;
+use crate::tls::{self, Certificates, TlsConfig};
 use crate::upstream::{Address, Route};
 
 /// How long pingora's runtimes get to end once nothing is left in them, in seconds.
 const RUNTIME_STOP_SECONDS: u64 = 1;
+/// How often it is looked whether certificate files have changed.
+const CERTIFICATES_LOOK: Duration = Duration::from_secs(2);
 /// A client that has vanished is noticed after 60 s + 6 x 10 s.
 const CLIENT_PROBE: TcpKeepalive =
     TcpKeepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6, user_timeout: Duration::ZERO };
@@ -50,10 +58,16 @@ pub struct EdgeConfig {
     pub listen: SocketAddr,
     /// The control plane's unix socket, connected to when a request needs it.
     pub control_socket: PathBuf,
-    /// Worker threads, at least 1.
+    /// Worker threads for plain HTTP, and as many for TLS; at least 1.
     pub threads: usize,
+    /// Listeners for TLS; none: there are none.
+    pub tls: Option<TlsConfig>,
     /// Bounds.
     pub limits: Limits,
+    /// Whom is believed, counted and connected to.
+    pub policy: Policy,
+    /// A log of requests; none: there is none.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Why an edge did not start.
@@ -67,9 +81,15 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The machine has no randomness to seal sessions with.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
     /// The registry has these metrics already.
     #[error("cannot register the edge's metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The access log's file can't be opened.
+    #[error("cannot open the access log")]
+    AccessLog(#[source] io::Error),
     /// No thread for the server.
     #[error("cannot start the edge's thread")]
     Thread(#[source] io::Error),
@@ -79,6 +99,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Edge {
     address: SocketAddr,
+    tls_addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
     end: oneshot::Sender<()>,
@@ -92,10 +113,17 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<Route>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
+    pub(crate) access: Option<Log>,
+    /// The port of https that requests over plain HTTP are sent to.
+    pub(crate) redirect: Option<u16>,
+    /// What is said to browsers over https.
+    pub(crate) hsts: Option<HeaderValue>,
     /// Places for idle upstream connections.
     pub(crate) room: Arc<Semaphore>,
-    /// Places for client connections.
-    pub(crate) slots: Arc<Semaphore>,
+    /// Whom is believed, counted and connected to.
+    pub(crate) policy: Policy,
+    /// Counts client connections and requests.
+    pub(crate) gate: Gate,
     /// Client connections and tunnels.
     pub(crate) tasks: TaskTracker,
     /// The drain's deadline has come.
@@ -105,32 +133,52 @@ pub(crate) struct Shared {
 impl Edge {
     /// Binds, and serves on threads of its own; never blocks the caller's runtime. The control plane need not be up yet.
     pub fn start(config: EdgeConfig, routes: Arc<RouteTable>, registry: &prometheus::Registry) -> Result<Edge, StartError> {
-        let failed = |source| StartError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (plain, address) = bind(config.listen)?;
+        let tls_listen = config.tls.iter().flat_map(|tls| &tls.listen);
+        let secure = tls_listen.map(|listen| bind(*listen)).collect::<Result<Vec<_>, StartError>>()?;
+        let tls_addresses: Vec<SocketAddr> = secure.iter().map(|(_, address)| *address).collect();
+        let redirect = config.tls.as_ref().filter(|tls| tls.redirect);
+        let hsts = config.tls.as_ref().map_or(0, |tls| tls.hsts_seconds);
+        let metrics = Metrics::register(registry).map_err(StartError::Metrics)?;
+        let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone()));
         let shared = Arc::new(Shared {
             routes,
             control: Arc::new(Route::new(Address::Unix(config.control_socket))),
             room: Arc::new(Semaphore::new(config.limits.idle_upstream)),
-            slots: Arc::new(Semaphore::new(config.limits.connections)),
+            gate: Gate::new(&config.limits),
+            policy: config.policy,
             limits: config.limits,
-            metrics: Metrics::register(registry).map_err(StartError::Metrics)?,
+            metrics,
+            access: access.transpose().map_err(StartError::AccessLog)?,
+            redirect: redirect.and_then(|tls| tls.public_port.or_else(|| tls_addresses.first().map(SocketAddr::port))),
+            hsts: (hsts > 0).then(|| HeaderValue::from_str(&format!("max-age={hsts}")).ok()).flatten(),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         });
         let (stop_accepting, stopping) = watch::channel(false);
         let (end, ended) = oneshot::channel();
-        let listening = Listening::new(address, listener, App { shared: Arc::clone(&shared) }, stopping);
+        let app = |acceptor| App { shared: Arc::clone(&shared), acceptor };
+        let mut services = vec![Listening::new("edge", vec![(plain, address)], app(None), stopping.clone())];
+        if let Some(tls) = config.tls {
+            let acceptor = tls::acceptor(Arc::clone(&tls.certificates)).map_err(StartError::Tls)?;
+            let mut listening = Listening::new("edge-tls", secure, app(Some(acceptor)), stopping);
+            listening.certificates = Some(tls.certificates);
+            services.push(listening);
+        }
         let threads = config.threads.max(1);
         let server =
-            std::thread::Builder::new().name("edge".into()).spawn(move || run(listening, threads, ended)).map_err(StartError::Thread)?;
-        Ok(Edge { address, shared, stop_accepting, end, server })
+            std::thread::Builder::new().name("edge".into()).spawn(move || run(services, threads, ended)).map_err(StartError::Thread)?;
+        Ok(Edge { address, tls_addresses, shared, stop_accepting, end, server })
     }
 
-    /// The address it listens on, port included.
+    /// The address it listens on for plain HTTP, port included.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The addresses it listens on for TLS, in the order they were configured.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls_addresses
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight and tunnels go on until `deadline` has passed, cuts what is
@@ -144,16 +192,29 @@ impl Edge {
             self.shared.tasks.wait().await;
         }
         drop(self.end);
-        let server = self.server;
-        let joined = tokio::task::spawn_blocking(move || server.join()).await;
+        let (server, shared) = (self.server, self.shared);
+        let joined = tokio::task::spawn_blocking(move || {
+            let joined = server.join();
+            shared.access.as_ref().inspect(|log| log.close());
+            joined
+        })
+        .await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the edge's thread panicked");
         }
     }
 }
 
+fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address: listen, source };
+    let listener = TcpListener::bind(listen).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
 /// pingora's server, to its end.
-fn run(listening: Listening, threads: usize, ended: oneshot::Receiver<()>) {
+fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>) {
     let conf = ServerConf {
         threads,
         // Not `false`: those runtimes are found through a thread-local that outlives its thread, so a second edge in one process
@@ -165,7 +226,9 @@ fn run(listening: Listening, threads: usize, ended: oneshot::Receiver<()>) {
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    server.add_service(listening);
+    for service in services {
+        server.add_service(service);
+    }
     server.run(RunArgs { shutdown_signal: Box::new(Ended(Mutex::new(ended))) });
 }
 
@@ -181,36 +244,44 @@ impl ShutdownSignalWatch for Ended {
     }
 }
 
-/// pingora's listening service, given our socket and our shutdown watch; it also tidies idle upstream connections.
+/// pingora's listening service, given our sockets and our shutdown watch; it also tidies idle upstream connections, or looks after
+/// certificates.
 struct Listening {
     inner: ListeningService<App>,
     shared: Arc<Shared>,
-    address: String,
-    listener: Option<TcpListener>,
+    sockets: Vec<(TcpListener, SocketAddr)>,
     stopping: ShutdownWatch,
+    certificates: Option<Arc<Certificates>>,
 }
 
 impl Listening {
-    fn new(address: SocketAddr, listener: TcpListener, app: App, stopping: ShutdownWatch) -> Listening {
+    fn new(name: &str, sockets: Vec<(TcpListener, SocketAddr)>, app: App, stopping: ShutdownWatch) -> Listening {
         let shared = Arc::clone(&app.shared);
-        let address = address.to_string();
-        let mut options = TcpSocketOptions::default();
-        options.tcp_keepalive = Some(CLIENT_PROBE);
-        let mut inner = ListeningService::new("edge".into(), app);
-        // hyper buffers; a second buffer would only cost copies and memory.
-        let config = ListenerConfig::tcp(address.clone()).tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered());
-        inner.add_listener(config);
-        Listening { inner, shared, address, listener: Some(listener), stopping }
+        let mut inner = ListeningService::new(name.into(), app);
+        for (_, address) in &sockets {
+            let mut options = TcpSocketOptions::default();
+            options.tcp_keepalive = Some(CLIENT_PROBE);
+            // hyper buffers; a second buffer would only cost copies and memory.
+            let config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered());
+            inner.add_listener(config);
+        }
+        Listening { inner, shared, sockets, stopping, certificates: None }
     }
 }
 
 #[async_trait]
 impl Service for Listening {
     async fn start_service(&mut self, sockets: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        if let (Some(sockets), Some(listener)) = (&sockets, self.listener.take()) {
-            sockets.lock().add(self.address.clone(), listener.into_raw_fd());
+        if let Some(sockets) = &sockets {
+            let mut inherited = sockets.lock();
+            for (listener, address) in self.sockets.drain(..) {
+                inherited.add(address.to_string(), listener.into_raw_fd());
+            }
         }
-        tokio::spawn(tidy(Arc::clone(&self.shared), shutdown));
+        match self.certificates.take() {
+            Some(certificates) => tokio::spawn(look_after(certificates, shutdown)),
+            None => tokio::spawn(tidy(Arc::clone(&self.shared), shutdown)),
+        };
         self.inner.start_service(sockets, self.stopping.clone(), listeners_per_fd).await;
     }
 
@@ -239,24 +310,58 @@ async fn tidy(shared: Arc<Shared>, mut shutdown: ShutdownWatch) {
     }
 }
 
+/// Reads certificates again when their files have changed, until the server stops.
+async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_LOOK);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let certificates = Arc::clone(&certificates);
+                if tokio::task::spawn_blocking(move || certificates.refresh_if_changed()).await.is_err() {
+                    tracing::error!("looking after the certificates failed");
+                }
+            }
+            _ = shutdown.changed() => return,
+        }
+    }
+}
+
 /// What pingora calls for each accepted connection.
-#[derive(Debug)]
 struct App {
     shared: Arc<Shared>,
+    acceptor: Option<TlsAcceptor>,
 }
 
 #[async_trait]
 impl ServerApp for App {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let shared = Arc::clone(&self.shared);
-        let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
-            shared.metrics.connections_refused.inc();
-            return None;
+        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
+        let peer = peer.ip().to_canonical();
+        let place = match shared.gate.connection(peer, &shared.policy, &shared.limits) {
+            Ok(place) => place,
+            Err(full) => {
+                shared.metrics.turned_away(full);
+                return None;
+            }
         };
-        let client = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
-        let client = client.and_then(|peer| HeaderValue::from_str(&peer.ip().to_canonical().to_string()).ok())?;
         let tracked = shared.tasks.token();
-        conn::serve(Arc::new(Conn::new(shared, client, slot)), stream, shutdown.clone()).await;
+        let shutdown = shutdown.clone();
+        match &self.acceptor {
+            None => conn::serve(Arc::new(Conn::new(shared, peer, None, place)), stream, shutdown).await,
+            Some(acceptor) => {
+                let secured = tokio::select! {
+                    secured = tls::accept(acceptor, stream, shared.limits.handshake) => secured?,
+                    () = shared.cut.cancelled() => return None,
+                };
+                let conn = Arc::new(Conn::new(shared, peer, Some(secured.facts), place));
+                if secured.is_h2 {
+                    h2::serve(conn, secured.stream, shutdown).await;
+                } else {
+                    conn::serve(conn, secured.stream, shutdown).await;
+                }
+            }
+        }
         drop(tracked);
         None
     }

@@ -1,10 +1,14 @@
 //! What is stripped from a message and what is set on it. Pure.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
     UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
+
+use crate::policy::Policy;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -17,6 +21,7 @@ const UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("upgrade");
 const TE_TOKEN: HeaderValue = HeaderValue::from_static("te");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const NO_HOST: HeaderValue = HeaderValue::from_static("");
 
 /// The fields that concern one connection only (RFC 9110 section 7.6.1), besides those Connection names.
@@ -67,24 +72,74 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The connection a request came by.
+#[derive(Debug, Clone)]
+pub(crate) struct Via {
+    /// Whoever opened it.
+    pub(crate) peer: IpAddr,
+    /// `peer`, as X-Forwarded-For wants it.
+    pub(crate) text: HeaderValue,
+    /// Whether what `peer` says of its own clients is believed.
+    pub(crate) trusted: bool,
+    /// Whether it is encrypted.
+    pub(crate) secure: bool,
+}
+
+impl Via {
+    pub(crate) fn new(peer: IpAddr, secure: bool, policy: &Policy) -> Via {
+        let peer = peer.to_canonical();
+        let text = HeaderValue::from_str(&peer.to_string()).unwrap_or(NO_HOST);
+        Via { peer, text, trusted: policy.trusts(peer), secure }
+    }
+
+    /// Who sent the request: the peer, or whom the nearest proxy that isn't believed was talking to. An entry that is no address ends
+    /// the search: what is behind it was said by nobody we know.
+    pub(crate) fn client(&self, headers: &HeaderMap, policy: &Policy) -> IpAddr {
+        let mut client = self.peer;
+        if !self.trusted {
+            return client;
+        }
+        for field in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+            for entry in field.to_str().unwrap_or_default().rsplit(',') {
+                let Some(address) = address_of(entry.trim()) else { return client };
+                client = address;
+                if !policy.trusts(client) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+
+    fn scheme(&self) -> HeaderValue {
+        if self.secure { HTTPS } else { HTTP }
+    }
+}
+
+/// The address in an entry of X-Forwarded-For, which may have a port.
+fn address_of(entry: &str) -> Option<IpAddr> {
+    let bare = entry.parse().ok().or_else(|| entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok());
+    let address: IpAddr = bare.or_else(|| entry.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))?;
+    Some(address.to_canonical())
+}
+
 /// Makes a client's headers fit for an upstream. `upgrade` is what [`upgrade_of`] found, when it is to be passed on.
-pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, client: HeaderValue, upgrade: Option<HeaderValue>) {
+pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, via: &Via, upgrade: Option<HeaderValue>) {
     let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
-    headers.remove(FORWARDED);
     headers.remove(X_REAL_IP);
-    headers.insert(X_FORWARDED_FOR, client);
-    headers.insert(X_FORWARDED_PROTO, HTTP);
-    match host {
-        Some(host) => {
-            headers.insert(X_FORWARDED_HOST, host.clone());
-            headers.insert(HOST, host);
-        }
-        None => {
-            headers.remove(X_FORWARDED_HOST);
-            headers.insert(HOST, NO_HOST); // HTTP/1.1 upstream demands the field (RFC 9112 section 3.2)
-        }
+    if via.trusted {
+        append_forwarded(headers, via, host.as_ref());
+    } else {
+        headers.remove(FORWARDED);
+        headers.insert(X_FORWARDED_FOR, via.text.clone());
+        headers.insert(X_FORWARDED_PROTO, via.scheme());
+        match &host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
     }
+    headers.insert(HOST, host.unwrap_or(NO_HOST)); // HTTP/1.1 upstream demands the field (RFC 9112 section 3.2)
     if let Some(protocol) = upgrade {
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, UPGRADE_TOKEN);
@@ -92,6 +147,47 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, cl
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, TE_TOKEN);
     }
+}
+
+/// Adds this hop to what a believed proxy says of those before it; what it doesn't say, or says twice, is said of this hop.
+fn append_forwarded(headers: &mut HeaderMap, via: &Via, host: Option<&HeaderValue>) {
+    let peer = via.text.to_str().unwrap_or_default();
+    let chain = joined(headers, &X_FORWARDED_FOR, peer).unwrap_or_else(|| via.text.clone());
+    headers.insert(X_FORWARDED_FOR, chain);
+    if headers.contains_key(FORWARDED) {
+        let node = if via.peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
+        match joined(headers, &FORWARDED, &node) {
+            Some(chain) => headers.insert(FORWARDED, chain),
+            None => headers.remove(FORWARDED),
+        };
+    }
+    let schemes = [HTTP, HTTPS];
+    if only(headers, &X_FORWARDED_PROTO).is_none_or(|scheme| !schemes.contains(scheme)) {
+        headers.insert(X_FORWARDED_PROTO, via.scheme());
+    }
+    if only(headers, &X_FORWARDED_HOST).is_none() {
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+}
+
+/// The field's one value.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The field's values with one more behind them, in one; `None` when one of them isn't text.
+fn joined(headers: &HeaderMap, name: &HeaderName, more: &str) -> Option<HeaderValue> {
+    let mut list = String::new();
+    for value in headers.get_all(name) {
+        list.push_str(value.to_str().ok()?);
+        list.push_str(", ");
+    }
+    list.push_str(more);
+    HeaderValue::from_str(&list).ok()
 }
 
 /// An answer names several lengths, or one that is no number.
@@ -158,7 +254,7 @@ mod tests {
             ("x-forwarded-host", "evil"),
         ]);
         let host = headers.get(HOST).cloned();
-        to_upstream(&mut headers, host, HeaderValue::from_static("1.2.3.4"), None);
+        to_upstream(&mut headers, host, &via("1.2.3.4", false), None);
         let expected = map(&[
             ("host", "h"),
             ("x-yours", "2"),
@@ -169,6 +265,70 @@ mod tests {
             ("x-forwarded-host", "h"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    fn policy() -> Policy {
+        Policy { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()], ..Policy::default() }
+    }
+
+    fn via(peer: &str, secure: bool) -> Via {
+        Via::new(peer.parse().unwrap(), secure, &policy())
+    }
+
+    #[test]
+    fn a_client_is_the_nearest_address_that_is_no_proxy_of_ours() {
+        let table: &[(&str, &[&str], &str)] = &[
+            ("1.2.3.4", &["6.6.6.6"], "1.2.3.4"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("::ffff:10.0.0.1", &["6.6.6.6", "1.2.3.4,10.0.0.2 , 10.0.0.3"], "1.2.3.4"),
+            ("10.0.0.1", &["10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["6.6.6.6, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, unknown, 10.0.0.7"], "10.0.0.7"),
+            ("10.0.0.1", &["6.6.6.6, "], "10.0.0.1"),
+            ("10.0.0.1", &["1.2.3.4:5678"], "1.2.3.4"),
+            ("fd00::1", &["[2001:db8::1]:5678"], "2001:db8::1"),
+            ("fd00::1", &["[2001:db8::1]"], "2001:db8::1"),
+            ("fd00::1", &["::ffff:1.2.3.4"], "1.2.3.4"),
+        ];
+        for (peer, chain, client) in table {
+            let fields: Vec<_> = chain.iter().map(|field| ("x-forwarded-for", *field)).collect();
+            assert_eq!(via(peer, false).client(&map(&fields), &policy()), client.parse::<IpAddr>().unwrap(), "{peer} {chain:?}");
+        }
+    }
+
+    #[test]
+    fn a_believed_proxy_is_added_to_and_another_one_overwritten() {
+        let said = [
+            ("host", "h"),
+            ("forwarded", "for=1.2.3.4;proto=https"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public"),
+        ];
+        let forwarded = |via: &Via, said: &[(&str, &str)]| {
+            let mut headers = map(said);
+            let host = headers.get(HOST).cloned();
+            to_upstream(&mut headers, host, via, None);
+            headers
+        };
+        let kept = [
+            ("host", "h"),
+            ("forwarded", "for=1.2.3.4;proto=https, for=10.0.0.1"),
+            ("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public"),
+        ];
+        assert_eq!(forwarded(&via("10.0.0.1", false), &said), map(&kept));
+        let own = |peer, scheme| map(&[("host", "h"), ("x-forwarded-for", peer), ("x-forwarded-proto", scheme), ("x-forwarded-host", "h")]);
+        assert_eq!(forwarded(&via("1.1.1.1", true), &said), own("1.1.1.1", "https"));
+        assert_eq!(forwarded(&via("10.0.0.1", true), &said[..1]), own("10.0.0.1", "https"));
+        let odd = [("host", "h"), ("x-forwarded-proto", "gopher"), ("x-forwarded-host", "a"), ("x-forwarded-host", "b")];
+        assert_eq!(forwarded(&via("10.0.0.1", false), &odd), own("10.0.0.1", "http"));
+        let six = forwarded(&via("fd00::1", false), &[("forwarded", "for=_hidden")]);
+        assert_eq!(six.get("forwarded").unwrap(), "for=_hidden, for=\"[fd00::1]\"");
     }
 
     #[test]

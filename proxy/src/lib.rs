@@ -1,16 +1,19 @@
 //! The door of a Codius host: everything that arrives from the public internet passes here.
 //!
-//! pingora is the frame (server, runtimes, listeners), hyper the HTTP/1.1 engine inside it, on both sides. The crate knows
+//! pingora is the frame (server, runtimes, listeners), hyper the HTTP engine inside it, on both sides. The crate knows
 //! hosts and upstreams and nothing of money or pods: a [`RouteTable`] says which pod is where, and every other host name
 //! belongs to the control plane behind a unix socket.
 //!
 //! # The walk of a request, and the map of this crate
 //!
 //! ```text
-//! edge     the pingora service: listener, worker threads, drain
-//!  conn    one client connection: hyper, deadlines, drain
+//! edge     the pingora services: listeners, worker threads, drain
+//!  tls     handshake, certificates by name, what https means for a request
+//!  conn    one client connection that speaks HTTP/1: hyper, deadlines, drain
+//!  h2      one that speaks HTTP/2: the same with many requests at once
 //!   forward   one request: the list of steps below, and the retry
 //!    host       Host header -> pod key or control plane         (pure)
+//!    gate       counts who comes, by what admit allows          (admit: pure)
 //!    route      pod key -> upstream, idle connections included
 //!    headers    what is stripped, what is set                   (pure)
 //!    upstream   connect, and the pool of one upstream's idle connections
@@ -19,7 +22,10 @@
 //!    tunnel     what an upgraded (WebSocket) connection becomes
 //!    rescue     the one table from failure to answer            (pure)
 //! limits   every number that bounds something
+//! policy   whom is believed, counted and connected to
 //! metrics  counters with closed labels
+//! visit    what is counted and logged of one request
+//! access   the access log
 //! ```
 //!
 //! # Posture towards odd HTTP/1 (hyper's own parser unless noted)
@@ -29,6 +35,7 @@
 //! | no Host in HTTP/1.1, two Hosts, Host with user info or bad characters, Host unlike an absolute target | 400 (`host`) |
 //! | absolute-form target | rewritten to origin-form (`forward`) |
 //! | CONNECT, TRACE | 405 (`host`) |
+//! | Host unlike the server name of the TLS handshake | 421 (`tls`) |
 //! | obs-fold, space before the colon, bare CR, unknown version, bad chunk size | 400, connection closed |
 //! | Content-Length and Transfer-Encoding together | Transfer-Encoding wins, Content-Length removed, connection closed after the answer |
 //! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
@@ -44,20 +51,30 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod admit;
 mod body;
 mod conn;
 mod edge;
 mod forward;
+mod gate;
+mod h2;
 mod headers;
 mod hearing;
 mod host;
 mod limits;
 mod metrics;
+mod policy;
 mod rescue;
 mod route;
+mod tls;
 mod tunnel;
 mod upstream;
+mod visit;
 
+pub use access::{AccessFormat, AccessLog};
 pub use edge::{Edge, EdgeConfig, StartError};
 pub use limits::Limits;
+pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
+pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};

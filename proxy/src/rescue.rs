@@ -4,9 +4,15 @@
 //! |---|---|---|---|
 //! | `BadHost` | 400 | client | nothing |
 //! | `BadBody` | 400 | client | nothing |
+//! | `Misdirected` | 421 | client | nothing: it asks anew on another connection |
 //! | `MethodNotAllowed` | 405 | client | nothing |
-//! | `ClientStalled` | 408 | client | nothing |
+//! | `ClientStalled`, `ClientTooSlow` | 408 | client | nothing |
+//! | `BodyTooLarge` | 413 | client | nothing |
+//! | `ClientTooFast` | 429 | client | raise `requests_per_client` if it is a good one |
+//! | `PodTooBusy` | 429 | client | raise `requests_per_pod` if the machine bears it |
 //! | `NoSuchPod` | 404 | client | nothing: never started, or its paid time is over |
+//! | `PodTunnelsFull` | 503 | pod | raise `tunnels_per_pod` if the machine bears it |
+//! | `PodRefused` | 503 | host | look at the log: the runtime named an address no pod may have |
 //! | `PodUnreachable` | 503 | pod | look whether the pod listens on its manifest's port |
 //! | `PodTimedOut` | 504 | pod | as above |
 //! | `PodBroken` | 502 | pod | the pod closed without an answer, or its answer is not HTTP |
@@ -15,20 +21,33 @@
 //! | `ControlBroken` | 502 | host | look at the control plane's log |
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
 
 /// Seconds after which a client may try again when something is down that should come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+/// The same for requests that come too fast: they are counted by the second.
+const RETRY_NEXT_SECOND: HeaderValue = HeaderValue::from_static("1");
+
+/// Who answers: no version, which would only help whoever looks for a weak one.
+const OURSELVES: HeaderValue = HeaderValue::from_static("codiusd");
 
 /// Why a request gets no upstream's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     BadHost,
     BadBody,
+    Misdirected,
     MethodNotAllowed,
     ClientStalled,
+    ClientTooSlow,
+    ClientTooFast,
+    BodyTooLarge,
     NoSuchPod,
+    PodTooBusy,
+    PodTunnelsFull,
+    PodRefused,
     PodUnreachable,
     PodTimedOut,
     PodBroken,
@@ -38,12 +57,19 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 11] = [
+    pub(crate) const ALL: [Fault; 18] = [
         Fault::BadHost,
         Fault::BadBody,
+        Fault::Misdirected,
         Fault::MethodNotAllowed,
         Fault::ClientStalled,
+        Fault::ClientTooSlow,
+        Fault::ClientTooFast,
+        Fault::BodyTooLarge,
         Fault::NoSuchPod,
+        Fault::PodTooBusy,
+        Fault::PodTunnelsFull,
+        Fault::PodRefused,
         Fault::PodUnreachable,
         Fault::PodTimedOut,
         Fault::PodBroken,
@@ -52,49 +78,45 @@ impl Fault {
         Fault::ControlBroken,
     ];
 
-    pub(crate) fn status(self) -> StatusCode {
+    /// Status, metric label, and what the client is told.
+    const fn row(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Fault::BadHost | Fault::BadBody => StatusCode::BAD_REQUEST,
-            Fault::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Fault::ClientStalled => StatusCode::REQUEST_TIMEOUT,
-            Fault::NoSuchPod => StatusCode::NOT_FOUND,
-            Fault::PodUnreachable | Fault::ControlUnreachable => StatusCode::SERVICE_UNAVAILABLE,
-            Fault::PodTimedOut | Fault::ControlTimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Fault::PodBroken | Fault::ControlBroken => StatusCode::BAD_GATEWAY,
+            Fault::BadHost => (StatusCode::BAD_REQUEST, "bad_host", "The request must name exactly one valid host."),
+            Fault::BadBody => (StatusCode::BAD_REQUEST, "bad_body", "The request body is malformed or broke off."),
+            Fault::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host name."),
+            Fault::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not supported here."),
+            Fault::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "client_stalled", "The request body stopped arriving."),
+            Fault::ClientTooSlow => (StatusCode::REQUEST_TIMEOUT, "client_too_slow", "The request body arrives too slowly."),
+            Fault::ClientTooFast => (StatusCode::TOO_MANY_REQUESTS, "client_too_fast", "You are sending too many requests. Slow down."),
+            Fault::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The request body is larger than this host takes."),
+            Fault::NoSuchPod => (StatusCode::NOT_FOUND, "no_such_pod", "There is no pod with this name on this host. It may have expired."),
+            Fault::PodTooBusy => (StatusCode::TOO_MANY_REQUESTS, "pod_too_busy", "The pod gets too many requests. Try again shortly."),
+            Fault::PodTunnelsFull => {
+                (StatusCode::SERVICE_UNAVAILABLE, "pod_tunnels_full", "The pod has too many open connections. Try again shortly.")
+            }
+            Fault::PodRefused => (StatusCode::SERVICE_UNAVAILABLE, "pod_refused", "The pod cannot be reached on this host."),
+            Fault::PodUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "pod_unreachable", "The pod is not accepting connections."),
+            Fault::PodTimedOut => (StatusCode::GATEWAY_TIMEOUT, "pod_timed_out", "The pod did not answer in time."),
+            Fault::PodBroken => (StatusCode::BAD_GATEWAY, "pod_broken", "The pod closed the connection or sent an invalid answer."),
+            Fault::ControlUnreachable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "control_unreachable", "This host is starting or stopping. Try again shortly.")
+            }
+            Fault::ControlTimedOut => (StatusCode::GATEWAY_TIMEOUT, "control_timed_out", "This host did not answer in time."),
+            Fault::ControlBroken => (StatusCode::BAD_GATEWAY, "control_broken", "This host failed to answer."),
         }
+    }
+
+    pub(crate) fn status(self) -> StatusCode {
+        self.row().0
     }
 
     /// The metric label.
     pub(crate) fn label(self) -> &'static str {
-        match self {
-            Fault::BadHost => "bad_host",
-            Fault::BadBody => "bad_body",
-            Fault::MethodNotAllowed => "method_not_allowed",
-            Fault::ClientStalled => "client_stalled",
-            Fault::NoSuchPod => "no_such_pod",
-            Fault::PodUnreachable => "pod_unreachable",
-            Fault::PodTimedOut => "pod_timed_out",
-            Fault::PodBroken => "pod_broken",
-            Fault::ControlUnreachable => "control_unreachable",
-            Fault::ControlTimedOut => "control_timed_out",
-            Fault::ControlBroken => "control_broken",
-        }
+        self.row().1
     }
 
     fn message(self) -> &'static str {
-        match self {
-            Fault::BadHost => "The request must name exactly one valid host.",
-            Fault::BadBody => "The request body is malformed or broke off.",
-            Fault::MethodNotAllowed => "This method is not supported here.",
-            Fault::ClientStalled => "The request body stopped arriving.",
-            Fault::NoSuchPod => "There is no pod with this name on this host. It may have expired.",
-            Fault::PodUnreachable => "The pod is not accepting connections.",
-            Fault::PodTimedOut => "The pod did not answer in time.",
-            Fault::PodBroken => "The pod closed the connection or sent an invalid answer.",
-            Fault::ControlUnreachable => "This host is starting or stopping. Try again shortly.",
-            Fault::ControlTimedOut => "This host did not answer in time.",
-            Fault::ControlBroken => "This host failed to answer.",
-        }
+        self.row().2
     }
 }
 
@@ -127,12 +149,21 @@ impl Reader {
     }
 }
 
+/// The answer to a request over plain HTTP that belongs at `location`; the method stays what it is (RFC 9110 section 15.4.9).
+pub(crate) fn moved(location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(SERVER, OURSELVES);
+    response
+}
+
 /// The answer to a request that failed with `fault`.
-pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
+pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<Bytes> {
     let status = fault.status();
     let title = status.canonical_reason().unwrap_or("Error");
     let (kind, text) = match reader {
-        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, fault.message())),
+        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, fault.message(), now)),
         Reader::Program => (
             "application/json; charset=utf-8",
             serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": fault.message() }).to_string(),
@@ -143,8 +174,12 @@ pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SERVER, OURSELVES);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        headers.insert(RETRY_AFTER, RETRY_NEXT_SECOND);
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
@@ -152,11 +187,12 @@ pub(crate) fn answer(fault: Fault, reader: Reader) -> Response<Bytes> {
     response
 }
 
-fn page(status: u16, title: &str, message: &str) -> String {
+fn page(status: u16, title: &str, message: &str, now: Timestamp) -> String {
+    let time = now.strftime("%Y-%m-%d %H:%M:%S");
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{status} {title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}}\
-         </style><h1>{title}</h1><p>{message}</p><p><small>{status}</small></p></html>\n"
+         </style><h1>{title}</h1><p>{message}</p><p><small>{status} &middot; {time} UTC</small></p></html>\n"
     )
 }
 

@@ -14,7 +14,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -30,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::body::Upload;
 use crate::hearing::{Heard, Hearing};
 use crate::limits::Limits;
+use crate::policy::{self, Policy, Unwanted};
 
 /// Where an upstream listens.
 #[derive(Debug, Clone)]
@@ -46,6 +48,19 @@ pub(crate) struct Route {
     address: Address,
     shelf: Mutex<Vec<Idle>>,
     withdrawn: CancellationToken,
+    tunnels: AtomicUsize,
+    /// Whether the edge may connect there, once it has been asked.
+    vetted: OnceLock<Result<(), Unwanted>>,
+}
+
+/// Room for one tunnel to a route; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct TunnelPlace(Arc<Route>);
+
+impl Drop for TunnelPlace {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A connection that carries at most one request at a time. Dropping it closes the connection at once, unless it has been upgraded.
@@ -67,6 +82,8 @@ struct Idle {
 /// A connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
+    #[error("a pod may not be there")]
+    Unwanted(#[source] Unwanted),
     #[error("connecting took longer than allowed")]
     Timeout,
     #[error("connecting failed")]
@@ -84,7 +101,19 @@ impl Link {
 
 impl Route {
     pub(crate) fn new(address: Address) -> Route {
-        Route { address, shelf: Mutex::new(Vec::new()), withdrawn: CancellationToken::new() }
+        Route {
+            address,
+            shelf: Mutex::new(Vec::new()),
+            withdrawn: CancellationToken::new(),
+            tunnels: AtomicUsize::new(0),
+            vetted: OnceLock::new(),
+        }
+    }
+
+    /// Room for one more tunnel, if there is.
+    pub(crate) fn tunnel(self: &Arc<Self>, limits: &Limits) -> Option<TunnelPlace> {
+        let place = TunnelPlace(Arc::clone(self));
+        (self.tunnels.fetch_add(1, Ordering::Relaxed) < limits.tunnels_per_pod).then_some(place)
     }
 
     /// Closes idle connections and starts the grace of busy ones.
@@ -153,9 +182,10 @@ impl Route {
     }
 
     /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
-    pub(crate) async fn dial(&self, limits: &Limits) -> Result<Link, DialError> {
+    pub(crate) async fn dial(&self, limits: &Limits, policy: &Policy) -> Result<Link, DialError> {
         match &self.address {
             Address::Tcp(address) => {
+                self.vet(*address, policy).map_err(DialError::Unwanted)?;
                 let stream = connect(TcpStream::connect(address), limits).await?;
                 stream.set_nodelay(true).map_err(DialError::Connect)?;
                 self.launch(stream, limits).await
@@ -165,6 +195,16 @@ impl Route {
                 self.launch(stream, limits).await
             }
         }
+    }
+
+    fn vet(&self, address: SocketAddr, policy: &Policy) -> Result<(), Unwanted> {
+        *self.vetted.get_or_init(|| {
+            let verdict = policy.upstreams.check(address, policy::is_own);
+            if let Err(reason) = &verdict {
+                tracing::error!(%address, %reason, "the runtime says a pod is where none may be; it is not connected to");
+            }
+            verdict
+        })
     }
 
     async fn launch<I>(&self, stream: I, limits: &Limits) -> Result<Link, DialError>

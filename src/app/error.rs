@@ -7,6 +7,7 @@ use codiusd_control::{
     store::{OpenError, StoreFailed},
 };
 use codiusd_ilp::service;
+use codiusd_proxy::CertificateError;
 use codiusd_runtime::{
     RuntimeError,
     embedded::{self, Subnet},
@@ -56,8 +57,11 @@ pub enum StartError {
     /// The runtime.
     #[error("the pods' runtime can't be started")]
     Runtime(#[source] RuntimeError),
+    /// A certificate.
+    #[error("CODIUS_TLS_CERTS: {0}")]
+    Certificate(#[from] CertificateError),
     /// The front door.
-    #[error("the front door can't be opened (CODIUS_BIND_IP, CODIUS_PORT)")]
+    #[error("the front door can't be opened (CODIUS_BIND_IP, CODIUS_PORT, CODIUS_TLS_LISTEN)")]
     Edge(#[source] codiusd_proxy::StartError),
     /// Interledger.
     #[error("Interledger can't be started (CODIUS_ILP_LISTEN)")]

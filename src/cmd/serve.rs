@@ -1,4 +1,4 @@
-//! `codiusd serve`: a host, until it is told to stop.
+//! `codiusd serve`: a host, until it is told to stop. SIGHUP has it read its certificates again.
 
 use std::process::ExitCode;
 
@@ -25,14 +25,21 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             Ok(stop) => stop,
             Err(error) => return failure(&error),
         };
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => hangup,
+            Err(error) => return failure(&error),
+        };
         let app = match App::start(&config).await {
             Ok(app) => app,
             Err(error) => return failure(&error),
         };
-        tracing::info!(listen = %app.address(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
-        let code = tokio::select! {
-            () = stop.received() => ExitCode::SUCCESS,
-            () = app.failed() => ExitCode::FAILURE,
+        tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
+        let code = loop {
+            tokio::select! {
+                () = stop.received() => break ExitCode::SUCCESS,
+                () = app.failed() => break ExitCode::FAILURE,
+                _ = hangup.recv() => app.reload_certificates(),
+            }
         };
         tracing::info!(
             "stopping: requests under way are finished, pods {}",

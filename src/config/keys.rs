@@ -30,6 +30,25 @@ pub const KEYS: &[Key] = &[
     ),
     key("bind_ip", &["CODIUS_BIND_IP"], Some("127.0.0.1"), "address the front door listens on"),
     key("port", &["CODIUS_PORT"], Some("3000"), "port the front door listens on; 0 takes any free one"),
+    key(
+        "tls_listen",
+        &["CODIUS_TLS_LISTEN"],
+        Some(""),
+        "addresses the front door listens on for TLS, such as 0.0.0.0:443,[::]:443; empty: none",
+    ),
+    key(
+        "tls_certs",
+        &["CODIUS_TLS_CERTS"],
+        Some(""),
+        "certificates for TLS, as CERT.pem:KEY.pem separated by commas; chosen by name, the first for all other names. Read again when they change, and on SIGHUP",
+    ),
+    key("http_redirect", &["CODIUS_HTTP_REDIRECT"], Some("false"), "true sends plain HTTP to https, but for /.well-known/acme-challenge/"),
+    key(
+        "hsts_seconds",
+        &["CODIUS_HSTS_SECONDS"],
+        Some("0"),
+        "for how long browsers are told, over https, to use nothing else; 0: they aren't",
+    ),
     key("root", &["CODIUS_ROOT"], Some("/var/lib/codius"), "directory everything is kept in: store, images, pods"),
     key(
         "cost_per_month",

@@ -52,6 +52,20 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
             "COST_PER_MONTH = \"-1\": must be a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
         ),
         (
+            &[dev, ("CODIUS_TLS_LISTEN", "0.0.0.0:443")],
+            "CODIUS_TLS_CERTS isn't set: TLS needs a certificate, as CERT.pem:KEY.pem (codiusd certs dev makes one to try with)",
+        ),
+        (
+            &[dev, ("CODIUS_HTTP_REDIRECT", "true")],
+            "CODIUS_TLS_LISTEN isn't set: certificates and redirects to https need an address such as 0.0.0.0:443",
+        ),
+        (
+            &[dev, ("CODIUS_TLS_CERTS", "/a.pem:/a.key,b.pem:b.key")],
+            "CODIUS_TLS_CERTS = \"/a.pem:/a.key,b.pem:b.key\": must be CERT.pem:KEY.pem, both absolute paths, separated by commas",
+        ),
+        (&[dev, ("CODIUS_TLS_LISTEN", "443")], "CODIUS_TLS_LISTEN = \"443\": must be addresses such as 0.0.0.0:443,[::]:443"),
+        (&[dev, ("CODIUS_HSTS_SECONDS", "-1")], "CODIUS_HSTS_SECONDS = \"-1\": must be a number of seconds from 0 to 4294967295"),
+        (
             &[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")],
             "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75",
         ),
@@ -91,6 +105,20 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         assert_eq!(message, expected);
         assert!(!message.contains('\n'));
     }
+}
+
+#[test]
+fn tls_has_addresses_and_certificates() {
+    let file = "dev = true\ntls_listen = [\"0.0.0.0:443\", \"[::]:443\"]\ntls_certs = [\"/a.pem:/a.key\", \"/b.pem:/b.key\"]\nhttp_redirect = true\nhsts_seconds = 60";
+    let pair = |chain: &str, key: &str| CertificateFiles { chain: chain.into(), key: key.into() };
+    let expected = TlsChoice {
+        listen: vec!["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()],
+        certificates: vec![pair("/a.pem", "/a.key"), pair("/b.pem", "/b.key")],
+        redirect: true,
+        hsts_seconds: 60,
+    };
+    assert_eq!(read(file, &[]).unwrap().tls, Some(expected));
+    assert_eq!(read("dev = true\nhsts_seconds = 60", &[]).unwrap().tls, None);
 }
 
 #[test]

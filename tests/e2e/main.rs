@@ -8,6 +8,7 @@
 //! | `restart` | kill -9 with pods running and money on the way |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
+//! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
 //! They need root, and tests/interop built (`make test` does both).
@@ -20,6 +21,7 @@ mod javascript;
 mod paying;
 mod pods;
 mod restart;
+mod tls;
 
 use codiusd_kit::{Host, HostBuilder};
 use http::{Method, StatusCode};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codiusd_proxy::{Edge, EdgeConfig, Limits, RouteTable, StartError};
+use codiusd_proxy::{Edge, EdgeConfig, Limits, Policy, RouteTable, StartError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -100,7 +100,15 @@ async fn connections_over_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn what_prevents_a_start_is_said() {
     let house = House::new().await;
-    let config = |listen| EdgeConfig { listen, control_socket: "/nonexistent".into(), threads: 1, limits: Limits::default() };
+    let config = |listen| EdgeConfig {
+        listen,
+        control_socket: "/nonexistent".into(),
+        threads: 1,
+        tls: None,
+        limits: Limits::default(),
+        policy: Policy::default(),
+        access_log: None,
+    };
     let start = |listen, registry: &prometheus::Registry| Edge::start(config(listen), Arc::new(RouteTable::new()), registry);
     let taken = start(house.edge.address(), &prometheus::Registry::new());
     assert!(matches!(taken, Err(StartError::Listen { address, .. }) if address == house.edge.address()), "{taken:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, RouteTable, Upstream};
+use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, Policy, RouteTable, TlsConfig, Upstream};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -51,20 +51,37 @@ impl House {
     }
 
     pub(crate) fn without_control(limits: Limits) -> House {
-        House::start(limits, Arc::new(RouteTable::new()))
+        House::under(limits, Policy::default())
+    }
+
+    /// As `without_control`.
+    pub(crate) fn under(limits: Limits, policy: Policy) -> House {
+        House::start(limits, policy, Arc::new(RouteTable::new()), None)
     }
 
     /// A second edge, without a control plane, that serves the routes of `house`.
     pub(crate) fn beside(house: &House) -> House {
-        House::start(Limits::default(), Arc::clone(&house.routes))
+        House::start(Limits::default(), Policy::default(), Arc::clone(&house.routes), None)
     }
 
-    fn start(limits: Limits, routes: Arc<RouteTable>) -> House {
+    pub(crate) fn start(limits: Limits, policy: Policy, routes: Arc<RouteTable>, tls: Option<TlsConfig>) -> House {
+        House::shaped(routes, |config| EdgeConfig { tls, limits, policy, ..config })
+    }
+
+    /// An edge with the defaults as `shape` changes them, without a control plane.
+    pub(crate) fn shaped(routes: Arc<RouteTable>, shape: impl FnOnce(EdgeConfig) -> EdgeConfig) -> House {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
-        let config =
-            EdgeConfig { listen: "127.0.0.1:0".parse().unwrap(), control_socket: dir.path().join("control.sock"), threads: 2, limits };
-        let edge = Edge::start(config, Arc::clone(&routes), &registry).unwrap();
+        let config = EdgeConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            control_socket: dir.path().join("control.sock"),
+            threads: 2,
+            tls: None,
+            limits: Limits::default(),
+            policy: Policy::default(),
+            access_log: None,
+        };
+        let edge = Edge::start(shape(config), Arc::clone(&routes), &registry).unwrap();
         House { edge, routes, registry, dir }
     }
 
@@ -83,6 +100,20 @@ impl House {
     /// One request on a connection of its own.
     pub(crate) async fn ask(&self, request: &str) -> Answer {
         self.connect().await.ask(request).await
+    }
+
+    /// The value of the counter with these labels (among others), or how often the histogram was told something.
+    pub(crate) fn counted(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
+        let has = |metric: &&prometheus::proto::Metric| {
+            labels.iter().all(|(label, value)| metric.get_label().iter().any(|pair| (pair.name(), pair.value()) == (*label, *value)))
+        };
+        let values = family.get_metric().iter().filter(has).map(|metric| {
+            let observed = u32::try_from(metric.get_histogram().get_sample_count()).unwrap();
+            metric.get_counter().get_value() + f64::from(observed)
+        });
+        values.sum()
     }
 
     /// The value of a counter or gauge, summed over its labels.

@@ -2,11 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
+mod access;
+mod apart;
 mod draining;
 mod early;
+mod errors;
 mod framing;
+mod h2;
 mod kit;
+mod limits;
+mod measures;
 mod pooling;
 mod routing;
+mod secure;
 mod streaming;
+mod tls;
 mod tunnels;

@@ -1,0 +1,242 @@
+//! Certificates by server name. Files that change are read again; what can't be used is said, and the one before stays in use.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+
+/// Bytes a file may have: a long chain has a hundredth of that.
+const FILE_BYTES: u64 = 1024 * 1024;
+
+/// A certificate with the chain to its root, and its key, both as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, then those that vouch for it.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// A certificate that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", .path.display())]
+pub struct CertificateError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// The certificates of an edge, shared with whoever may want them read again.
+#[derive(Debug)]
+pub struct Certificates {
+    pairs: Mutex<Vec<Pair>>,
+    names: RwLock<Arc<Names>>,
+}
+
+/// One certificate as it is in use, and what its files have been since.
+#[derive(Debug)]
+struct Pair {
+    files: CertificateFiles,
+    used: Loaded,
+    /// What is in the files and can't be used, and whether that was said.
+    refused: Option<(u64, bool)>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    key: Arc<CertifiedKey>,
+    names: Vec<Box<str>>,
+    not_after: i64,
+    /// Of the files' contents.
+    digest: u64,
+}
+
+/// Which certificate proves which name.
+#[derive(Debug)]
+struct Names {
+    default: Option<Arc<CertifiedKey>>,
+    /// Lower case; a wildcard stands as it is in the certificate, `*.localhost`.
+    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+}
+
+/// When a certificate that can't be used is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// The operator has said that it is there.
+    None,
+    /// Two files are never written at one moment: what is wrong twice in a row is wrong.
+    Once,
+}
+
+impl Certificates {
+    /// Reads the certificates; the first is shown to clients that ask for a name none of them is for.
+    pub fn load(files: Vec<CertificateFiles>) -> Result<Self, CertificateError> {
+        let pairs = files.into_iter().map(|files| {
+            let contents = Contents::read(&files)?;
+            let used = contents.parse(&files)?;
+            warn_if_over(&files, used.not_after);
+            Ok(Pair { files, used, refused: None })
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, CertificateError>>()?;
+        let names = RwLock::new(Arc::new(Names::of(&pairs)));
+        Ok(Self { pairs: Mutex::new(pairs), names })
+    }
+
+    /// Reads all files now, and says what can't be used. Connections go on as they are.
+    pub fn reload(&self) {
+        self.refresh(Patience::None);
+    }
+
+    /// Reads the files that changed. Blocks for as long as that takes.
+    pub(crate) fn refresh_if_changed(&self) {
+        self.refresh(Patience::Once);
+    }
+
+    fn refresh(&self, patience: Patience) {
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = pairs.iter_mut().filter_map(|pair| pair.refresh(patience).then_some(())).count();
+        if changed > 0 {
+            *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Names::of(&pairs));
+        }
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).find(hello.server_name())
+    }
+}
+
+impl Names {
+    fn of(pairs: &[Pair]) -> Names {
+        let mut by_name = HashMap::new();
+        for pair in pairs {
+            for name in &pair.used.names {
+                by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&pair.used.key));
+            }
+        }
+        Names { default: pairs.first().map(|pair| Arc::clone(&pair.used.key)), by_name }
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let named = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let wildcard = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            self.by_name.get(name.as_str()).or_else(|| self.by_name.get(wildcard()?.as_str()))
+        });
+        named.or(self.default.as_ref()).cloned()
+    }
+}
+
+impl Pair {
+    /// Whether another certificate is in use now.
+    fn refresh(&mut self, patience: Patience) -> bool {
+        let contents = Contents::read(&self.files);
+        let digest = contents.as_ref().map_or(0, Contents::digest);
+        if digest == self.used.digest {
+            self.refused = None;
+            return false;
+        }
+        match contents.and_then(|contents| contents.parse(&self.files)) {
+            Ok(loaded) => {
+                tracing::info!(file = %self.files.chain.display(), names = ?loaded.names, "the certificate was read again and is in use");
+                warn_if_over(&self.files, loaded.not_after);
+                self.used = loaded;
+                self.refused = None;
+                true
+            }
+            Err(error) => {
+                self.refuse(digest, &error, patience);
+                false
+            }
+        }
+    }
+
+    fn refuse(&mut self, digest: u64, error: &CertificateError, patience: Patience) {
+        let (again, said) = self.refused.filter(|(known, _)| *known == digest).map_or((false, false), |(_, said)| (true, said));
+        let say = patience == Patience::None || (again && !said);
+        if say {
+            tracing::error!(%error, "the new certificate can't be used; the one before stays in use (CODIUS_TLS_CERTS)");
+        }
+        self.refused = Some((digest, said || say));
+    }
+}
+
+fn warn_if_over(files: &CertificateFiles, not_after: i64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if not_after < i64::try_from(now).unwrap_or(i64::MAX) {
+        tracing::error!(file = %files.chain.display(), "the certificate has expired; visitors are warned off (CODIUS_TLS_CERTS)");
+    }
+}
+
+/// What is in the two files.
+struct Contents {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Contents {
+    fn read(files: &CertificateFiles) -> Result<Contents, CertificateError> {
+        Ok(Contents { chain: read(&files.chain)?, key: read(&files.key)? })
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.chain, &self.key).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn parse(&self, files: &CertificateFiles) -> Result<Loaded, CertificateError> {
+        let wrong_chain = |problem: &str| wrong(&files.chain, problem);
+        let wrong_key = |problem: &str| wrong(&files.key, problem);
+        let chain = CertificateDer::pem_slice_iter(&self.chain).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|_| wrong_chain("isn't PEM"))?;
+        let first = chain.first().ok_or_else(|| wrong_chain("holds no certificate"))?;
+        let (names, not_after) = names_and_end(first).ok_or_else(|| wrong_chain("holds a certificate that can't be read"))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| wrong_key("holds no private key in PEM, or one with a passphrase"))?;
+        let signer = ring::sign::any_supported_type(&key).map_err(|_| wrong_key("holds a private key of a kind that isn't supported"))?;
+        let key = CertifiedKey::new(chain, signer);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(wrong_key(&format!("isn't the key of the certificate in {}", files.chain.display()))),
+        }
+        Ok(Loaded { key: Arc::new(key), names, not_after, digest: self.digest() })
+    }
+}
+
+fn wrong(path: &Path, problem: &str) -> CertificateError {
+    CertificateError { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    let fail = |error: io::Error| wrong(path, &format!("can't be read: {error}"));
+    let size = fs::metadata(path).map_err(fail)?.len();
+    if size > FILE_BYTES {
+        return Err(wrong(path, "is too large for a certificate or key"));
+    }
+    fs::read(path).map_err(fail)
+}
+
+/// The DNS names a certificate is for, and when it ends in seconds since 1970.
+fn names_and_end(certificate: &CertificateDer<'_>) -> Option<(Vec<Box<str>>, i64)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let alternatives = parsed.subject_alternative_name().ok()?;
+    let names = alternatives.iter().flat_map(|extension| &extension.value.general_names);
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
+        _ => None,
+    });
+    Some((names.collect(), parsed.validity().not_after.timestamp()))
+}

@@ -1,0 +1,109 @@
+//! One request, from its head to the last byte of its answer or tunnel: what is counted and logged of it. It is over when it is dropped,
+//! however that comes about.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, StatusCode};
+
+use crate::access::{Entry, LEFT, Line};
+use crate::body::Progress;
+use crate::conn::Conn;
+use crate::metrics::To;
+use crate::route::PodKey;
+
+#[derive(Debug)]
+pub(crate) struct Visit {
+    conn: Arc<Conn>,
+    begun: Instant,
+    method: Method,
+    to: To,
+    status: Option<StatusCode>,
+    upload: Option<Arc<Progress>>,
+    received: u64,
+    sent: u64,
+    /// What will be logged; none: this one isn't.
+    line: Option<Box<Line>>,
+}
+
+impl Visit {
+    pub(crate) fn begin<B>(conn: &Arc<Conn>, request: &Request<B>) -> Visit {
+        let logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
+        let line = logged.then(|| {
+            let client = conn.via.client(request.headers(), &conn.edge.policy);
+            Box::new(Line::new(client, request.method(), request.uri(), request.headers()))
+        });
+        Visit {
+            conn: Arc::clone(conn),
+            begun: Instant::now(),
+            method: request.method().clone(),
+            to: To::Nowhere,
+            status: None,
+            upload: None,
+            received: 0,
+            sent: 0,
+            line,
+        }
+    }
+
+    /// When its head was there.
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// It is for this pod, whether or not there is one.
+    pub(crate) fn is_for(&mut self, pod: PodKey) {
+        if let Some(line) = &mut self.line {
+            line.pod = Some(pod);
+        }
+    }
+
+    /// It is sent there.
+    pub(crate) fn goes(&mut self, to: To) {
+        self.to = to;
+    }
+
+    /// It has this body.
+    pub(crate) fn uploads(&mut self, upload: Arc<Progress>) {
+        self.upload = Some(upload);
+    }
+
+    /// The head of its answer is there.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.conn.edge.metrics.answered(self.to, &self.method, status, self.begun.elapsed());
+    }
+
+    /// So many bytes came through its tunnel.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.received = self.received.saturating_add(bytes);
+        self.conn.edge.metrics.received.inc_by(bytes);
+    }
+
+    /// So many bytes of its answer, or through its tunnel, went to the client.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.sent = self.sent.saturating_add(bytes);
+        self.conn.edge.metrics.sent.inc_by(bytes);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let edge = &self.conn.edge;
+        if self.status.is_none() {
+            edge.metrics.left(self.to, &self.method);
+        }
+        if let (Some(log), Some(line)) = (&edge.access, self.line.take()) {
+            log.add(Entry {
+                line: *line,
+                is_control: self.to == To::Control,
+                status: self.status.map_or(LEFT, |status| status.as_u16()),
+                received: self.received.saturating_add(self.upload.as_ref().map_or(0, |upload| upload.bytes())),
+                sent: self.sent,
+                took: self.begun.elapsed(),
+            });
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The access log, as an operator finds it.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use codiusd_proxy::{AccessFormat, AccessLog, Edge, EdgeConfig, Limits, Policy, RouteTable, StartError};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::kit::{House, PATIENCE, Pod, mirror, read_head, within};
+
+fn logging(file: &Path, format: AccessFormat, sample: u32) -> House {
+    let log = AccessLog { file: Some(file.to_owned()), format, sample: NonZeroU32::new(sample).unwrap() };
+    let house = House::shaped(Arc::new(RouteTable::new()), |config| EdgeConfig { access_log: Some(log), ..config });
+    house.control(|stream| mirror(stream, "control"));
+    house
+}
+
+/// Everything that was logged, once the edge has stopped.
+async fn lines(house: House, file: &Path) -> Vec<String> {
+    within("the drain to end", house.edge.drain(PATIENCE / 2)).await;
+    std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_request_is_one_line_that_tells_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let house = logging(&file, AccessFormat::Json, 1);
+    let pod = Pod::mirror().await;
+    let name = house.publish(1, pod.address);
+    let label = name.split('.').next().unwrap().to_owned();
+    let unknown = "b".repeat(51) + "a";
+    let secrets = "Pay-Token: secret\r\nCookie: a=secret\r\nAuthorization: Basic secret\r\nReferer: http://x/?secret\r\n";
+    let agent = "agent ".repeat(50);
+    let answer = house
+        .ask(&format!(
+            "POST /a%20b?Pay-Token=secret HTTP/1.1\r\nHost: {name}\r\n{secrets}User-Agent: {agent}\r\nContent-Length: 5\r\n\r\nhello"
+        ))
+        .await;
+    assert_eq!(answer.status, 200);
+    house.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{secrets}\r\n")).await;
+    house.ask(&format!("GET /x?secret HTTP/1.1\r\nHost: {unknown}.localhost\r\n\r\n")).await;
+    house.ask("TRACE /y HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+
+    let lines = lines(house, &file).await;
+    assert!(lines.iter().all(|line| !line.contains("secret")), "{lines:?}");
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            (text("method"), text("host"), text("path"), line["status"].as_u64().unwrap(), line["received"].as_u64().unwrap())
+        })
+        .collect();
+    // Connections of their own may end in another order.
+    told.sort();
+    let expected = [
+        ("GET", unknown.as_str(), "/x", 404, 0),
+        ("GET", "control", "/", 200, 0),
+        ("POST", &label, "/a%20b", 200, 5),
+        ("TRACE", "none", "/y", 405, 0),
+    ]
+    .map(|(method, host, path, status, received)| (method.to_owned(), host.to_owned(), path.to_owned(), status, received));
+    assert_eq!(told, expected);
+    let first = lines.iter().find(|line| line["method"] == "POST").unwrap();
+    assert_eq!(first["sent"].as_u64().unwrap(), u64::try_from(answer.body.len()).unwrap());
+    assert_eq!((&first["client"], first["agent"].as_str().unwrap()), (&"127.0.0.1".into(), &agent[..100]));
+    assert!(first["micros"].as_u64().unwrap() > 0 && first["time"].as_str().unwrap().ends_with('Z'), "{first}");
+}
+
+#[tokio::test]
+async fn a_tunnel_is_logged_at_its_end_and_a_client_that_left_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let house = logging(&file, AccessFormat::Text, 1);
+    let pod = Pod::raw(|_, mut stream| async move {
+        let head = read_head(&mut stream).await.unwrap();
+        if head.contains("upgrade: x") {
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nfour").await.unwrap();
+        }
+        let mut all = Vec::new();
+        let _closed = stream.read_to_end(&mut all).await;
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let label = name.split('.').next().unwrap().to_owned();
+    let mut tunnel = house.connect().await;
+    tunnel.ask(&format!("GET /ws HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")).await;
+    assert_eq!(tunnel.until(b"four").await, b"four");
+    tunnel.send("sevenup").await;
+    tunnel.stream.shutdown().await.unwrap();
+    assert_eq!(tunnel.closed().await, "");
+    let mut leaving = house.connect().await;
+    leaving.send(&format!("GET /left HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    within("the request to reach the pod", async {
+        while pod.accepted() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(leaving);
+    let mut lines = lines(house, &file).await;
+    lines.sort_by_key(|line| line.contains("/left"));
+    let fields: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(fields.len(), 2, "{lines:?}");
+    assert_eq!(fields[0][1..8], ["127.0.0.1", "GET", &label, "\"/ws\"", "101", "7", "4"]);
+    assert_eq!(fields[1][1..8], ["127.0.0.1", "GET", &label, "\"/left\"", "499", "0", "0"]);
+}
+
+#[tokio::test]
+async fn a_sample_is_logged_when_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let house = logging(&file, AccessFormat::Text, 4);
+    let mut client = house.connect().await;
+    for _ in 0..12 {
+        client.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    }
+    assert_eq!(house.metric("codius_edge_access_log_dropped_total"), 0.0);
+    assert_eq!(lines(house, &file).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_drain_waits_for_the_log() {
+    const REQUESTS: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.pipe");
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    // Open both ways, opening it waits for nobody; it holds less than what is logged.
+    let pipe = OpenOptions::new().read(true).write(true).open(&file).unwrap();
+    let house = logging(&file, AccessFormat::Text, 1);
+    let mut client = house.connect().await;
+    let request = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1_500));
+    for _ in 0..REQUESTS {
+        assert_eq!(client.ask(&request).await.status, 200);
+    }
+    drop(client);
+    let mut drained = tokio::spawn(house.edge.drain(PATIENCE / 2));
+    assert!(timeout(Duration::from_millis(300), &mut drained).await.is_err(), "nobody has read the log");
+    let read = tokio::task::spawn_blocking(move || BufReader::new(pipe).lines().take(REQUESTS).filter(Result::is_ok).count());
+    assert_eq!(within("all lines", read).await.unwrap(), REQUESTS);
+    within("the drain to end", drained).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_prevents_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EdgeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        control_socket: "/nonexistent".into(),
+        threads: 1,
+        tls: None,
+        limits: Limits::default(),
+        policy: Policy::default(),
+        access_log: Some(AccessLog { file: Some(dir.path().to_owned()), format: AccessFormat::Text, sample: NonZeroU32::MIN }),
+    };
+    let started = Edge::start(config, Arc::new(RouteTable::new()), &prometheus::Registry::new());
+    assert!(matches!(started, Err(StartError::AccessLog(_))), "{started:?}");
+}
