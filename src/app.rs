@@ -247,7 +247,7 @@ fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf)
         threads: EDGE_THREADS,
         tls,
         policy: policy(config),
-        access_log: None,
+        access_log: config.access_log.clone(),
         limits: codiusd_proxy::Limits::default(),
     }
 }
@@ -258,7 +258,7 @@ fn policy(config: &Config) -> Policy {
         RuntimeChoice::Embedded => config.pod_subnet.to_string().parse().into_iter().collect(),
         RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => Vec::new(),
     };
-    Policy { upstreams: UpstreamPolicy::Pods(networks), ..Policy::default() }
+    Policy { upstreams: UpstreamPolicy::Pods(networks), trusted_proxies: config.trusted_proxies.clone(), ..Policy::default() }
 }
 
 /// A host that has just started should be able to say a price.

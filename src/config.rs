@@ -17,7 +17,7 @@ use std::{
 
 use codiusd_control::pay::CostPerMonth;
 use codiusd_ilp::btp::client::BtpUrl;
-use codiusd_proxy::{CertificateError, CertificateFiles, Certificates};
+use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
@@ -186,6 +186,10 @@ pub struct Config {
     pub stop_pods_at_exit: bool,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
+    /// Proxies in front of this host, whose word on clients is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Where requests are logged; none: nowhere.
+    pub access_log: Option<AccessLog>,
     /// What is logged.
     pub log: Targets,
     /// How it is.
@@ -233,6 +237,8 @@ impl Config {
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             admin: admin(settings)?,
+            trusted_proxies: settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?,
+            access_log: access_log(settings)?,
             log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
             log_format: settings.get("log_format", "text or json", parse_log_format)?,
         })
@@ -317,6 +323,20 @@ fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
         return Err(settings.missing("ilp_listen", "the embedded connector needs an address such as 127.0.0.1:7768"));
     }
     Ok(if embedded { IlpChoice::Embedded(listen) } else { IlpChoice::Uplink(credentials) })
+}
+
+fn access_log(settings: &Settings) -> Result<Option<AccessLog>, ConfigError> {
+    let format = settings.get("access_log_format", "text or json", |text| match text {
+        "json" => Some(AccessFormat::Json),
+        "text" => Some(AccessFormat::Text),
+        _ => None,
+    })?;
+    let sample = settings.get("access_log_sample", "a number from 1 to 4294967295", parse)?;
+    let place = settings.optional("access_log", "an absolute path, or stdout", |text| match text {
+        "stdout" => Some(None),
+        path => parse_path(path).map(Some),
+    })?;
+    Ok(place.map(|file| AccessLog { file, format, sample }))
 }
 
 /// On this machine only: it has no password.
