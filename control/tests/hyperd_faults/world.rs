@@ -6,7 +6,7 @@ use bytes::Bytes;
 use codiusd_control::{
     manifest::{Rules, Upload},
     pay::{Binding, DeskError, PayToken, Standing},
-    pods::Order,
+    pods::{Order, Refusal},
 };
 use codiusd_ilp::stream::ledger::{Credit, Ledger};
 use codiusd_kit::hyperd::{self, Hyperd};
@@ -207,6 +207,16 @@ impl World {
                 self.pay_and_upload(pod).await;
             }
         }
+    }
+
+    /// One more upload of every manifest whose pod has come to its end; whether there was one.
+    pub(crate) async fn upload_what_has_stopped(&mut self) -> bool {
+        let stopped = |order: &Arc<Order>| matches!(self.life().keeper.running(&order.spec.id), Err(Refusal::Stopped(_)));
+        let again: Vec<usize> = (0..self.orders.len()).filter(|pod| stopped(&self.orders[*pod])).collect();
+        for pod in &again {
+            self.pay_and_upload(*pod).await;
+        }
+        !again.is_empty()
     }
 
     /// What was bought for a pod, in seconds.
