@@ -29,7 +29,6 @@ use crate::store::{StoreFailed, Write};
 const MISSING_LOOKS: u32 = 3;
 /// How long a worn pod is waited for to be quiet. After that it is renewed in the middle of its work: it may hang any time.
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
-
 /// Worn pods that are renewed at a time: they serve, and each is away only as long as its own new start takes.
 const RENEWALS_AT_ONCE: usize = 1;
 /// A renewal that takes longer than this keeps no other from its turn.
@@ -208,10 +207,7 @@ impl Inner {
                 earlier.orphans.insert(id, Instant::now());
                 continue;
             };
-            if since.elapsed() < grace || self.table().contains_key(&id) {
-                continue;
-            }
-            if earlier.stopping.get(&id).is_some_and(|task| !task.is_finished()) {
+            if since.elapsed() < grace || self.table().contains_key(&id) || earlier.stopping.contains_key(&id) {
                 continue;
             }
             tracing::warn!(pod = %id, "a pod nobody pays for is stopped");

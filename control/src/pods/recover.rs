@@ -1,4 +1,4 @@
-//! After a start: the store's pods and the runtime's are made to agree, before anything is served.
+//! After a start: the store's pods and the runtime's are made to agree, before orders are taken.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -146,10 +146,7 @@ impl Inner {
         let mut tries = 0;
         let started = loop {
             tries += 1;
-            let started = match self.runtime.stop(id).await {
-                Ok(()) => self.runtime.start(order.spec.clone()).await,
-                Err(error) => Err(error),
-            };
+            let started = self.run(order).await;
             match &started {
                 Err(error) if !(is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");

@@ -9,7 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use codiusd_runtime::{PodId, RunningPod};
+use codiusd_runtime::{PodId, RunningPod, RuntimeError};
 use jiff::Timestamp;
 
 use super::{
@@ -64,12 +64,7 @@ impl Inner {
     /// Starts a pod that is `Starting`, and writes down how that went.
     pub(super) async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
         let id = &order.spec.id;
-        // What is left of an earlier run (an exited pod kept for its log) must make room.
-        let started = match self.runtime.stop(id).await {
-            Ok(()) => self.runtime.start(order.spec.clone()).await,
-            Err(error) => Err(error),
-        };
-        match started {
+        match self.run(order).await {
             Ok(run) => {
                 self.answers(order, &run).await;
                 let started_at = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
@@ -81,6 +76,12 @@ impl Inner {
                 Err(error.into())
             }
         }
+    }
+
+    /// Runs a pod anew. What is left of an earlier run (an exited pod kept for its log, a worn one) makes room first.
+    pub(super) async fn run(&self, order: &Order) -> Result<RunningPod, RuntimeError> {
+        self.runtime.stop(&order.spec.id).await?;
+        self.runtime.start(order.spec.clone()).await
     }
 
     /// Waits for the page of a pod that was just started, if it has one and really runs.
