@@ -20,22 +20,21 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::STRICT_TRANSPORT_SECURITY;
-use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
+use futures::FutureExt;
+use http::{HeaderValue, Uri};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
-use crate::body::Download;
 use crate::edge::Shared;
 use crate::forward;
 use crate::gate::Place;
 use crate::headers::Via;
 use crate::host::Admitted;
+use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::metrics::Counted;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
@@ -73,21 +72,16 @@ impl Conn {
         if named.is_none_or(|(name, host)| policy::agree(name, host)) { Ok(()) } else { Err(Fault::Misdirected) }
     }
 
+    /// What is said to browsers over https.
+    pub(crate) fn hsts(&self) -> Option<HeaderValue> {
+        self.edge.hsts.clone().filter(|_| self.is_secure())
+    }
+
     /// Where at https this request is sent.
     pub(crate) fn redirect(&self, admitted: &Admitted, uri: &Uri) -> Option<HeaderValue> {
         let port = self.edge.redirect.filter(|_| !self.is_secure())?;
         policy::https_location(admitted.host.as_ref()?, uri, port)
     }
-}
-
-/// Answers one request of the connection.
-pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Download> {
-    let hsts = conn.edge.hsts.clone().filter(|_| conn.is_secure());
-    let mut response = forward::answer(conn, request).await;
-    if let Some(hsts) = hsts {
-        response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
-    }
-    response
 }
 
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
@@ -96,16 +90,16 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let edge = Arc::clone(&conn.edge);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None, stalled: None };
+    let io = Timed { stream, conn: Arc::clone(&conn), timer: LazyTimer::default(), farewell: None, stalled: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
-        let conn = Arc::clone(&conn);
-        async move { Ok::<_, Infallible>(answer(conn, request).await) }
+        forward::answer(Arc::clone(&conn), request).map(Ok::<_, Infallible>)
     });
     let mut builder = Builder::new();
     builder.header_read_timeout(None).max_header_size(edge.limits.header_bytes).max_buf_size(edge.limits.buffer_bytes);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut stopping = pin!(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    let mut stopping = WhenWoken::new(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    let mut cut = WhenWoken::new(edge.cut.cancelled());
     let mut draining = false;
     loop {
         tokio::select! {
@@ -123,7 +117,7 @@ where
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = edge.cut.cancelled() => return,
+            () = &mut cut => return,
         }
     }
 }
@@ -131,7 +125,6 @@ where
 /// Which wait a connection is in, and since when.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    accepted: Instant,
     phase: AtomicU8,
     since_millis: AtomicU64,
 }
@@ -143,12 +136,11 @@ const TUNNEL: u8 = 3;
 
 impl Clock {
     fn start() -> Clock {
-        Clock { accepted: Instant::now(), phase: AtomicU8::new(HEAD), since_millis: AtomicU64::new(0) }
+        Clock { phase: AtomicU8::new(HEAD), since_millis: AtomicU64::new(Moment::now().as_millis()) }
     }
 
     fn enter(&self, phase: u8) {
-        let millis = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since_millis.store(millis, Ordering::Relaxed);
+        self.since_millis.store(Moment::now().as_millis(), Ordering::Relaxed);
         self.phase.store(phase, Ordering::Relaxed);
     }
 
@@ -179,13 +171,13 @@ impl Clock {
     }
 
     /// When the wait that the connection is in has lasted too long.
-    fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Instant> {
+    fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
             IDLE => keep_alive,
             HEAD => header,
             _ => return None,
         };
-        Some(self.accepted + Duration::from_millis(self.since_millis.load(Ordering::Relaxed)) + allowed)
+        Some(Moment::from_millis(self.since_millis.load(Ordering::Relaxed)).after(allowed))
     }
 }
 
@@ -194,7 +186,7 @@ impl Clock {
 struct Timed<S> {
     stream: S,
     conn: Arc<Conn>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: LazyTimer,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
     /// Ends the wait for a client that takes no more of what is sent to it.
@@ -202,22 +194,12 @@ struct Timed<S> {
 }
 
 impl<S: AsyncRead + Unpin> Timed<S> {
-    /// Ready when the current wait is over its time. A timer that fires for an earlier wait is set anew, not per request.
+    /// Ready when the current wait is over its time.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let limits = &self.conn.edge.limits;
-            let Some(deadline) = self.conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
+        let limits = &self.conn.edge.limits;
+        match self.conn.clock.deadline(limits.header_deadline, limits.keep_alive) {
+            Some(deadline) => self.timer.poll(deadline, cx),
+            None => Poll::Pending,
         }
     }
 

@@ -11,12 +11,12 @@
 //! drain is done before pingora is told to stop, by a shutdown watch of our own that the listening service is given in place of the server's.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderValue;
@@ -34,8 +34,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{AccessLog, Log};
 use crate::conn::{self, Conn};
-use crate::gate::Gate;
+use crate::gate::{Gate, Place};
 use crate::h2;
+use crate::idle::Moment;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
@@ -301,7 +302,7 @@ async fn tidy(shared: Arc<Shared>, mut shutdown: ShutdownWatch) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                let now = Instant::now();
+                let now = Moment::now();
                 shared.control.reap(now, age);
                 shared.routes.for_each_route(|route| route.reap(now, age));
             }
@@ -334,6 +335,8 @@ struct App {
 
 #[async_trait]
 impl ServerApp for App {
+    /// Hands the connection to a task of its own: pingora's would hold room for everything it can do for as long as the connection
+    /// is open.
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let shared = Arc::clone(&self.shared);
         let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
@@ -345,24 +348,28 @@ impl ServerApp for App {
                 return None;
             }
         };
-        let tracked = shared.tasks.token();
+        let tasks = shared.tasks.clone();
         let shutdown = shutdown.clone();
-        match &self.acceptor {
-            None => conn::serve(Arc::new(Conn::new(shared, peer, None, place)), stream, shutdown).await,
-            Some(acceptor) => {
-                let secured = tokio::select! {
-                    secured = tls::accept(acceptor, stream, shared.limits.handshake) => secured?,
-                    () = shared.cut.cancelled() => return None,
-                };
-                let conn = Arc::new(Conn::new(shared, peer, Some(secured.facts), place));
-                if secured.is_h2 {
-                    h2::serve(conn, secured.stream, shutdown).await;
-                } else {
-                    conn::serve(conn, secured.stream, shutdown).await;
-                }
-            }
-        }
-        drop(tracked);
+        match self.acceptor.clone() {
+            None => tasks.spawn(conn::serve(Arc::new(Conn::new(shared, peer, None, place)), stream, shutdown)),
+            Some(acceptor) => tasks.spawn(serve_tls(shared, acceptor, stream, peer, place, shutdown)),
+        };
         None
+    }
+}
+
+async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: Stream, peer: IpAddr, place: Place, shutdown: ShutdownWatch) {
+    // Boxed, because a handshake needs much room for a short time.
+    let handshake = Box::pin(tls::accept(&acceptor, stream, shared.limits.handshake));
+    let secured = tokio::select! {
+        secured = handshake => secured,
+        () = shared.cut.cancelled() => None,
+    };
+    let Some(secured) = secured else { return };
+    let conn = Arc::new(Conn::new(shared, peer, Some(secured.facts), place));
+    if secured.is_h2 {
+        Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
+    } else {
+        Box::pin(conn::serve(conn, secured.stream, shutdown)).await;
     }
 }

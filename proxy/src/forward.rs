@@ -4,14 +4,13 @@
 //! A request is sent a second time, on a new connection, only when nobody can tell: the connection was a reused one and either never
 //! took the request, or ended without one byte of answer to an idempotent request without a body (RFC 9112 section 9.3.1).
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::EXPECT;
-use http::request::Parts;
+use http::header::{EXPECT, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -37,25 +36,37 @@ use crate::visit::Visit;
 /// How often a request body that has used up its time is looked at again, at most: it may be the upstream that isn't reading.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Answers one request of a client connection.
-pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Download> {
+/// Answers one request of a client connection. All that can be decided at once is, before there is a future: what waits for the upstream
+/// is then small, and is moved around with every request.
+pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future<Output = Response<Download>> + Send {
     let reader = Reader::of(request.headers());
     conn.unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
     let mut visit = Visit::begin(&conn, &request);
-    let response = forward(&conn, &mut visit, request).await.unwrap_or_else(|fault| {
-        conn.edge.metrics.failed(fault);
-        let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-        rescue::answer(fault, reader, now).map(Answer::Page)
-    });
-    visit.answered(response.status());
-    response.map(|answer| match answer {
-        Answer::Page(page) => Download::page(page, visit, conn),
-        Answer::Upstream(body, lease) => Download::upstream(body, lease, visit, conn),
-        Answer::Tunnel(tunnel) => {
-            tunnel::open(tunnel, visit, Arc::clone(&conn));
-            Download::switched(conn)
+    let step = prepare(&conn, &mut visit, request);
+    async move {
+        let answered = match step {
+            Ok(Step::Send(sending)) => sending.run(&conn).await,
+            Ok(Step::Answer(page)) => Ok(page.map(Answer::Page)),
+            Err(fault) => Err(fault),
+        };
+        let mut response = answered.unwrap_or_else(|fault| {
+            conn.edge.metrics.failed(fault);
+            let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+            rescue::answer(fault, reader, now).map(Answer::Page)
+        });
+        visit.answered(response.status());
+        if let Some(hsts) = conn.hsts() {
+            response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
         }
-    })
+        response.map(|answer| match answer {
+            Answer::Page(page) => Download::page(page, visit, conn),
+            Answer::Upstream(body, lease) => Download::upstream(body, lease, visit, conn),
+            Answer::Tunnel(tunnel) => {
+                tunnel::open(tunnel, visit, Arc::clone(&conn));
+                Download::switched(conn)
+            }
+        })
+    }
 }
 
 /// What follows the head of an answer.
@@ -65,14 +76,31 @@ enum Answer {
     Tunnel(Tunnel),
 }
 
-async fn forward(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) -> Result<Response<Answer>, Fault> {
+/// What is done about a request.
+enum Step {
+    /// The edge answers it.
+    Answer(Response<Bytes>),
+    Send(Box<Sending>),
+}
+
+/// A request on its way to its upstream.
+struct Sending {
+    target: Target,
+    request: Request<Upload>,
+    /// That of its body, if it has one.
+    progress: Option<Arc<Progress>>,
+    /// What a 101 would be followed by.
+    switchable: Option<(OnUpgrade, TunnelPlace)>,
+}
+
+fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) -> Result<Step, Fault> {
     let edge = &conn.edge;
     let client = conn.via.client(request.headers(), &edge.policy);
     edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
     let admitted = host::admit(request.method(), request.version(), request.uri(), request.headers())?;
     conn.check(&admitted)?;
     if let Some(location) = conn.redirect(&admitted, request.uri()) {
-        return Ok(rescue::moved(location).map(Answer::Page));
+        return Ok(Step::Answer(rescue::moved(location)));
     }
     let target = Target::of(&admitted.destination, edge, visit)?;
     target.check_room(edge, visit.begun(), request.body().size_hint().lower())?;
@@ -86,24 +114,37 @@ async fn forward(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incom
         None => None,
     };
 
-    let (mut parts, body) = request.into_parts();
-    if parts.version != Version::HTTP_11 || body.is_end_stream() || !headers::expects_continue(&parts.headers) {
-        parts.headers.remove(EXPECT);
+    let progress = (!request.body().is_end_stream()).then(|| Arc::new(Progress::of(conn, target.bytes_max(&edge.limits))));
+    if progress.is_none() || request.version() != Version::HTTP_11 || !headers::expects_continue(request.headers()) {
+        request.headers_mut().remove(EXPECT);
     }
-    headers::to_upstream(&mut parts.headers, admitted.host, &conn.via, upgrade);
-    let head = upstream_head(parts);
-    let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::of(conn, target.bytes_max(&edge.limits))));
+    headers::to_upstream(request.headers_mut(), admitted.host, &conn.via, upgrade);
+    as_upstream_takes_it(&mut request);
+    let mut request = request.map(|body| match &progress {
+        Some(progress) => Upload::new(body, Arc::clone(progress)),
+        None => Upload::none(),
+    });
     if let Some(progress) = &progress {
         visit.uploads(Arc::clone(progress));
+        if request.headers().contains_key(EXPECT) {
+            hold_for_continue(&mut request, edge.limits.continue_wait);
+        }
     }
-    let (response, lease) = exchange(edge, &target, head, body, progress).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(conn, &target, switchable, response, lease);
+    Ok(Step::Send(Box::new(Sending { target, request, progress, switchable })))
+}
+
+impl Sending {
+    async fn run(self: Box<Self>, conn: &Arc<Conn>) -> Result<Response<Answer>, Fault> {
+        let Sending { target, request, progress, switchable } = *self;
+        let (response, lease) = exchange(&conn.edge, &target, request, progress).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return switch(conn, &target, switchable, response, lease);
+        }
+        let (mut parts, body) = response.into_parts();
+        parts.version = Version::HTTP_11;
+        headers::to_client(&mut parts.headers, None).map_err(|_| target.broken())?;
+        Ok(Response::from_parts(parts, Answer::Upstream(body, lease)))
     }
-    let (mut parts, body) = response.into_parts();
-    parts.version = Version::HTTP_11;
-    headers::to_client(&mut parts.headers, None).map_err(|_| target.broken())?;
-    Ok(Response::from_parts(parts, Answer::Upstream(body, lease)))
 }
 
 /// The upstream of a request, and which faults its failures are.
@@ -180,43 +221,37 @@ impl Target {
     }
 }
 
-/// What is sent of a request besides its body: HTTP/1.1, origin-form, and nothing of this side's connection.
-fn upstream_head(parts: Parts) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = parts.method;
-    *head.headers_mut() = parts.headers;
-    *head.uri_mut() = match parts.uri.authority() {
-        None => parts.uri,
-        Some(_) => Uri::from(parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"))),
-    };
-    head
+/// Makes the head one of HTTP/1.1 in origin-form, with nothing of this side's connection.
+fn as_upstream_takes_it<B>(request: &mut Request<B>) {
+    request.extensions_mut().clear();
+    *request.version_mut() = Version::HTTP_11;
+    if request.uri().authority().is_some() {
+        let parts = std::mem::take(request.uri_mut()).into_parts();
+        *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
 }
 
 /// Sends the request and waits for the head of the answer.
 async fn exchange(
     edge: &Shared,
     target: &Target,
-    head: Request<()>,
-    body: Incoming,
+    mut request: Request<Upload>,
     progress: Option<Arc<Progress>>,
 ) -> Result<(Response<Incoming>, Lease), Fault> {
-    let upload = progress.as_ref().map_or_else(Upload::none, |progress| Upload::new(body, Arc::clone(progress)));
-    let mut request = head.map(|()| upload);
-    if request.headers().contains_key(EXPECT) {
-        hold_for_continue(&mut request, edge.limits.continue_wait);
-    }
     if let Some(link) = target.route().take() {
         edge.metrics.upstream.reused.inc();
-        let spare = (progress.is_none() && request.method().is_idempotent()).then(|| copy_without_body(&request));
+        let spare = (progress.is_none() && request.method().is_idempotent()).then(|| Box::new(copy_without_body(&request)));
         match send(edge, target, link, request, progress.as_ref()).await? {
             Sent::Answered(response, lease) => return Ok((response, lease)),
-            Sent::Untouched(unsent) => request = unsent,
-            Sent::Lost { answer_began: false } => request = spare.ok_or_else(|| lost(target, progress.as_deref()))?,
+            Sent::Untouched(unsent) => request = *unsent,
+            Sent::Lost { answer_began: false } => request = *spare.ok_or_else(|| lost(target, progress.as_deref()))?,
             Sent::Lost { answer_began: true } => return Err(lost(target, progress.as_deref())),
         }
         edge.metrics.upstream.retried.inc();
     }
-    let link = target.route().dial(&edge.limits, &edge.policy).await.map_err(|error| target.not_dialled(&error, &edge.metrics.upstream))?;
+    // Rare and large: it would be room in every request's future.
+    let dialled = Box::pin(target.route().dial(&edge.limits, &edge.policy)).await;
+    let link = dialled.map_err(|error| target.not_dialled(&error, &edge.metrics.upstream))?;
     edge.metrics.upstream.dialled.inc();
     match send(edge, target, link, request, progress.as_ref()).await? {
         Sent::Answered(response, lease) => Ok((response, lease)),
@@ -255,43 +290,45 @@ fn lost(target: &Target, progress: Option<&Progress>) -> Fault {
 enum Sent {
     Answered(Response<Incoming>, Lease),
     /// The connection had ended before it took the request.
-    Untouched(Request<Upload>),
+    Untouched(Box<Request<Upload>>),
     Lost {
         answer_began: bool,
     },
 }
 
-async fn send(
-    edge: &Shared,
-    target: &Target,
+fn send<'a>(
+    edge: &'a Shared,
+    target: &'a Target,
     mut link: Link,
     request: Request<Upload>,
-    progress: Option<&Arc<Progress>>,
-) -> Result<Sent, Fault> {
+    progress: Option<&'a Arc<Progress>>,
+) -> impl Future<Output = Result<Sent, Fault>> + Send + 'a {
     let received = link.received();
-    let answered = pin!(link.sender.try_send_request(request));
-    let patience = target.patience(edge);
-    let result = match progress {
-        None => timeout(patience, answered).await.ok(),
-        Some(upload) => while_sending(upload, &edge.limits, patience, answered).await?,
-    };
-    let Some(result) = result else {
-        edge.metrics.upstream.answer_timeout.inc();
-        return Err(target.timed_out());
-    };
-    Ok(match result {
-        Ok(response) => Sent::Answered(response, Lease { link, route: Arc::clone(target.route()), upload: progress.cloned() }),
-        Err(mut error) => match take_back(&mut error) {
-            Some(request) => Sent::Untouched(request),
-            None => {
-                tracing::debug!(error = error.error() as &dyn std::error::Error, "upstream gave no answer");
-                if progress.is_none_or(|upload| !upload.failed() && !upload.too_large()) {
-                    edge.metrics.upstream.broken.inc();
+    let mut answered = Box::pin(link.sender.try_send_request(request));
+    async move {
+        let patience = target.patience(edge);
+        let result = match progress {
+            None => link.within(patience, answered.as_mut()).await,
+            Some(upload) => Box::pin(while_sending(upload, &edge.limits, patience, answered.as_mut())).await?,
+        };
+        let Some(result) = result else {
+            edge.metrics.upstream.answer_timeout.inc();
+            return Err(target.timed_out());
+        };
+        Ok(match result {
+            Ok(response) => Sent::Answered(response, Lease { link, route: Arc::clone(target.route()), upload: progress.cloned() }),
+            Err(mut error) => match take_back(&mut error) {
+                Some(request) => Sent::Untouched(Box::new(request)),
+                None => {
+                    tracing::debug!(error = error.error() as &dyn std::error::Error, "upstream gave no answer");
+                    if progress.is_none_or(|upload| !upload.failed() && !upload.too_large()) {
+                        edge.metrics.upstream.broken.inc();
+                    }
+                    Sent::Lost { answer_began: link.received() != received }
                 }
-                Sent::Lost { answer_began: link.received() != received }
-            }
-        },
-    })
+            },
+        })
+    }
 }
 
 /// Awaits the answer as long as the request body moves, and fast enough. `None` when the upstream let `patience` pass.

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -30,7 +31,9 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::body::Download;
-use crate::conn::{self, Conn};
+use crate::conn::Conn;
+use crate::forward;
+use crate::idle::WhenWoken;
 use crate::limits::Limits;
 
 /// Bytes of one request body that may be on their way to an upstream that takes none.
@@ -52,15 +55,14 @@ where
     let streams = Arc::new(Streams::new());
     let service = service_fn({
         let streams = Arc::clone(&streams);
-        move |request| {
-            let (conn, under_way) = (Arc::clone(&conn), UnderWay::begin(&streams));
-            async move { Ok::<_, Infallible>(answer(conn, request, under_way).await) }
-        }
+        move |request| answer(Arc::clone(&conn), request, UnderWay::begin(&streams))
     });
     let serving = builder(limits, edge.tasks.clone())
         .serve_connection(TokioIo::new(Lingering { stream, linger: limits.linger, farewell: None }), service);
     let mut serving = pin!(serving);
-    let mut stopping = pin!(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    let mut stopping = WhenWoken::new(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    let mut cut = WhenWoken::new(edge.cut.cancelled());
+    let mut taken_back = WhenWoken::new(streams.taken_back(limits.h2_cancelled));
     let mut draining = false;
     let mut timer = pin!(sleep_until(streams.started + limits.header_deadline));
     loop {
@@ -95,11 +97,11 @@ where
                     }
                 }
             }
-            () = streams.taken_back(limits.h2_cancelled) => {
+            () = &mut taken_back => {
                 tracing::debug!("client takes back its requests: connection closed");
                 return;
             }
-            () = edge.cut.cancelled() => return,
+            () = &mut cut => return,
         }
     }
 }
@@ -117,11 +119,17 @@ fn builder(limits: &Limits, tasks: TaskTracker) -> Builder<Tracked> {
     builder
 }
 
-async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>, mut under_way: UnderWay) -> Response<Watched> {
+fn answer(
+    conn: Arc<Conn>,
+    mut request: Request<Incoming>,
+    mut under_way: UnderWay,
+) -> impl Future<Output = Result<Response<Watched>, Infallible>> + Send {
     as_http1(&mut request);
-    conn::answer(conn, request).await.map(|body| {
-        under_way.finished = body.is_end_stream();
-        Watched { body, under_way }
+    forward::answer(conn, request).map(|response| {
+        Ok(response.map(|body| {
+            under_way.finished = body.is_end_stream();
+            Watched { body, under_way }
+        }))
     })
 }
 

@@ -2,17 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
 use crate::policy::Policy;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -24,9 +18,21 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const NO_HOST: HeaderValue = HeaderValue::from_static("");
 
-/// The fields that concern one connection only (RFC 9110 section 7.6.1), besides those Connection names.
-const HOP_BY_HOP: [HeaderName; 8] =
-    [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
+/// Whether a field concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
 
 /// The protocol a request (or a 101 answer) upgrades to: Connection must ask for it, and it may not be HTTP/2 in clear, which would
 /// let a client speak past the edge's rules.
@@ -55,19 +61,19 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// Removes what concerns one hop. A message framed by Transfer-Encoding loses a Content-Length that came along: the next hop is
 /// framed by us, and may not be told two lengths.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
-        for name in nominated {
-            if name != HOST && name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
-                headers.remove(name);
-            }
-        }
-        headers.remove(CONNECTION);
+    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    if doomed.is_empty() {
+        return;
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
+    if doomed.contains(&CONNECTION) {
+        let nominated = tokens(headers, &CONNECTION).filter(|token| !token.eq_ignore_ascii_case("keep-alive"));
+        let nominated = nominated.filter_map(|token| token.parse().ok());
+        doomed.extend(nominated.filter(|name| *name != HOST && *name != CONTENT_LENGTH));
     }
-    for name in &HOP_BY_HOP {
+    if doomed.contains(&TRANSFER_ENCODING) {
+        doomed.push(CONTENT_LENGTH);
+    }
+    for name in &doomed {
         headers.remove(name);
     }
 }

@@ -54,6 +54,17 @@ fn from_target(authority: &Authority) -> Result<Admitted, Fault> {
     Ok(Admitted { destination: destination(name), host: Some(host) })
 }
 
+/// The bytes a name may have.
+const IN_NAMES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        byte += 1;
+    }
+    bytes
+};
+
 /// The name in `name[:port]` or `[v6][:port]`; `None` when it is not a valid Host value.
 fn name_of(host: &[u8]) -> Option<&[u8]> {
     let (name, port) = match host.strip_prefix(b"[") {
@@ -68,7 +79,9 @@ fn name_of(host: &[u8]) -> Option<&[u8]> {
         None => {
             let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
             let (name, port) = host.split_at(end);
-            if !name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')) {
+            // Without a way out in between, which is what most names are looked at for.
+            let is_name = |valid: bool, byte: &u8| valid & IN_NAMES.get(usize::from(*byte)).is_some_and(|is_in| *is_in);
+            if !name.iter().fold(true, is_name) {
                 return None;
             }
             (name, port)

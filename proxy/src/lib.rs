@@ -62,6 +62,7 @@ mod h2;
 mod headers;
 mod hearing;
 mod host;
+mod idle;
 mod limits;
 mod metrics;
 mod policy;

@@ -39,27 +39,40 @@ impl PodKey {
             return None;
         }
         let mut key = [0u8; 32];
-        let mut out = key.iter_mut();
-        let (mut bits, mut held) = (0u32, 0u32);
-        for byte in label {
-            bits = (bits << 5) | u32::from(value(*byte)?);
-            held += 5;
-            if held >= 8 {
-                held -= 8;
-                *out.next()? = u8::try_from(bits >> held).ok()?;
-                bits &= (1 << held) - 1;
-            }
+        let (groups, rest) = label.as_chunks::<8>();
+        for (group, bytes) in groups.iter().zip(key.chunks_exact_mut(5)) {
+            let [_, _, _, decoded @ ..] = bits(group)?.to_be_bytes();
+            bytes.copy_from_slice(&decoded);
         }
-        (bits == 0).then_some(PodKey(key))
+        let last = bits(rest)?;
+        let [.., high, low] = &mut key;
+        [*high, *low] = u16::try_from(last >> 4).ok()?.to_be_bytes();
+        (last & 0xf == 0).then_some(PodKey(key))
     }
 }
 
-fn value(byte: u8) -> Option<u8> {
-    match byte.to_ascii_lowercase() {
-        letter @ b'a'..=b'z' => Some(letter - b'a'),
-        digit @ b'2'..=b'7' => Some(digit - b'2' + 26),
-        _ => None,
+/// The bits of up to 12 characters, the last one's lowest.
+fn bits(characters: &[u8]) -> Option<u64> {
+    characters.iter().try_fold(0, |bits, character| Some((bits << 5) | u64::from(value(*character)?)))
+}
+
+/// What is no character of a label, in [`VALUES`].
+const NONE: u8 = u8::MAX;
+/// What each byte is worth in a label.
+const VALUES: [u8; 256] = {
+    let mut values = [NONE; 256];
+    let mut value = 0;
+    while value < 32 {
+        let character = b"abcdefghijklmnopqrstuvwxyz234567"[value as usize];
+        values[character as usize] = value;
+        values[character.to_ascii_uppercase() as usize] = value;
+        value += 1;
     }
+    values
+};
+
+fn value(byte: u8) -> Option<u8> {
+    VALUES.get(usize::from(byte)).copied().filter(|value| *value != NONE)
 }
 
 impl FromStr for PodKey {

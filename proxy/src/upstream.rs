@@ -11,12 +11,15 @@
 //! The driving task of a connection lives and dies with the runtime that dialled it, so `take` gives out no connection of another
 //! edge that shares the route table.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -30,6 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::Upload;
 use crate::hearing::{Heard, Hearing};
+use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::limits::Limits;
 use crate::policy::{self, Policy, Unwanted};
 
@@ -70,12 +74,13 @@ pub(crate) struct Link {
     _driver: AbortOnDropHandle<()>,
     heard: Arc<Heard>,
     home: runtime::Id,
+    patience: LazyTimer,
 }
 
 #[derive(Debug)]
 struct Idle {
     link: Link,
-    since: Instant,
+    since: Moment,
     _place: OwnedSemaphorePermit,
 }
 
@@ -96,6 +101,16 @@ impl Link {
     /// Bytes received since the connection was opened: tells a failure before any answer from one amid it.
     pub(crate) fn received(&self) -> u64 {
         self.heard.received()
+    }
+
+    /// What comes of `answered`, if it comes within `patience`.
+    pub(crate) async fn within<T>(&mut self, patience: Duration, mut answered: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        let deadline = Moment::now().after(patience);
+        poll_fn(|cx| match answered.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => self.patience.poll(deadline, cx).map(|()| None),
+        })
+        .await
     }
 }
 
@@ -168,7 +183,7 @@ impl Route {
         let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
         let mut shelf = self.shelf();
         if shelf.len() < limits.idle_per_upstream {
-            shelf.push(Idle { link, since: Instant::now(), _place: place });
+            shelf.push(Idle { link, since: Moment::now(), _place: place });
         }
         // `withdraw` cancels first and empties second, so whichever of the two comes later sees the other.
         if self.withdrawn.is_cancelled() {
@@ -177,8 +192,8 @@ impl Route {
     }
 
     /// Closes what has been idle for `age` at `now`, and forgets what the upstream has closed.
-    pub(crate) fn reap(&self, now: Instant, age: Duration) {
-        self.shelf().retain(|idle| !idle.link.sender.is_closed() && now.saturating_duration_since(idle.since) < age);
+    pub(crate) fn reap(&self, now: Moment, age: Duration) {
+        self.shelf().retain(|idle| !idle.link.sender.is_closed() && now.since(idle.since) < age);
     }
 
     /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
@@ -219,7 +234,7 @@ impl Route {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(DialError::Handshake)?;
-        let cut = self.cut_after(limits.withdrawn_grace);
+        let cut = WhenWoken::new(self.cut_after(limits.withdrawn_grace));
         let driver = tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -231,7 +246,8 @@ impl Route {
                 () = cut => {}
             }
         });
-        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), heard, home: runtime::Handle::current().id() })
+        let home = runtime::Handle::current().id();
+        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), heard, home, patience: LazyTimer::default() })
     }
 }
 
