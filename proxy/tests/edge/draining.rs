@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codiusd_proxy::{Edge, EdgeConfig, Limits, Policy, RouteTable, StartError};
+use codiusd_proxy::{Edge, EdgeConfig, Limits, ListenError, Policy, RouteTable, StartError};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -102,6 +102,8 @@ async fn what_prevents_a_start_is_said() {
     let house = House::new().await;
     let config = |listen| EdgeConfig {
         listen,
+        inherited: Vec::new(),
+        proxy_protocol: Vec::new(),
         control_socket: "/nonexistent".into(),
         threads: 1,
         tls: None,
@@ -111,7 +113,7 @@ async fn what_prevents_a_start_is_said() {
     };
     let start = |listen, registry: &prometheus::Registry| Edge::start(config(listen), Arc::new(RouteTable::new()), registry);
     let taken = start(house.edge.address(), &prometheus::Registry::new());
-    assert!(matches!(taken, Err(StartError::Listen { address, .. }) if address == house.edge.address()), "{taken:?}");
+    assert!(matches!(taken, Err(StartError::Listen(ListenError::Bind { address, .. })) if address == house.edge.address()), "{taken:?}");
     let twice = start("127.0.0.1:0".parse().unwrap(), &house.registry);
     assert!(matches!(twice, Err(StartError::Metrics(_))), "{twice:?}");
 }

@@ -1,0 +1,91 @@
+//! One accepted connection: whose it is, whether there is room for it, and what it speaks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::conn::{self, Conn};
+use crate::edge::Shared;
+use crate::gate::{Full, Place};
+use crate::h2;
+use crate::proxied;
+use crate::tls;
+
+/// What pingora calls for each accepted connection.
+pub(crate) struct App {
+    /// pingora holds the app as long as it accepts, and for each connection from the accept on: so the drain can't miss one.
+    _tracked: TaskTrackerToken,
+    shared: Arc<Shared>,
+    /// What TLS is spoken with; none: it isn't.
+    acceptor: Option<TlsAcceptor>,
+    /// Connections begin with a PROXY protocol header.
+    proxied: bool,
+}
+
+impl App {
+    pub(crate) fn new(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, proxied: bool) -> App {
+        App { _tracked: shared.tasks.token(), shared, acceptor, proxied }
+    }
+
+    /// Whose the connection is, with a place for it; none if there is no place, or nobody can tell.
+    async fn admit(&self, stream: Stream) -> Option<(Stream, IpAddr, Place)> {
+        let Shared { gate, policy, limits, metrics, cut, .. } = &*self.shared;
+        let turn_away = |full| metrics.turned_away(full);
+        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
+        let peer = peer.ip().to_canonical();
+        if self.proxied && !policy.trusts(peer) {
+            turn_away(Full::ForStrangers);
+            return None;
+        }
+        let place = gate.place().map_err(turn_away).ok()?;
+        let (stream, client) = if self.proxied {
+            let introduced = tokio::select! {
+                introduced = proxied::introduced(stream, limits.header_deadline) => introduced,
+                () = cut.cancelled() => return None,
+            };
+            match introduced {
+                Ok((stream, client)) => (stream, client.map_or(peer, |client| client.to_canonical())),
+                Err(error) => {
+                    metrics.cut.proxy_header.inc();
+                    tracing::debug!(error = &error as &dyn std::error::Error, proxy = %peer, "connection closed");
+                    return None;
+                }
+            }
+        } else {
+            (stream, peer)
+        };
+        let place = gate.place_of(place, client, policy, limits).map_err(turn_away).ok()?;
+        Some((stream, client, place))
+    }
+}
+
+#[async_trait]
+impl ServerApp for App {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let shared = Arc::clone(&self.shared);
+        let (stream, client, place) = self.admit(stream).await?;
+        let shutdown = shutdown.clone();
+        match &self.acceptor {
+            None => conn::serve(Arc::new(Conn::new(shared, client, None, place)), stream, shutdown).await,
+            Some(acceptor) => {
+                let secured = tokio::select! {
+                    secured = tls::accept(acceptor, stream, shared.limits.handshake) => secured?,
+                    () = shared.cut.cancelled() => return None,
+                };
+                let conn = Arc::new(Conn::new(shared, client, Some(secured.facts), place));
+                if secured.is_h2 {
+                    h2::serve(conn, secured.stream, shutdown).await;
+                } else {
+                    conn::serve(conn, secured.stream, shutdown).await;
+                }
+            }
+        }
+        None
+    }
+}
