@@ -35,7 +35,7 @@ impl App {
 
     /// Whose the connection is, with a place for it; none if there is no place, or nobody can tell.
     async fn admit(&self, stream: Stream) -> Option<(Stream, IpAddr, Place)> {
-        let Shared { gate, policy, limits, metrics, cut, .. } = &*self.shared;
+        let Shared { gate, policy, limits, metrics, .. } = &*self.shared;
         let turn_away = |full| metrics.turned_away(full);
         let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
         let peer = peer.ip().to_canonical();
@@ -44,24 +44,27 @@ impl App {
             return None;
         }
         let place = gate.place().map_err(turn_away).ok()?;
-        let (stream, client) = if self.proxied {
-            let introduced = tokio::select! {
-                introduced = proxied::introduced(stream, limits.header_deadline) => introduced,
-                () = cut.cancelled() => return None,
-            };
-            match introduced {
-                Ok((stream, client)) => (stream, client.map_or(peer, |client| client.to_canonical())),
-                Err(error) => {
-                    metrics.cut.proxy_header.inc();
-                    tracing::debug!(error = &error as &dyn std::error::Error, proxy = %peer, "connection closed");
-                    return None;
-                }
-            }
-        } else {
-            (stream, peer)
-        };
+        let (stream, client) = if self.proxied { self.introduced(stream, peer).await? } else { (stream, peer) };
         let place = gate.place_of(place, client, policy, limits).map_err(turn_away).ok()?;
         Some((stream, client, place))
+    }
+
+    /// The connection without its PROXY protocol header, and whom that names.
+    async fn introduced(&self, stream: Stream, proxy: IpAddr) -> Option<(Stream, IpAddr)> {
+        let Shared { limits, metrics, cut, .. } = &*self.shared;
+        let mut socket = proxied::socket(stream)?;
+        let named = tokio::select! {
+            named = proxied::client(&mut socket, limits.header_deadline) => named,
+            () = cut.cancelled() => return None,
+        };
+        match named {
+            Ok(client) => Some((socket, client.map_or(proxy, |client| client.to_canonical()))),
+            Err(error) => {
+                metrics.cut.proxy_header.inc();
+                tracing::debug!(error = &error as &dyn std::error::Error, %proxy, "connection closed");
+                None
+            }
+        }
     }
 }
 

@@ -28,12 +28,14 @@ pub(crate) enum Nameless {
     Ended(#[source] io::Error),
 }
 
-/// Reads the header within `patience`. Gives back the connection as its client began it, and the client; none: the proxy itself.
-pub(crate) async fn introduced(stream: Stream, patience: Duration) -> Result<(Stream, Option<IpAddr>), Nameless> {
-    // Only a socket of pingora's own can be given bytes back, and without TLS of pingora's every connection is one.
-    let mut socket = stream.into_any().downcast::<Socket>().map_err(|_| Nameless::Ended(io::ErrorKind::Unsupported.into()))?;
-    let header = timeout(patience, read(&mut socket)).await.map_err(|_| Nameless::Late)??;
-    Ok((socket, header))
+/// The connection as what can be given bytes back; all are that unless pingora itself spoke TLS on them.
+pub(crate) fn socket(stream: Stream) -> Option<Box<Socket>> {
+    stream.into_any().downcast().ok()
+}
+
+/// Reads the header, and nothing behind it, within `patience`. The client it names; none: the proxy itself.
+pub(crate) async fn client(socket: &mut Socket, patience: Duration) -> Result<Option<IpAddr>, Nameless> {
+    timeout(patience, read(socket)).await.map_err(|_| Nameless::Late)?
 }
 
 async fn read(socket: &mut Socket) -> Result<Option<IpAddr>, Nameless> {
