@@ -28,7 +28,7 @@ use codiusd_ilp::{
     service::{self, Interledger},
     stream::receiver::Receiver,
 };
-use codiusd_proxy::{Certificates, Edge, EdgeConfig, Network, Policy, RouteTable, TlsConfig, UpstreamPolicy};
+use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Network, Policy, RouteTable, TlsConfig, UpstreamPolicy};
 use codiusd_runtime::{
     EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
     embedded::{self, Subnet},
@@ -48,13 +48,14 @@ use crate::{
     admin::Admin,
     bridge::Bridge,
     config::{Config, IlpChoice, RuntimeChoice},
+    open_files,
     ready::ReadyFile,
 };
 
 /// Run time of an upload that doesn't say, in seconds.
 const DURATION_DEFAULT: NonZeroU32 = NonZeroU32::new(3600).unwrap();
-/// How long requests under way get to finish when the host stops.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long the office may take to end once nobody waits for it.
+const API_ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// How long stopping all pods may take.
 const PODS_STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long a start waits for its Interledger account.
@@ -76,6 +77,7 @@ pub struct App {
     interledger: Interledger,
     keeper: Keeper,
     stop_pods: bool,
+    drain_within: Duration,
     api: JoinHandle<io::Result<()>>,
     api_stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
@@ -89,8 +91,9 @@ pub struct App {
 }
 
 impl App {
-    /// Starts a host. When this returns it serves, and its pods from before do.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+    /// Starts a host. When this returns it serves, and its pods from before do. Clients that come earlier wait. `inherited` are sockets
+    /// that listen for it already.
+    pub async fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         if config.runtime == RuntimeChoice::Embedded {
             embedded::check_privileges()?;
         }
@@ -106,7 +109,8 @@ impl App {
 
         let routes = Arc::new(RouteTable::new());
         let socket = run.join("control.sock");
-        let edge = Edge::start(edge_config(config, tls, socket.clone()), routes.clone(), &registry).map_err(StartError::Edge)?;
+        let edge = edge_config(config, tls, socket.clone(), inherited);
+        let edge = Edge::prepare(edge, routes.clone(), &registry).map_err(StartError::Edge)?;
         let public_uri = config.public_uri.clone().unwrap_or_else(|| local_uri(edge.address().port()));
 
         let clock = SystemClock::shared();
@@ -141,6 +145,7 @@ impl App {
         };
         let draining = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, until));
+        let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
@@ -151,6 +156,7 @@ impl App {
             interledger,
             keeper,
             stop_pods,
+            drain_within: config.front_door.drain,
             api,
             api_stop,
             tasks,
@@ -201,14 +207,15 @@ impl App {
 
     /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped.
     pub async fn drain(self) {
-        let Self { edge, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
+        let Self { edge, drain_within: deadline, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
+        // First of all nobody is sent here any more.
         drop((self.ready, self.admin));
         // A log that is followed would be under way for ever.
         draining.cancel();
-        edge.drain(DRAIN).await;
+        edge.drain(deadline).await;
         // Whoever still waits for an answer has gone with the edge; what was begun is finished by its own task.
         let _ = api_stop.send(());
-        if time::timeout(DRAIN, &mut api).await.is_err() {
+        if time::timeout(API_ENDS_WITHIN, &mut api).await.is_err() {
             api.abort();
         }
         interledger.stop().await;
@@ -240,15 +247,19 @@ fn tls(config: &Config) -> Result<Option<TlsConfig>, StartError> {
     }))
 }
 
-fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf) -> EdgeConfig {
+fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf, inherited: Vec<Inherited>) -> EdgeConfig {
+    let mut limits = config.front_door.limits.clone();
+    open_files::fit(&mut limits);
     EdgeConfig {
         listen: config.listen,
+        inherited,
+        proxy_protocol: config.proxy_protocol.clone(),
         control_socket,
         threads: EDGE_THREADS,
         tls,
         policy: policy(config),
         access_log: config.access_log.clone(),
-        limits: codiusd_proxy::Limits::default(),
+        limits,
     }
 }
 

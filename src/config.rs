@@ -4,6 +4,7 @@
 //! value is one line that names the key, the value and what would be right. Values of secret keys are never shown.
 
 pub mod keys;
+pub mod limits;
 mod source;
 
 use std::{
@@ -21,6 +22,7 @@ use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles,
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
+use limits::FrontDoor;
 pub use source::Settings;
 
 /// Where the file is looked for if none is named.
@@ -188,6 +190,10 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Proxies in front of this host, whose word on clients is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Listeners whose connections begin with a PROXY protocol header.
+    pub proxy_protocol: Vec<SocketAddr>,
+    /// What the front door bears.
+    pub front_door: FrontDoor,
     /// Where requests are logged; none: nowhere.
     pub access_log: Option<AccessLog>,
     /// What is logged.
@@ -216,10 +222,15 @@ impl Config {
             return Err(settings.missing("public_uri", "set it to the URI visitors reach this host at, such as https://codius.example.com"));
         }
         let duration = "a number of seconds from 1 to 4294967295";
+        let (listen, tls) = (SocketAddr::new(bind_ip, port), tls(settings)?);
+        let trusted_proxies: Vec<Network> =
+            settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?;
         Ok(Self {
             dev,
-            listen: SocketAddr::new(bind_ip, port),
-            tls: tls(settings)?,
+            listen,
+            proxy_protocol: proxy_protocol(settings, listen, tls.as_ref(), &trusted_proxies)?,
+            front_door: limits::front_door(settings)?,
+            tls,
             public_uri,
             root: settings.get("root", "an absolute path", parse_path)?,
             cost_per_month: settings.get(
@@ -237,7 +248,7 @@ impl Config {
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             admin: admin(settings)?,
-            trusted_proxies: settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?,
+            trusted_proxies,
             access_log: access_log(settings)?,
             log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
             log_format: settings.get("log_format", "text or json", parse_log_format)?,
@@ -303,6 +314,22 @@ fn tls(settings: &Settings) -> Result<Option<TlsChoice>, ConfigError> {
         return Err(settings.missing("tls_certs", "TLS needs a certificate, as CERT.pem:KEY.pem (codiusd certs dev makes one to try with)"));
     }
     Ok((!listen.is_empty()).then_some(TlsChoice { listen, certificates, redirect, hsts_seconds }))
+}
+
+/// A header that anybody may send would name a new client each time.
+fn proxy_protocol(
+    settings: &Settings,
+    listen: SocketAddr,
+    tls: Option<&TlsChoice>,
+    trusted: &[Network],
+) -> Result<Vec<SocketAddr>, ConfigError> {
+    let listens = |address: &SocketAddr| *address == listen || tls.is_some_and(|tls| tls.listen.contains(address));
+    let right = "addresses the front door listens on (bind_ip:port, or in tls_listen), separated by commas";
+    let addresses = settings.list("proxy_protocol", right, |text| parse(text).filter(listens))?;
+    if !addresses.is_empty() && trusted.is_empty() {
+        return Err(settings.missing("trusted_proxies", "proxy_protocol needs the networks of the proxies that may speak it"));
+    }
+    Ok(addresses)
 }
 
 fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {

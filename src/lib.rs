@@ -6,6 +6,8 @@
 //! | [`app`] | builds and connects everything, top to bottom |
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
+//! | `open_files` | how many files the process may open |
+//! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
 //! | `cmd` | the command line |
@@ -20,7 +22,9 @@ pub mod client;
 mod cmd;
 pub mod config;
 pub mod demo_image;
+mod open_files;
 mod ready;
+mod sockets;
 mod telemetry;
 
 pub use cmd::run;

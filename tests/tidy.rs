@@ -10,7 +10,8 @@ use std::{
 
 use codiusd::config::{
     Config, Settings,
-    keys::{KEYS, Key},
+    keys::{self, KEYS, Key},
+    limits::LIMITS,
 };
 
 /// Lines a file may have, tests at its end not counted.
@@ -36,6 +37,7 @@ const PURE: &[&str] = &[
     "control/src/pods/reconcile.rs",
     "control/src/pods/state.rs",
     "proxy/src/host.rs",
+    "proxy/src/proxy_protocol.rs",
     "proxy/src/rescue.rs",
     "proxy/src/route.rs",
 ];
@@ -223,11 +225,14 @@ fn exists(named_in: &Path, path: &str) -> bool {
 #[test]
 fn the_readme_has_every_setting_and_no_other() {
     let readme = read(&root().join("README.md"));
-    let rows: BTreeSet<&str> =
-        readme.lines().skip_while(|line| !line.starts_with("| key |")).skip(2).take_while(|line| line.starts_with('|')).collect();
-    let expected: Vec<String> = KEYS.iter().map(readme_row).collect();
-    let same = rows.len() == KEYS.len() && expected.iter().all(|row| rows.contains(row.as_str()));
-    assert!(same, "the table of settings in README.md should be:\n{}\n", expected.join("\n"));
+    let limits = LIMITS.iter().map(|limit| &limit.key).collect();
+    for (table, keys) in [("| key |", KEYS.iter().collect::<Vec<_>>()), ("| limit |", limits)] {
+        let lines = readme.lines().skip_while(|line| !line.starts_with(table));
+        let rows: BTreeSet<&str> = lines.skip(2).take_while(|line| line.starts_with('|')).collect();
+        let expected: Vec<String> = keys.into_iter().map(readme_row).collect();
+        let same = rows.len() == expected.len() && expected.iter().all(|row| rows.contains(row.as_str()));
+        assert!(same, "the table of README.md that begins with {table} should be:\n{}\n", expected.join("\n"));
+    }
 }
 
 fn readme_row(key: &Key) -> String {
@@ -244,9 +249,9 @@ fn readme_row(key: &Key) -> String {
 fn the_settings_file_that_is_shipped_has_every_default() {
     let path = root().join("deploy/codiusd.toml");
     let text = read(&path);
-    let expected: Vec<String> = KEYS.iter().map(file_entry).collect();
+    let expected: Vec<String> = keys::all().map(file_entry).collect();
     let missing = expected.iter().any(|entry| !text.contains(entry.as_str()));
-    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != KEYS.len();
+    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != expected.len();
     assert!(!missing && !others, "the entries of {} should be:\n{}", path.display(), expected.join("\n"));
 
     let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());

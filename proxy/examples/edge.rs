@@ -50,6 +50,8 @@ fn main() {
         },
         policy: Policy { uncounted: Vec::new(), upstreams: UpstreamPolicy::Any, ..Policy::default() },
         access_log: None,
+        proxy_protocol: Vec::new(),
+        inherited: Vec::new(),
     };
     let edge = Edge::start(config, table, &prometheus::Registry::new()).expect("the edge starts");
     std::io::stdout().write_all(hosts.as_bytes()).and_then(|()| std::io::stdout().flush()).expect("standard output takes the hosts");

@@ -39,6 +39,9 @@ use crate::metrics::Counted;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
 
+/// How often a connection that drains is looked at while it may still send a request: rarely needed, it needs no bell of its own.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// What the requests of one client connection share.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -90,6 +93,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let edge = Arc::clone(&conn.edge);
+    let last = Arc::clone(&conn);
     let io = Timed { stream, conn: Arc::clone(&conn), timer: LazyTimer::default(), farewell: None, stalled: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
@@ -98,7 +102,11 @@ where
     let mut builder = Builder::new();
     builder.header_read_timeout(None).max_header_size(edge.limits.header_bytes).max_buf_size(edge.limits.buffer_bytes);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let mut stopping = WhenWoken::new(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
+    // hyper closes what isn't busy: a request whose first bytes are on their way would get no answer.
+    let mut stopping = WhenWoken::new(async {
+        drop(shutdown.wait_for(|stop| *stop).await);
+        last.clock.head_ended(last.edge.limits.last_request).await;
+    });
     let mut cut = WhenWoken::new(edge.cut.cancelled());
     let mut draining = false;
     loop {
@@ -113,7 +121,7 @@ where
                 }
                 return;
             }
-            _ = &mut stopping, if !draining => {
+            () = &mut stopping, if !draining => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
@@ -168,6 +176,14 @@ impl Clock {
 
     fn is_in_head(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == HEAD
+    }
+
+    /// Waits until no request's headers are awaited, at most `patience`.
+    async fn head_ended(&self, patience: Duration) {
+        let over = Moment::now().after(patience);
+        while self.is_in_head() && Moment::now() < over {
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// When the wait that the connection is in has lasted too long.

@@ -1,17 +1,19 @@
-//! The pingora services: one for plain HTTP and, if it is wanted, one for TLS, each with a runtime of `threads` workers; and the drain.
+//! The pingora services: one for each kind of listener (plain or TLS, with PROXY protocol or without), each with a runtime of `threads`
+//! workers; and the drain.
 //!
-//! The listening sockets are bound here and handed to pingora's listening `Service` through its table of inherited sockets
-//! (`ListenFds`): so port 0 works, "address in use" is an error of [`Edge::start`], and the accept loop stays pingora's own.
+//! The listening sockets are opened by `listen` and handed to pingora's listening `Service` through its table of inherited sockets
+//! (`ListenFds`): so port 0 works, "address in use" is an error of [`Edge::prepare`], and the accept loop stays pingora's own.
 //!
 //! ```text
-//! start --> serving --> drain: stop accepting, finish requests --> deadline: cut the rest --> pingora's server ends
+//! prepare: clients can connect, and wait --> serve --> drain: stop accepting, finish requests --> deadline: cut the rest --> end
 //! ```
 //!
 //! pingora's own graceful stop sleeps a fixed time even with nothing left to do, and that time must be known at the start; so the
 //! drain is done before pingora is told to stop, by a shutdown watch of our own that the listening service is given in place of the server's.
 
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,9 +22,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderValue;
-use pingora::apps::ServerApp;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
-use pingora::protocols::{Stream, TcpKeepalive};
+use pingora::protocols::TcpKeepalive;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::Service;
@@ -32,12 +33,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::App;
 use crate::access::{AccessLog, Log};
-use crate::conn::{self, Conn};
-use crate::gate::{Gate, Place};
-use crate::h2;
+use crate::gate::Gate;
 use crate::idle::Moment;
 use crate::limits::Limits;
+use crate::listen::{Inherited, ListenError, Listener, Listeners};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::route::RouteTable;
@@ -53,10 +54,15 @@ const CLIENT_PROBE: TcpKeepalive =
     TcpKeepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6, user_timeout: Duration::ZERO };
 
 /// What an [`Edge`] needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct EdgeConfig {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Sockets that listen already, for these listeners.
+    pub inherited: Vec<Inherited>,
+    /// Those of the listeners whose connections begin with a PROXY protocol header, by their addresses as configured or as bound.
+    /// There only [`trusted_proxies`](Policy::trusted_proxies) may connect.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The control plane's unix socket, connected to when a request needs it.
     pub control_socket: PathBuf,
     /// Worker threads for plain HTTP, and as many for TLS; at least 1.
@@ -74,14 +80,9 @@ pub struct EdgeConfig {
 /// Why an edge did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is in use, not ours, or privileged.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The configured address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// There is no socket to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The machine has no randomness to seal sessions with.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
@@ -96,15 +97,28 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
+/// An edge whose listeners are open and that serves nobody yet: clients wait in the kernel.
+#[derive(Debug)]
+pub struct Prepared {
+    edge: Parts,
+    services: Vec<Listening>,
+    threads: usize,
+}
+
 /// A running edge. Dropping it stops it at once; [`drain`](Edge::drain) is the polite way.
 #[derive(Debug)]
 pub struct Edge {
+    parts: Parts,
+    end: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Parts {
     address: SocketAddr,
     tls_addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
-    end: oneshot::Sender<()>,
-    server: JoinHandle<()>,
 }
 
 /// What all connections of one edge share.
@@ -131,13 +145,34 @@ pub(crate) struct Shared {
     pub(crate) cut: CancellationToken,
 }
 
+impl Prepared {
+    /// The address it listens on for plain HTTP, port included; the first, if there are more.
+    pub fn address(&self) -> SocketAddr {
+        self.edge.address
+    }
+
+    /// Serves, those who have waited first, on threads of its own; never blocks the caller's runtime.
+    pub fn serve(self) -> Result<Edge, StartError> {
+        let Prepared { edge, services, threads } = self;
+        let (end, ended) = oneshot::channel();
+        let server =
+            std::thread::Builder::new().name("edge".into()).spawn(move || run(services, threads, ended)).map_err(StartError::Thread)?;
+        Ok(Edge { parts: edge, end, server })
+    }
+}
+
 impl Edge {
-    /// Binds, and serves on threads of its own; never blocks the caller's runtime. The control plane need not be up yet.
+    /// [Prepares](Edge::prepare) and serves at once.
     pub fn start(config: EdgeConfig, routes: Arc<RouteTable>, registry: &prometheus::Registry) -> Result<Edge, StartError> {
-        let (plain, address) = bind(config.listen)?;
-        let tls_listen = config.tls.iter().flat_map(|tls| &tls.listen);
-        let secure = tls_listen.map(|listen| bind(*listen)).collect::<Result<Vec<_>, StartError>>()?;
-        let tls_addresses: Vec<SocketAddr> = secure.iter().map(|(_, address)| *address).collect();
+        Edge::prepare(config, routes, registry)?.serve()
+    }
+
+    /// Opens the listeners. The control plane need not be up yet.
+    pub fn prepare(config: EdgeConfig, routes: Arc<RouteTable>, registry: &prometheus::Registry) -> Result<Prepared, StartError> {
+        let secure = config.tls.as_ref().map_or(&[][..], |tls| &tls.listen);
+        let Listeners { plain, secure } = Listeners::open(config.listen, secure, &config.proxy_protocol, config.inherited)?;
+        let address = plain.first().map_or(config.listen, |listener| listener.address);
+        let tls_addresses: Vec<SocketAddr> = secure.iter().map(|listener| listener.address).collect();
         let redirect = config.tls.as_ref().filter(|tls| tls.redirect);
         let hsts = config.tls.as_ref().map_or(0, |tls| tls.hsts_seconds);
         let metrics = Metrics::register(registry).map_err(StartError::Metrics)?;
@@ -157,43 +192,45 @@ impl Edge {
             cut: CancellationToken::new(),
         });
         let (stop_accepting, stopping) = watch::channel(false);
-        let (end, ended) = oneshot::channel();
-        let app = |acceptor| App { shared: Arc::clone(&shared), acceptor };
-        let mut services = vec![Listening::new("edge", vec![(plain, address)], app(None), stopping.clone())];
-        if let Some(tls) = config.tls {
-            let acceptor = tls::acceptor(Arc::clone(&tls.certificates)).map_err(StartError::Tls)?;
-            let mut listening = Listening::new("edge-tls", secure, app(Some(acceptor)), stopping);
-            listening.certificates = Some(tls.certificates);
-            services.push(listening);
+        let acceptor = match &config.tls {
+            Some(tls) => Some(tls::acceptor(Arc::clone(&tls.certificates)).map_err(StartError::Tls)?),
+            None => None,
+        };
+        let mut services: Vec<Listening> = [("edge", plain, None), ("edge-tls", secure, acceptor)]
+            .into_iter()
+            .flat_map(|(name, listeners, acceptor)| Listening::of_kind(name, listeners, &shared, acceptor.as_ref(), &stopping))
+            .collect();
+        let mut chores = vec![Chore::Tidy(Arc::clone(&shared))];
+        chores.extend(config.tls.map(|tls| Chore::Certificates(tls.certificates)));
+        if let Some(first) = services.first_mut() {
+            first.chores = chores;
         }
-        let threads = config.threads.max(1);
-        let server =
-            std::thread::Builder::new().name("edge".into()).spawn(move || run(services, threads, ended)).map_err(StartError::Thread)?;
-        Ok(Edge { address, tls_addresses, shared, stop_accepting, end, server })
+        let edge = Parts { address, tls_addresses, shared, stop_accepting };
+        Ok(Prepared { edge, services, threads: config.threads.max(1) })
     }
 
-    /// The address it listens on for plain HTTP, port included.
+    /// The address it listens on for plain HTTP, port included; the first, if there are more.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.parts.address
     }
 
     /// The addresses it listens on for TLS, in the order they were configured.
     pub fn tls_addresses(&self) -> &[SocketAddr] {
-        &self.tls_addresses
+        &self.parts.tls_addresses
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight and tunnels go on until `deadline` has passed, cuts what is
     /// left, and returns when every thread has ended.
     pub async fn drain(self, deadline: Duration) {
-        self.stop_accepting.send_replace(true);
-        self.shared.tasks.close();
-        if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
-            tracing::info!(left = self.shared.tasks.len(), "edge drain deadline: cutting the connections left");
-            self.shared.cut.cancel();
-            self.shared.tasks.wait().await;
+        let Edge { parts: Parts { shared, stop_accepting, .. }, end, server } = self;
+        stop_accepting.send_replace(true);
+        shared.tasks.close();
+        if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_err() {
+            tracing::info!(left = shared.tasks.len(), "edge drain deadline: cutting the connections left");
+            shared.cut.cancel();
+            shared.tasks.wait().await;
         }
-        drop(self.end);
-        let (server, shared) = (self.server, self.shared);
+        drop(end);
         let joined = tokio::task::spawn_blocking(move || {
             let joined = server.join();
             shared.access.as_ref().inspect(|log| log.close());
@@ -204,14 +241,6 @@ impl Edge {
             tracing::error!("the edge's thread panicked");
         }
     }
-}
-
-fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address: listen, source };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
 }
 
 /// pingora's server, to its end.
@@ -245,28 +274,48 @@ impl ShutdownSignalWatch for Ended {
     }
 }
 
-/// pingora's listening service, given our sockets and our shutdown watch; it also tidies idle upstream connections, or looks after
-/// certificates.
+/// pingora's listening service, given our sockets and our shutdown watch; the first one also has the chores.
 struct Listening {
     inner: ListeningService<App>,
-    shared: Arc<Shared>,
-    sockets: Vec<(TcpListener, SocketAddr)>,
+    listeners: Vec<Listener>,
     stopping: ShutdownWatch,
-    certificates: Option<Arc<Certificates>>,
+    chores: Vec<Chore>,
 }
 
 impl Listening {
-    fn new(name: &str, sockets: Vec<(TcpListener, SocketAddr)>, app: App, stopping: ShutdownWatch) -> Listening {
-        let shared = Arc::clone(&app.shared);
+    /// Those with PROXY protocol, and those without: what pingora calls for a connection doesn't know by which socket it came.
+    fn of_kind(
+        name: &str,
+        listeners: Vec<Listener>,
+        shared: &Arc<Shared>,
+        acceptor: Option<&TlsAcceptor>,
+        stopping: &ShutdownWatch,
+    ) -> Vec<Listening> {
+        let (proxied, direct): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|listener| listener.proxied);
+        let sorted = [(proxied, true), (direct, false)].into_iter().filter(|(listeners, _)| !listeners.is_empty());
+        let listening = |(listeners, proxied)| {
+            let app = App::new(Arc::clone(shared), acceptor.cloned(), proxied);
+            Listening::new(name, listeners, app, stopping.clone())
+        };
+        sorted.map(listening).collect()
+    }
+
+    fn new(name: &str, listeners: Vec<Listener>, app: App, stopping: ShutdownWatch) -> Listening {
         let mut inner = ListeningService::new(name.into(), app);
-        for (_, address) in &sockets {
+        for listener in &listeners {
             let mut options = TcpSocketOptions::default();
             options.tcp_keepalive = Some(CLIENT_PROBE);
             // hyper buffers; a second buffer would only cost copies and memory.
-            let config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered());
-            inner.add_listener(config);
+            let config = ListenerConfig::tcp(listener.address.to_string());
+            inner.add_listener(config.tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered()));
         }
-        Listening { inner, shared, sockets, stopping, certificates: None }
+        Listening { inner, listeners, stopping, chores: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("listeners", &self.listeners).finish_non_exhaustive()
     }
 }
 
@@ -275,14 +324,16 @@ impl Service for Listening {
     async fn start_service(&mut self, sockets: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
         if let Some(sockets) = &sockets {
             let mut inherited = sockets.lock();
-            for (listener, address) in self.sockets.drain(..) {
-                inherited.add(address.to_string(), listener.into_raw_fd());
+            for listener in self.listeners.drain(..) {
+                inherited.add(listener.address.to_string(), listener.socket.into_raw_fd());
             }
         }
-        match self.certificates.take() {
-            Some(certificates) => tokio::spawn(look_after(certificates, shutdown)),
-            None => tokio::spawn(tidy(Arc::clone(&self.shared), shutdown)),
-        };
+        for chore in self.chores.drain(..) {
+            match chore {
+                Chore::Tidy(shared) => tokio::spawn(tidy(shared, shutdown.clone())),
+                Chore::Certificates(certificates) => tokio::spawn(look_after(certificates, shutdown.clone())),
+            };
+        }
         self.inner.start_service(sockets, self.stopping.clone(), listeners_per_fd).await;
     }
 
@@ -293,6 +344,12 @@ impl Service for Listening {
     fn listen_addresses(&self) -> Option<Vec<String>> {
         self.inner.listen_addresses()
     }
+}
+
+/// What is to be done now and then, as long as the server runs.
+enum Chore {
+    Tidy(Arc<Shared>),
+    Certificates(Arc<Certificates>),
 }
 
 /// Closes upstream connections that have been idle too long, until the server stops.
@@ -324,52 +381,5 @@ async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch
             }
             _ = shutdown.changed() => return,
         }
-    }
-}
-
-/// What pingora calls for each accepted connection.
-struct App {
-    shared: Arc<Shared>,
-    acceptor: Option<TlsAcceptor>,
-}
-
-#[async_trait]
-impl ServerApp for App {
-    /// Hands the connection to a task of its own: pingora's would hold room for everything it can do for as long as the connection
-    /// is open.
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let shared = Arc::clone(&self.shared);
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
-        let peer = peer.ip().to_canonical();
-        let place = match shared.gate.connection(peer, &shared.policy, &shared.limits) {
-            Ok(place) => place,
-            Err(full) => {
-                shared.metrics.turned_away(full);
-                return None;
-            }
-        };
-        let tasks = shared.tasks.clone();
-        let shutdown = shutdown.clone();
-        match self.acceptor.clone() {
-            None => tasks.spawn(conn::serve(Arc::new(Conn::new(shared, peer, None, place)), stream, shutdown)),
-            Some(acceptor) => tasks.spawn(serve_tls(shared, acceptor, stream, peer, place, shutdown)),
-        };
-        None
-    }
-}
-
-async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: Stream, peer: IpAddr, place: Place, shutdown: ShutdownWatch) {
-    // Boxed, because a handshake needs much room for a short time.
-    let handshake = Box::pin(tls::accept(&acceptor, stream, shared.limits.handshake));
-    let secured = tokio::select! {
-        secured = handshake => secured,
-        () = shared.cut.cancelled() => None,
-    };
-    let Some(secured) = secured else { return };
-    let conn = Arc::new(Conn::new(shared, peer, Some(secured.facts), place));
-    if secured.is_h2 {
-        Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
-    } else {
-        Box::pin(conn::serve(conn, secured.stream, shutdown)).await;
     }
 }

@@ -179,16 +179,15 @@ impl Target {
 
     /// Whether a request with at least `length` bytes of body may be sent there at `now`.
     fn check_room(&self, edge: &Shared, now: Instant, length: u64) -> Result<(), Fault> {
-        match self {
-            Target::Pod(pod) => edge.gate.request_to(pod, now, &edge.limits),
-            Target::Control(_) if length > self.bytes_max(&edge.limits) => Err(Fault::BodyTooLarge),
-            Target::Control(_) => Ok(()),
+        if let Target::Pod(pod) = self {
+            edge.gate.request_to(pod, now, &edge.limits)?;
         }
+        if length > self.bytes_max(&edge.limits) { Err(Fault::BodyTooLarge) } else { Ok(()) }
     }
 
     /// Bytes a request body may have.
     fn bytes_max(&self, limits: &Limits) -> u64 {
-        if self.is_pod() { u64::MAX } else { limits.control_body_bytes }
+        if self.is_pod() { limits.pod_body_bytes } else { limits.control_body_bytes }
     }
 
     fn patience(&self, edge: &Shared) -> Duration {

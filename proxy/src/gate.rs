@@ -39,9 +39,11 @@ pub(crate) struct Gate {
 pub(crate) enum Full {
     Everywhere,
     ForClient,
+    /// Here only trusted proxies may connect, and the peer is none.
+    ForStrangers,
 }
 
-/// A client connection's place; free again when dropped.
+/// A connection's place; free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     _place: OwnedSemaphorePermit,
@@ -59,17 +61,22 @@ impl Gate {
         }
     }
 
-    /// A place for a connection from `peer`.
-    pub(crate) fn connection(&self, peer: IpAddr, policy: &Policy, limits: &Limits) -> Result<Place, Full> {
+    /// A place for one more connection, whosever it is.
+    pub(crate) fn place(&self) -> Result<Place, Full> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Full::Everywhere)?;
-        if !policy.counts(peer) || policy.trusts(peer) {
-            return Ok(Place { _place: place, _client: None });
+        Ok(Place { _place: place, _client: None })
+    }
+
+    /// The same place, now that it is known to be for `client`.
+    pub(crate) fn place_of(&self, place: Place, client: IpAddr, policy: &Policy, limits: &Limits) -> Result<Place, Full> {
+        if !policy.counts(client) || policy.trusts(client) {
+            return Ok(place);
         }
-        let (client, open) = self.connected.incr(admit::counted_as(peer), 1);
+        let (guard, open) = self.connected.incr(admit::counted_as(client), 1);
         if usize::try_from(open).unwrap_or(0) > limits.connections_per_client {
             return Err(Full::ForClient);
         }
-        Ok(Place { _place: place, _client: Some(client) })
+        Ok(Place { _client: Some(guard), ..place })
     }
 
     /// Whether `client` may send one more request at `now`.

@@ -125,7 +125,8 @@ fn answer(
     mut under_way: UnderWay,
 ) -> impl Future<Output = Result<Response<Watched>, Infallible>> + Send {
     as_http1(&mut request);
-    forward::answer(conn, request).map(|response| {
+    // Boxed: h2 and tokio move it half a dozen times until it is a task.
+    Box::pin(forward::answer(conn, request)).map(|response| {
         Ok(response.map(|body| {
             under_way.finished = body.is_end_stream();
             Watched { body, under_way }

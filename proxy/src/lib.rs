@@ -7,7 +7,10 @@
 //! # The walk of a request, and the map of this crate
 //!
 //! ```text
-//! edge     the pingora services: listeners, worker threads, drain
+//! edge     the pingora services: worker threads, drain
+//!  listen  their sockets, bound or inherited
+//!  accept  one connection: is there room, what does it speak
+//!  proxied whose it is, when a proxy passes it on         (proxy_protocol: pure)
 //!  tls     handshake, certificates by name, what https means for a request
 //!  conn    one client connection that speaks HTTP/1: hyper, deadlines, drain
 //!  h2      one that speaks HTTP/2: the same with many requests at once
@@ -51,6 +54,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod access;
 mod admit;
 mod body;
@@ -64,8 +68,11 @@ mod hearing;
 mod host;
 mod idle;
 mod limits;
+mod listen;
 mod metrics;
 mod policy;
+mod proxied;
+mod proxy_protocol;
 mod rescue;
 mod route;
 mod tls;
@@ -74,8 +81,9 @@ mod upstream;
 mod visit;
 
 pub use access::{AccessFormat, AccessLog};
-pub use edge::{Edge, EdgeConfig, StartError};
+pub use edge::{Edge, EdgeConfig, Prepared, StartError};
 pub use limits::Limits;
+pub use listen::{Inherited, ListenError};
 pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
 pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};

@@ -6,7 +6,7 @@
 //! | `header_bytes` | 431, connection closed |
 //! | `header_deadline`, `keep_alive`, `send_stall` | connection closed |
 //! | `requests_per_client`, `requests_per_pod` | 429, Retry-After |
-//! | `control_body_bytes` | 413 |
+//! | `control_body_bytes`, `pod_body_bytes` | 413 |
 //! | `body_bytes_per_second` after `body_grace` | 408 |
 //! | `tunnels_per_pod` | 503, Retry-After |
 //! | `connect` | 504 |
@@ -29,13 +29,13 @@ pub struct Limits {
     pub tunnels_per_pod: usize,
     /// Bytes of one header block (request line included); also what a pod may answer with.
     pub header_bytes: usize,
-    /// From the accept to the end of a TLS handshake.
+    /// From the accept (or the end of a PROXY protocol header) to the end of a TLS handshake.
     pub handshake: Duration,
     /// Requests under way at once on one HTTP/2 connection.
     pub h2_streams: u32,
     /// HTTP/2 requests a client may take back on one connection, beyond as many as it has let finish; then it is closed.
     pub h2_cancelled: u32,
-    /// From the first byte of a request (or the accept) to the end of its headers.
+    /// From the first byte of a request (or the accept) to the end of its headers. A PROXY protocol header may take as long.
     pub header_deadline: Duration,
     /// How long a client connection may wait between requests.
     pub keep_alive: Duration,
@@ -47,6 +47,8 @@ pub struct Limits {
     /// Bytes of a request body for the control plane. It has a bound of its own, which is lower, so that its refusal is the one
     /// that is read.
     pub control_body_bytes: u64,
+    /// Bytes of a request body for a pod.
+    pub pod_body_bytes: u64,
     /// What a client must send of a request body, in bytes per second of waiting for it, until the answer begins: what comes after
     /// that is a conversation, whose pace is the pod's business.
     pub body_bytes_per_second: u64,
@@ -70,6 +72,9 @@ pub struct Limits {
     pub idle_upstream_timeout: Duration,
     /// What a withdrawn pod's requests and tunnels in flight still get before they are cut.
     pub withdrawn_grace: Duration,
+    /// How long a client that is in the middle of a request's headers, or has just connected, may take to send them when the edge
+    /// drains. One that is idle between requests is closed at once.
+    pub last_request: Duration,
 }
 
 impl Default for Limits {
@@ -89,6 +94,7 @@ impl Default for Limits {
             linger: Duration::from_secs(2),
             send_stall: Duration::from_secs(60),
             control_body_bytes: 8 * 1024 * 1024,
+            pod_body_bytes: u64::MAX,
             body_bytes_per_second: 100,
             body_grace: Duration::from_secs(60),
             buffer_bytes: 64 * 1024,
@@ -100,6 +106,7 @@ impl Default for Limits {
             idle_per_upstream: 128,
             idle_upstream_timeout: Duration::from_secs(30),
             withdrawn_grace: Duration::from_secs(5),
+            last_request: Duration::from_secs(2),
         }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     full_everywhere: IntCounter,
     full_for_client: IntCounter,
+    full_for_strangers: IntCounter,
     pub(crate) cut: Cut,
     pub(crate) tunnels: IntGauge,
     pub(crate) upstream: Upstreams,
@@ -50,6 +51,8 @@ pub(crate) struct Cut {
     pub(crate) malformed: IntCounter,
     pub(crate) header_deadline: IntCounter,
     pub(crate) send_stall: IntCounter,
+    /// It should begin with a PROXY protocol header, and doesn't, or not in time.
+    pub(crate) proxy_header: IntCounter,
 }
 
 /// What is done with upstream connections, and what goes wrong.
@@ -89,10 +92,12 @@ impl Metrics {
             connections: gauge(registry, "codius_edge_connections", "Client connections open, tunnels included.")?,
             full_everywhere: full.with_label_values(&["everywhere"]),
             full_for_client: full.with_label_values(&["for_client"]),
+            full_for_strangers: full.with_label_values(&["for_strangers"]),
             cut: Cut {
                 malformed: cut.with_label_values(&["malformed"]),
                 header_deadline: cut.with_label_values(&["header_deadline"]),
                 send_stall: cut.with_label_values(&["send_stall"]),
+                proxy_header: cut.with_label_values(&["proxy_header"]),
             },
             tunnels: gauge(registry, "codius_edge_tunnels", "Upgraded connections open.")?,
             upstream: Upstreams {
@@ -142,6 +147,7 @@ impl Metrics {
         match full {
             Full::Everywhere => self.full_everywhere.inc(),
             Full::ForClient => self.full_for_client.inc(),
+            Full::ForStrangers => self.full_for_strangers.inc(),
         }
     }
 

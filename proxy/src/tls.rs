@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as Socket;
 use rustls::crypto::ring;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
@@ -47,7 +47,7 @@ pub struct TlsConfig {
 /// A connection after its handshake.
 #[derive(Debug)]
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<Stream>,
+    pub(crate) stream: TlsStream<Box<Socket>>,
     /// The client chose HTTP/2.
     pub(crate) is_h2: bool,
     pub(crate) facts: Facts,
@@ -72,7 +72,7 @@ pub(crate) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, r
 }
 
 /// The handshake, if it succeeds in time.
-pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: Stream, within: Duration) -> Option<Secured> {
+pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: Box<Socket>, within: Duration) -> Option<Secured> {
     let stream = match timeout(within, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

@@ -54,6 +54,8 @@ async fn memory_does_not_follow_body_size() {
     let routes = Arc::new(RouteTable::new());
     routes.publish(key, upstream);
     let config = EdgeConfig {
+        inherited: Vec::new(),
+        proxy_protocol: Vec::new(),
         listen: "127.0.0.1:0".parse().unwrap(),
         control_socket: "/nonexistent".into(),
         threads: 1,

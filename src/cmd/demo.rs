@@ -140,7 +140,7 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
         config.pod_subnet = subnet;
         claim = Some(claimed);
     }
-    let app = App::start(&config).await?;
+    let app = App::start(&config, Vec::new()).await?;
     drop(claim); // the host has one of its own now
     println!("the host is up at {} ({} ms)", app.public_uri(), begun.elapsed().as_millis());
     let outcome = tokio::select! {

@@ -1,16 +1,23 @@
-//! `codiusd serve`: a host, until it is told to stop. SIGHUP has it read its certificates again.
+//! `codiusd serve`: a host, until it is told to stop; told twice, it ends at once. SIGHUP has it read its certificates again.
 
 use std::process::ExitCode;
 
+use codiusd_proxy::Inherited;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, failure, usage};
-use crate::{app::App, telemetry};
+use crate::{app::App, config::Config, sockets, telemetry};
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
+    // First of all: nothing else may come to have their numbers, and there is one thread.
+    let inherited = match sockets::inherited() {
+        Ok(inherited) => inherited,
+        Err(error) => return failure(&error),
+    };
     let config = match args.settings() {
         Ok((_, config)) => config,
         Err(error) => return usage(&error),
@@ -20,34 +27,51 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };
-    runtime.block_on(async {
-        let mut stop = match StopSignals::new() {
-            Ok(stop) => stop,
-            Err(error) => return failure(&error),
+    let ended = runtime.block_on(async {
+        let mut signals = match StopSignals::new() {
+            Ok(signals) => signals,
+            Err(error) => return Some(failure(&error)),
         };
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => hangup,
-            Err(error) => return failure(&error),
+        let stop = CancellationToken::new();
+        let told_twice = async {
+            signals.received().await;
+            stop.cancel();
+            signals.received().await;
         };
-        let app = match App::start(&config).await {
-            Ok(app) => app,
-            Err(error) => return failure(&error),
-        };
-        tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
-        let code = loop {
-            tokio::select! {
-                () = stop.received() => break ExitCode::SUCCESS,
-                () = app.failed() => break ExitCode::FAILURE,
-                _ = hangup.recv() => app.reload_certificates(),
-            }
-        };
-        tracing::info!(
-            "stopping: requests under way are finished, pods {}",
-            if config.stop_pods_at_exit { "are stopped" } else { "run on" }
-        );
-        app.drain().await;
-        code
+        tokio::select! {
+            code = serve(&config, inherited, &stop) => Some(code),
+            () = told_twice => None,
+        }
+    });
+    ended.unwrap_or_else(|| {
+        tracing::warn!("told to stop again: ending at once, requests under way are cut off");
+        // Nobody waits for the threads that are still at it.
+        runtime.shutdown_background();
+        ExitCode::FAILURE
     })
+}
+
+/// A host, from its start until it has stopped.
+async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationToken) -> ExitCode {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return failure(&error),
+    };
+    let app = match App::start(config, inherited).await {
+        Ok(app) => app,
+        Err(error) => return failure(&error),
+    };
+    tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
+    let code = loop {
+        tokio::select! {
+            () = stop.cancelled() => break ExitCode::SUCCESS,
+            () = app.failed() => break ExitCode::FAILURE,
+            _ = hangup.recv() => app.reload_certificates(),
+        }
+    };
+    tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
+    app.drain().await;
+    code
 }
 
 /// The office's own runtime: a slow image download must not delay a request at the front door, which has threads of its own.

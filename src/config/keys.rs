@@ -1,6 +1,8 @@
 //! Every key, once: its names, its default, and what it is for. Help, `codiusd check`, the README's table and
 //! `deploy/codiusd.toml` are made of or held against this.
 
+use super::limits::LIMITS;
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -16,11 +18,16 @@ pub struct Key {
     pub secret: bool,
 }
 
-const fn key(name: &'static str, environment: &'static [&'static str], default: Option<&'static str>, help: &'static str) -> Key {
+pub(super) const fn key(
+    name: &'static str,
+    environment: &'static [&'static str],
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Key {
     Key { name, environment, default, help, secret: false }
 }
 
-/// All settings, in the order they are explained.
+/// All settings but the [`LIMITS`] of the front door, in the order they are explained.
 pub const KEYS: &[Key] = &[
     key(
         "public_uri",
@@ -97,7 +104,13 @@ pub const KEYS: &[Key] = &[
         "trusted_proxies",
         &["CODIUS_TRUSTED_PROXIES"],
         Some(""),
-        "networks of proxies in front whose X-Forwarded-For is believed, separated by commas",
+        "networks of proxies in front whose word on clients is believed (X-Forwarded-For, PROXY protocol), separated by commas",
+    ),
+    key(
+        "proxy_protocol",
+        &["CODIUS_PROXY_PROTOCOL"],
+        Some(""),
+        "those of the addresses listened on where connections begin with a PROXY protocol header (v1 or v2), separated by commas; only trusted_proxies may connect there",
     ),
     key(
         "access_log",
@@ -126,12 +139,17 @@ pub const KEYS: &[Key] = &[
     key("dev", &["CODIUS_DEV"], Some("false"), "development: defaults that need nothing else installed or running"),
 ];
 
+/// All settings.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(LIMITS.iter().map(|limit| &limit.key))
+}
+
 /// The table as `--help` shows it.
 pub fn help() -> String {
     let describe = |key: &Key| {
         let default = key.default.filter(|default| !default.is_empty()).map(|default| format!(" [default: {default}]"));
         format!("  {} ({})\n      {}{}\n", key.name, key.environment.join(", "), key.help, default.unwrap_or_default())
     };
-    let keys: String = KEYS.iter().map(describe).collect();
+    let keys: String = all().map(describe).collect();
     format!("Settings, in the file and (in brackets) in the environment, which wins:\n{keys}")
 }

@@ -6,13 +6,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, ConfigError, DEFAULT_FILE,
-    keys::{KEYS, Key},
+    keys::{self, Key},
 };
 
 /// How much a key must look like another to be taken for a slip, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.85;
 /// Keys with any number of values.
-const LISTS: [&str; 6] = ["ilp_listen", "image_layouts", "insecure_registries", "tls_certs", "tls_listen", "trusted_proxies"];
+const LISTS: [&str; 7] =
+    ["ilp_listen", "image_layouts", "insecure_registries", "proxy_protocol", "tls_certs", "tls_listen", "trusted_proxies"];
 
 /// What was set, and where.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Settings {
             let (name, value) = key.environment.iter().find_map(|name| Some((*name, environment.get(*name)?)))?;
             Some((key.name, Set { value: value.clone(), origin: name.to_owned() }))
         };
-        Self(KEYS.iter().filter_map(set).collect())
+        Self(keys::all().filter_map(set).collect())
     }
 
     /// Whether a key was set at all.
@@ -105,12 +106,12 @@ impl Settings {
                 None => format!("# {} isn't set: {}\n", key.name, key.help),
             },
         };
-        KEYS.iter().map(line).collect()
+        keys::all().map(line).collect()
     }
 }
 
 fn find(name: &str) -> &'static Key {
-    KEYS.iter().find(|key| key.name == name).unwrap_or_else(|| unreachable!("{name} isn't in the table of keys"))
+    keys::all().find(|key| key.name == name).unwrap_or_else(|| unreachable!("{name} isn't in the table of keys"))
 }
 
 enum Unread {
@@ -136,7 +137,7 @@ fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Set>, Unread> {
     let mut settings = BTreeMap::new();
     for (name, value) in table.into_inner() {
         let name = name.into_inner();
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+        let Some(key) = keys::all().find(|key| key.name == name) else {
             let hint = nearest(&name).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default();
             let problem = format!("unknown key {name:?}{hint}");
             return Err(Unread::Bad(fail(problem)));
@@ -176,10 +177,10 @@ fn as_text(key: &Key, value: &DeValue<'_>) -> Option<String> {
 
 /// The key that was meant by `name`: the one that has it as its environment variable, or one that looks much like it.
 fn nearest(name: &str) -> Option<&'static str> {
-    if let Some(key) = KEYS.iter().find(|key| key.environment.contains(&name)) {
+    if let Some(key) = keys::all().find(|key| key.environment.contains(&name)) {
         return Some(key.name);
     }
     let likeness = |key: &Key| strsim::jaro_winkler(name, key.name);
-    let alike = KEYS.iter().filter(|key| likeness(key) >= LIKENESS_MIN);
+    let alike = keys::all().filter(|key| likeness(key) >= LIKENESS_MIN);
     alike.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map(|key| key.name)
 }

@@ -63,6 +63,15 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
             &[dev, ("CODIUS_TLS_CERTS", "/a.pem:/a.key,b.pem:b.key")],
             "CODIUS_TLS_CERTS = \"/a.pem:/a.key,b.pem:b.key\": must be CERT.pem:KEY.pem, both absolute paths, separated by commas",
         ),
+        (
+            &[dev, ("CODIUS_PROXY_PROTOCOL", "127.0.0.1:3001"), ("CODIUS_TRUSTED_PROXIES", "10.0.0.1/32")],
+            "CODIUS_PROXY_PROTOCOL = \"127.0.0.1:3001\": must be addresses the front door listens on (bind_ip:port, or in tls_listen), separated by commas",
+        ),
+        (
+            &[dev, ("CODIUS_PROXY_PROTOCOL", "127.0.0.1:3000")],
+            "CODIUS_TRUSTED_PROXIES isn't set: proxy_protocol needs the networks of the proxies that may speak it",
+        ),
+        (&[dev, ("CODIUS_EDGE_CONNECTIONS", "0")], "CODIUS_EDGE_CONNECTIONS = \"0\": must be a number from 1 to 10000000"),
         (&[dev, ("CODIUS_TLS_LISTEN", "443")], "CODIUS_TLS_LISTEN = \"443\": must be addresses such as 0.0.0.0:443,[::]:443"),
         (&[dev, ("CODIUS_HSTS_SECONDS", "-1")], "CODIUS_HSTS_SECONDS = \"-1\": must be a number of seconds from 0 to 4294967295"),
         (
@@ -119,6 +128,13 @@ fn tls_has_addresses_and_certificates() {
     };
     assert_eq!(read(file, &[]).unwrap().tls, Some(expected));
     assert_eq!(read("dev = true\nhsts_seconds = 60", &[]).unwrap().tls, None);
+}
+
+#[test]
+fn proxies_in_front_speak_where_they_are_told_to() {
+    let file = "dev = true\ntls_listen = \"[::]:443\"\ntls_certs = \"/a.pem:/a.key\"\ntrusted_proxies = \"10.0.0.0/8\"\nproxy_protocol = [\"127.0.0.1:3000\", \"[::]:443\"]";
+    let expected: Vec<SocketAddr> = vec!["127.0.0.1:3000".parse().unwrap(), "[::]:443".parse().unwrap()];
+    assert_eq!(read(file, &[]).unwrap().proxy_protocol, expected);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
+//! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
@@ -21,6 +22,7 @@ mod javascript;
 mod paying;
 mod pods;
 mod restart;
+mod stopping;
 mod tls;
 
 use codiusd_kit::{Host, HostBuilder};

@@ -153,6 +153,8 @@ async fn the_drain_waits_for_the_log() {
 async fn a_log_that_cannot_be_opened_prevents_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let config = EdgeConfig {
+        inherited: Vec::new(),
+        proxy_protocol: Vec::new(),
         listen: "127.0.0.1:0".parse().unwrap(),
         control_socket: "/nonexistent".into(),
         threads: 1,

@@ -74,6 +74,8 @@ impl House {
         let registry = prometheus::Registry::new();
         let config = EdgeConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
+            inherited: Vec::new(),
+            proxy_protocol: Vec::new(),
             control_socket: dir.path().join("control.sock"),
             threads: 2,
             tls: None,
@@ -152,6 +154,19 @@ impl Client {
     pub(crate) async fn ask(&mut self, request: &str) -> Answer {
         self.send(request).await;
         self.answer(request.starts_with("HEAD ")).await
+    }
+
+    /// The status of the answer to a request without a body, or why there is none.
+    pub(crate) async fn try_ask(&mut self, request: &str) -> Result<u16, String> {
+        self.stream.write_all(request.as_bytes()).await.map_err(|error| format!("send: {error}"))?;
+        while !self.buffer.windows(4).any(|end| end == b"\r\n\r\n") {
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err(format!("closed after {} bytes", self.buffer.len())),
+                Ok(_) => {}
+                Err(error) => return Err(format!("receive: {error}")),
+            }
+        }
+        Ok(self.answer(false).await.status)
     }
 
     /// Reads one answer, by Content-Length, chunks (decoded, trailers kept) or to the end.

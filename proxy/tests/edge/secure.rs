@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use codiusd_proxy::{CertificateFiles, Certificates, Limits, Policy, RouteTable, TlsConfig};
+use codiusd_proxy::{CertificateFiles, Certificates, EdgeConfig, Limits, RouteTable, TlsConfig};
 use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -97,16 +97,28 @@ impl SecureHouse {
         limits: Limits,
         change: impl FnOnce(&mut TlsConfig),
     ) -> SecureHouse {
+        SecureHouse::shaped(authority, files, |mut config| {
+            config.tls.as_mut().map(change);
+            EdgeConfig { limits, ..config }
+        })
+        .await
+    }
+
+    /// With these certificates, as `shape` changes the rest.
+    pub(crate) async fn shaped(
+        authority: Authority,
+        files: Vec<CertificateFiles>,
+        shape: impl FnOnce(EdgeConfig) -> EdgeConfig,
+    ) -> SecureHouse {
         let certificates = Arc::new(Certificates::load(files).unwrap());
-        let mut tls = TlsConfig {
+        let tls = TlsConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             certificates: Arc::clone(&certificates),
             redirect: false,
             public_port: None,
             hsts_seconds: 0,
         };
-        change(&mut tls);
-        let house = House::start(limits, Policy::default(), Arc::new(RouteTable::new()), Some(tls));
+        let house = House::shaped(Arc::new(RouteTable::new()), |config| shape(EdgeConfig { tls: Some(tls), ..config }));
         house.control(|stream| mirror(stream, "control"));
         SecureHouse { house, authority, certificates }
     }

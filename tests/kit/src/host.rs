@@ -8,10 +8,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    net::{SocketAddr, TcpListener},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -32,6 +32,8 @@ use crate::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const END_WITHIN: Duration = Duration::from_secs(40);
 const COMMAND_WITHIN: Duration = Duration::from_secs(90);
+/// Hands the socket at standard input on as systemd does, in the same process.
+const ACTIVATE: &str = r#"exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http; exec "$0" "$@""#;
 /// When set, a host that ends takes its pods with it.
 const STOP_PODS: &str = "CODIUS_STOP_PODS_AT_EXIT";
 
@@ -41,6 +43,7 @@ pub struct HostBuilder {
     binary: PathBuf,
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
+    socket: Option<TcpListener>,
 }
 
 impl HostBuilder {
@@ -56,6 +59,13 @@ impl HostBuilder {
     pub fn uplink(self, btp: SocketAddr) -> Self {
         let credentials = format!(r#"{{"server":"btp+ws://:{:032x}@{btp}"}}"#, rand::random::<u128>());
         self.set("CODIUS_ILP", "uplink").set("ILP_CREDENTIALS", credentials)
+    }
+
+    /// It is handed this socket for plain HTTP, as systemd does: it listens whether or not the host runs.
+    #[must_use]
+    pub fn socket(mut self, socket: TcpListener) -> Self {
+        self.socket = Some(socket);
+        self
     }
 
     /// It is started as `codiusd demo`, which brings a pod of its own.
@@ -93,9 +103,9 @@ impl HostBuilder {
         environment.insert("CODIUS_IMAGE_LAYOUTS".to_owned(), images.display().to_string());
         environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
         environment.extend(self.environment);
-        let (binary, subcommand) = (self.binary, self.subcommand);
-        let mut host =
-            Host { binary, subcommand, environment, process: None, has_run: false, ready: None, image: String::new(), files, slot };
+        let Self { binary, subcommand, socket, .. } = self;
+        let (process, has_run, ready, image) = (None, false, None, String::new());
+        let mut host = Host { binary, subcommand, environment, socket, process, has_run, ready, image, files, slot };
         host.image = host.make_demo_image(&images).await;
         host.start_again().await;
         host
@@ -120,6 +130,7 @@ pub struct Host {
     binary: PathBuf,
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
+    socket: Option<TcpListener>,
     process: Option<Process>,
     has_run: bool,
     ready: Option<Ready>,
@@ -132,7 +143,7 @@ pub struct Host {
 impl Host {
     /// A host in development mode on free ports, with the demo image and a connector of its own. `binary` is codiusd.
     pub fn builder(binary: &str) -> HostBuilder {
-        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new() }
+        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new(), socket: None }
     }
 
     /// Starts it on the same files as before, once it has ended.
@@ -154,12 +165,24 @@ impl Host {
         self.has_run = true;
         // After a kill -9 the old one is still there.
         let _ = fs::remove_file(self.ready_file());
-        self.process = Some(Process::spawn("codiusd", self.command().arg(self.subcommand), &self.files.path().join("codiusd.log")));
+        let log = self.files.path().join("codiusd.log");
+        self.process = Some(match &self.socket {
+            None => Process::spawn("codiusd", self.command().arg(self.subcommand), &log),
+            Some(socket) => {
+                let socket = socket.try_clone().unwrap_or_else(|error| panic!("share the socket: {error}"));
+                let mut command = self.environed(Command::new("sh"));
+                command.arg("-c").arg(ACTIVATE).arg(&self.binary).arg(self.subcommand);
+                Process::spawn_with("codiusd", &mut command, Stdio::from(OwnedFd::from(socket)), &log)
+            }
+        });
     }
 
     /// codiusd as a command of this host, with nothing of our own environment.
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.environed(Command::new(&self.binary))
+    }
+
+    fn environed(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -35,8 +35,13 @@ pub struct Output {
 impl Process {
     /// Starts `command`; standard output and error are appended to the file `log`.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
+        Self::spawn_with(name, command, Stdio::null(), log)
+    }
+
+    /// The same with this as standard input.
+    pub fn spawn_with(name: &str, command: &mut Command, input: Stdio, log: &Path) -> Self {
         let open = || File::options().create(true).append(true).open(log).unwrap_or_else(|error| panic!("open {}: {error}", log.display()));
-        let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
+        let child = command.stdin(input).stdout(open()).stderr(open()).spawn();
         let child = child.unwrap_or_else(|error| panic!("start {name} ({command:?}): {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }

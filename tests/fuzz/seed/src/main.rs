@@ -1,4 +1,5 @@
-//! `seed VECTORS VERDICTS CORPUS`: writes each recorded packet and upload, good and bad, to the corpora of the targets that read such bytes.
+//! `seed VECTORS VERDICTS CORPUS`: writes each recorded packet, upload and header, good and bad, to the corpora of the targets that read
+//! such bytes.
 
 use std::{env, error::Error, fs, path::Path};
 
@@ -15,6 +16,15 @@ fn targets_of(kind: &str) -> &'static [&'static str] {
         _ => &[],
     }
 }
+
+/// Headers of both versions, as haproxy sends them.
+const PROXY_HEADERS: [&[u8]; 5] = [
+    b"PROXY TCP4 203.0.113.7 127.0.0.1 5 80\r\nGET",
+    b"PROXY TCP6 2001:db8::7 ::1 5 65535\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xcb\0\x71\x07\x7f\0\0\x01\0\x05\0\x50\x20\0\0GET",
+];
 
 fn rows(file: &str) -> Result<Vec<Value>, Box<dyn Error>> {
     Ok(serde_json::from_slice(&fs::read(file).map_err(|error| format!("{file}: {error}"))?)?)
@@ -38,6 +48,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (row, verdict) in rows(verdicts)?.iter().enumerate() {
         write(corpus, "manifest", row, verdict["body"].to_string().as_bytes())?;
+    }
+    for (row, header) in PROXY_HEADERS.iter().enumerate() {
+        write(corpus, "proxy_protocol", row, header)?;
     }
     Ok(())
 }

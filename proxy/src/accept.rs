@@ -1,0 +1,103 @@
+//! One accepted connection: whose it is, whether there is room for it, and what it speaks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as Socket;
+use pingora::server::ShutdownWatch;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::conn::{self, Conn};
+use crate::edge::Shared;
+use crate::gate::{Full, Place};
+use crate::h2;
+use crate::proxied;
+use crate::tls;
+
+/// What pingora calls for each accepted connection.
+pub(crate) struct App {
+    /// pingora holds the app as long as it accepts, and for each connection from the accept on: so the drain can't miss one.
+    _tracked: TaskTrackerToken,
+    shared: Arc<Shared>,
+    /// What TLS is spoken with; none: it isn't.
+    acceptor: Option<TlsAcceptor>,
+    /// Connections begin with a PROXY protocol header.
+    proxied: bool,
+}
+
+impl App {
+    pub(crate) fn new(shared: Arc<Shared>, acceptor: Option<TlsAcceptor>, proxied: bool) -> App {
+        App { _tracked: shared.tasks.token(), shared, acceptor, proxied }
+    }
+
+    /// Whose the connection is, with a place for it; none if there is no place, or nobody can tell.
+    async fn admit(&self, stream: Stream) -> Option<(Box<Socket>, IpAddr, Place)> {
+        let Shared { gate, policy, limits, metrics, .. } = &*self.shared;
+        let turn_away = |full| metrics.turned_away(full);
+        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
+        let peer = peer.ip().to_canonical();
+        // All are that unless pingora itself spoke TLS on them.
+        let socket: Box<Socket> = stream.into_any().downcast().ok()?;
+        if self.proxied && !policy.trusts(peer) {
+            turn_away(Full::ForStrangers);
+            return None;
+        }
+        let place = gate.place().map_err(turn_away).ok()?;
+        let (socket, client) = if self.proxied { self.introduced(socket, peer).await? } else { (socket, peer) };
+        let place = gate.place_of(place, client, policy, limits).map_err(turn_away).ok()?;
+        Some((socket, client, place))
+    }
+
+    /// The connection without its PROXY protocol header, and whom that names.
+    async fn introduced(&self, mut socket: Box<Socket>, proxy: IpAddr) -> Option<(Box<Socket>, IpAddr)> {
+        let Shared { limits, metrics, cut, .. } = &*self.shared;
+        let named = tokio::select! {
+            named = proxied::client(&mut socket, limits.header_deadline) => named,
+            () = cut.cancelled() => return None,
+        };
+        match named {
+            Ok(client) => Some((socket, client.map_or(proxy, |client| client.to_canonical()))),
+            Err(error) => {
+                metrics.cut.proxy_header.inc();
+                tracing::debug!(error = &error as &dyn std::error::Error, %proxy, "connection closed");
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ServerApp for App {
+    /// Hands the connection to a task of its own: pingora's has room for everything it can do, and would hold it as long as the
+    /// connection is open.
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let shared = Arc::clone(&self.shared);
+        let (socket, client, place) = self.admit(stream).await?;
+        let (tasks, shutdown) = (shared.tasks.clone(), shutdown.clone());
+        match self.acceptor.clone() {
+            None => tasks.spawn(conn::serve(Arc::new(Conn::new(shared, client, None, place)), socket, shutdown)),
+            Some(acceptor) => tasks.spawn(serve_tls(shared, acceptor, socket, client, place, shutdown)),
+        };
+        None
+    }
+}
+
+async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socket>, client: IpAddr, place: Place, shutdown: ShutdownWatch) {
+    // Boxed, because a handshake needs much room for a short time.
+    let handshake = Box::pin(tls::accept(&acceptor, socket, shared.limits.handshake));
+    let secured = tokio::select! {
+        secured = handshake => secured,
+        () = shared.cut.cancelled() => None,
+    };
+    let Some(secured) = secured else { return };
+    let conn = Arc::new(Conn::new(shared, client, Some(secured.facts), place));
+    if secured.is_h2 {
+        Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
+    } else {
+        Box::pin(conn::serve(conn, secured.stream, shutdown)).await;
+    }
+}
