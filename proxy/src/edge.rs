@@ -33,11 +33,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{AccessLog, Log};
-use crate::conn::{self, Conn};
+use crate::conn::{self, Conn, Peer};
 use crate::gate::Gate;
 use crate::h2;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::metrics::handshakes::Watched;
 use crate::policy::Policy;
 use crate::route::RouteTable;
 use crate::tls::{self, Certificates, TlsConfig};
@@ -140,6 +141,9 @@ impl Edge {
         let redirect = config.tls.as_ref().filter(|tls| tls.redirect);
         let hsts = config.tls.as_ref().map_or(0, |tls| tls.hsts_seconds);
         let metrics = Metrics::register(registry).map_err(StartError::Metrics)?;
+        if let Some(tls) = &config.tls {
+            Watched::register(Arc::clone(&tls.certificates), registry).map_err(StartError::Metrics)?;
+        }
         let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone()));
         let shared = Arc::new(Shared {
             routes,
@@ -179,6 +183,11 @@ impl Edge {
     /// The addresses it listens on for TLS, in the order they were configured.
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         &self.tls_addresses
+    }
+
+    /// Opens the access log's file again, once what waits for it is written: whoever rotates it has moved it away.
+    pub fn reopen_access_log(&self) {
+        self.shared.access.as_ref().inspect(|log| log.reopen());
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight and tunnels go on until `deadline` has passed, cuts what is
@@ -336,9 +345,10 @@ struct App {
 impl ServerApp for App {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let shared = Arc::clone(&self.shared);
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
-        let peer = peer.ip().to_canonical();
-        let place = match shared.gate.connection(peer, &shared.policy, &shared.limits) {
+        let socket = stream.get_socket_digest();
+        let address = socket.as_ref().and_then(|socket| socket.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
+        let peer = Peer { address: address.ip().to_canonical(), socket };
+        let place = match shared.gate.connection(peer.address, &shared.policy, &shared.limits) {
             Ok(place) => place,
             Err(full) => {
                 shared.metrics.turned_away(full);
@@ -351,7 +361,7 @@ impl ServerApp for App {
             None => conn::serve(Arc::new(Conn::new(shared, peer, None, place)), stream, shutdown).await,
             Some(acceptor) => {
                 let secured = tokio::select! {
-                    secured = tls::accept(acceptor, stream, shared.limits.handshake) => secured?,
+                    secured = tls::accept(acceptor, stream, shared.limits.handshake, &shared.metrics.handshakes) => secured?,
                     () = shared.cut.cancelled() => return None,
                 };
                 let conn = Arc::new(Conn::new(shared, peer, Some(secured.facts), place));

@@ -28,7 +28,7 @@ use crate::edge::Shared;
 use crate::headers;
 use crate::host::{self, Destination};
 use crate::limits::Limits;
-use crate::metrics::{To, Upstreams};
+use crate::metrics::Upstreams;
 use crate::rescue::{self, Fault, Reader};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{DialError, Link, Route, TunnelPlace};
@@ -44,8 +44,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     let mut visit = Visit::begin(&conn, &request);
     let response = forward(&conn, &mut visit, request).await.unwrap_or_else(|fault| {
         conn.edge.metrics.failed(fault);
-        let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-        rescue::answer(fault, reader, now).map(Answer::Page)
+        rescue::answer(fault, reader, now()).map(Answer::Page)
     });
     visit.answered(response.status());
     response.map(|answer| match answer {
@@ -56,6 +55,10 @@ pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
             Download::switched(conn)
         }
     })
+}
+
+fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }
 
 /// What follows the head of an answer.
@@ -126,13 +129,13 @@ impl Target {
 
     fn of(destination: &Destination, edge: &Shared, visit: &mut Visit) -> Result<Target, Fault> {
         let Destination::Pod(key) = destination else {
-            visit.goes(To::Control);
+            visit.goes_to_control();
             return Ok(Target::Control(Arc::clone(&edge.control)));
         };
         let key = key.ok_or(Fault::NoSuchPod)?;
         visit.is_for(key);
-        let route = edge.routes.route(&key).ok_or(Fault::NoSuchPod)?;
-        visit.goes(To::Pod);
+        let route = edge.routes.route(&key).ok_or_else(|| edge.routes.why_not(&key, now()))?;
+        visit.goes_to_pod(&route);
         Ok(Target::Pod(route))
     }
 

@@ -13,6 +13,7 @@ mod kit;
 mod limits;
 mod measures;
 mod pooling;
+mod readers;
 mod routing;
 mod secure;
 mod streaming;
