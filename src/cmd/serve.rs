@@ -1,4 +1,4 @@
-//! `codiusd serve`: a host, until it is told to stop. SIGHUP has it read its certificates again.
+//! `codiusd serve`: a host, until it is told to stop. SIGHUP has it read its certificates and open its access log again.
 
 use std::process::ExitCode;
 
@@ -38,7 +38,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             tokio::select! {
                 () = stop.received() => break ExitCode::SUCCESS,
                 () = app.failed() => break ExitCode::FAILURE,
-                _ = hangup.recv() => app.reload_certificates(),
+                _ = hangup.recv() => app.reload(),
             }
         };
         tracing::info!(

@@ -8,6 +8,7 @@
 //! | `restart` | kill -9 with pods running and money on the way |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
+//! | `operating` | metrics, the busiest pods, an access log that is rotated |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -18,6 +19,7 @@ mod client;
 mod ending;
 mod hyperd;
 mod javascript;
+mod operating;
 mod paying;
 mod pods;
 mod restart;
