@@ -137,6 +137,7 @@ async fn errors_are_pages_for_people_and_json_for_programs() {
         let kind = if page { "text/html; charset=utf-8" } else { "application/json; charset=utf-8" };
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request} {accept}: {head}");
         assert!(head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{request} {accept}: {head}");
+        assert!(head.contains("\r\nserver: codiusd\r\n"), "{request} {accept}: {head}");
         assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{request} {accept}: {head}");
         assert_eq!(head.contains("\r\nallow: get,head"), status == "405", "{head}");
         assert_eq!(body.starts_with("<!doctype html>"), page, "{body}");
