@@ -123,17 +123,13 @@ impl App {
 
         let memory_max_bytes = config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?);
         let keeper = KeeperConfig::new(public_uri.clone(), memory_max_bytes);
-        let keeper = Keeper::new(keeper, runtime, Arc::new(Bridge(routes)), desk.clone(), store, clock, PodMetrics::register(&registry)?);
+        let keeper =
+            Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let mut tasks = JoinSet::new();
-        tasks.spawn(tell_asset(interledger.account(), asset));
-        tasks.spawn(forget_payments(desk.clone()));
-        let watched = keeper.clone();
-        tasks.spawn(async move { watched.watch().await });
-
+        let tasks = chores(&interledger, asset, &desk, &keeper);
         let admin = match config.admin {
-            Some(address) => Some(Admin::start(address, registry).await.map_err(StartError::Admin)?),
+            Some(address) => Some(Admin::start(address, registry.clone(), routes).await.map_err(StartError::Admin)?),
             None => None,
         };
         let orders = Orders::new(config.cost_per_month, desk, keeper.clone(), receiver, interledger.account());
@@ -144,7 +140,8 @@ impl App {
             let _ = stopped.await;
         };
         let draining = CancellationToken::new();
-        let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, until));
+        let api_config = ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining) };
+        let api = tokio::spawn(api::serve(listener, api_config, orders, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
@@ -184,8 +181,9 @@ impl App {
         self.edge.tls_addresses()
     }
 
-    /// Reads the certificates again, now.
-    pub fn reload_certificates(&self) {
+    /// Reads the certificates again, and opens the access log again, now.
+    pub fn reload(&self) {
+        self.edge.reopen_access_log();
         match &self.certificates {
             Some(certificates) => certificates.reload(),
             None => tracing::info!("there are no certificates to read again (CODIUS_TLS_CERTS)"),
@@ -270,6 +268,16 @@ fn policy(config: &Config) -> Policy {
         RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => Vec::new(),
     };
     Policy { upstreams: UpstreamPolicy::Pods(networks), trusted_proxies: config.trusted_proxies.clone(), ..Policy::default() }
+}
+
+/// What goes on in the background, until dropped.
+fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(tell_asset(interledger.account(), asset));
+    tasks.spawn(forget_payments(desk.clone()));
+    let watched = keeper.clone();
+    tasks.spawn(async move { watched.watch().await });
+    tasks
 }
 
 /// A host that has just started should be able to say a price.
@@ -392,6 +400,7 @@ fn local_uri(port: u16) -> Url {
 fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
+        metrics: None,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month: config.cost_per_month,
         rules: Rules::default(),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use codiusd_control::pods::Routes;
+use codiusd_control::pods::{Gone, Routes};
 use codiusd_proxy::{PodKey, RouteTable, Upstream};
 use codiusd_runtime::PodId;
 
@@ -18,10 +18,14 @@ impl Routes for Bridge {
         }
     }
 
-    fn withdraw(&self, pod: &PodId) {
-        if let Some(key) = key(pod) {
-            self.0.withdraw(&key);
-        }
+    fn withdraw(&self, pod: &PodId, why: Gone) {
+        let Some(key) = key(pod) else { return };
+        match why {
+            Gone::Expired(at) => self.0.withdraw_because(&key, codiusd_proxy::Gone::Expired(at)),
+            Gone::Exited(at) => self.0.withdraw_because(&key, codiusd_proxy::Gone::Exited(at)),
+            Gone::Restarting(at) => self.0.withdraw_because(&key, codiusd_proxy::Gone::Restarting(at)),
+            Gone::Stopped => self.0.withdraw(&key),
+        };
     }
 
     fn is_quiet(&self, pod: &PodId) -> bool {

@@ -188,6 +188,8 @@ pub struct Config {
     pub stop_pods_at_exit: bool,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
+    /// Whether its metrics are everybody's to see.
+    pub public_metrics: bool,
     /// Proxies in front of this host, whose word on clients is believed.
     pub trusted_proxies: Vec<Network>,
     /// Listeners whose connections begin with a PROXY protocol header.
@@ -248,6 +250,7 @@ impl Config {
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             admin: admin(settings)?,
+            public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
             access_log: access_log(settings)?,
             log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,

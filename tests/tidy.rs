@@ -3,9 +3,10 @@
 #![expect(clippy::expect_used, reason = "all of this is test code")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use codiusd::config::{
@@ -13,6 +14,10 @@ use codiusd::config::{
     keys::{self, KEYS, Key},
     limits::LIMITS,
 };
+use codiusd_control::pods::PodMetrics;
+use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
+use codiusd_runtime::{HyperdConfig, HyperdRuntime};
+use prometheus::{Registry, proto::MetricFamily};
 
 /// Lines a file may have, tests at its end not counted.
 const LINES_MAX: usize = 500;
@@ -36,6 +41,7 @@ const PURE: &[&str] = &[
     "control/src/pay/price.rs",
     "control/src/pods/reconcile.rs",
     "control/src/pods/state.rs",
+    "proxy/src/gone.rs",
     "proxy/src/host.rs",
     "proxy/src/proxy_protocol.rs",
     "proxy/src/rescue.rs",
@@ -54,7 +60,7 @@ const BANNED: &[(&str, &str)] = &[
 ];
 /// First parts of paths in this repository, by which a path in a text is told from others.
 const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "proxy", "src", "tests"];
-const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "certs/README.md"];
+const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "certs/README.md", "deploy/metrics.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -243,6 +249,52 @@ fn readme_row(key: &Key) -> String {
         None => String::new(),
     };
     format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
+}
+
+/// Everything that counts, on one registry.
+fn registry() -> Registry {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("make a certificate");
+    let files = CertificateFiles { chain: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
+    fs::write(&files.chain, signed.cert.pem()).expect("write a file");
+    fs::write(&files.key, signed.signing_key.serialize_pem()).expect("write a file");
+    let tls = TlsConfig {
+        listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        certificates: Arc::new(Certificates::load(vec![files]).expect("load the certificate")),
+        redirect: false,
+        public_port: None,
+        hsts_seconds: 0,
+    };
+    let edge =
+        EdgeConfig { tls: Some(tls), ..EdgeConfig::new("127.0.0.1:0".parse().expect("an address"), directory.path().join("control.sock")) };
+    let registry = Registry::new();
+    Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
+    PodMetrics::register(&registry).expect("register the pods' metrics");
+    HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
+    registry
+}
+
+#[test]
+fn the_document_of_metrics_has_every_one_and_no_other() {
+    let document = read(&root().join("deploy/metrics.md"));
+    let rows: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("| metric |")).skip(2).collect();
+    let rows: Vec<&str> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
+    let expected: Vec<String> = registry().gather().iter().map(metric_row).collect();
+    assert!(rows == expected, "the table of metrics in deploy/metrics.md should be:\n{}\n", expected.join("\n"));
+}
+
+/// The values of a label are a closed set, but for the names of certificates.
+fn metric_row(family: &MetricFamily) -> String {
+    let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+        labels.entry(pair.name()).or_default().insert(pair.value());
+    }
+    let told = labels.iter().map(|(label, values)| match *label {
+        "name" => "`name`".to_owned(),
+        _ => format!("`{label}`: {}", values.iter().copied().collect::<Vec<_>>().join(", ")),
+    });
+    let (kind, labels) = (format!("{:?}", family.get_field_type()).to_lowercase(), told.collect::<Vec<_>>().join("; "));
+    format!("| `{}` | {kind} | {labels} | {} |", family.name(), family.help())
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `pods` | `/pods`: quote, upload, extension, state |
 //! | `logs` | `/pods/{hash}/logs` |
+//! | `metrics` | `/metrics`, if everybody may see it |
 //! | `info` | `/info`, `/memory` |
 //! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
@@ -14,6 +15,7 @@ mod answer;
 mod error;
 mod info;
 mod logs;
+mod metrics;
 mod page;
 mod pods;
 mod request;
@@ -27,12 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth};
 use error::ApiError;
+pub use metrics::shown;
 
 /// What the API works with.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
     /// Cancelled when the host stops: logs that are followed end then.
     pub draining: CancellationToken,
+    /// What is shown at `/metrics`; none: there is no such path.
+    pub metrics: Option<prometheus::Registry>,
     /// Where visitors reach this host, as pods are told it.
     pub public_uri: String,
     /// What a small pod costs for a month.
@@ -64,7 +69,11 @@ pub async fn serve(
 
 fn router(config: ApiConfig, orders: Orders) -> Router {
     let pods = get(pods::state).post(pods::upload).put(pods::extend).options(pods::quote);
-    Router::new()
+    let public = match config.metrics.clone() {
+        Some(registry) => Router::new().route("/metrics", get(async move || shown(&registry))),
+        None => Router::new(),
+    };
+    public
         .route("/", get(page::index))
         .route("/pods", pods)
         .route("/pods/{hash}/logs", get(logs::logs))

@@ -22,6 +22,6 @@ mod start;
 mod state;
 mod watch;
 
-pub use keeper::{Keeper, KeeperConfig, Memory, PodView, Receipt, Refusal, Routes};
+pub use keeper::{Gone, Keeper, KeeperConfig, Memory, PodView, Receipt, Refusal, Routes};
 pub use metrics::PodMetrics;
 pub use state::{Order, Pod, PodRecord};

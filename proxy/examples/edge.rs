@@ -37,9 +37,6 @@ fn main() {
         hosts.push_str(&format!("{key}.localhost\n"));
     }
     let config = EdgeConfig {
-        listen: listen.parse().expect("HTTP_LISTEN is an address"),
-        control_socket: PathBuf::from("/nowhere"),
-        threads: 1,
         tls: tls_config(tls),
         limits: Limits {
             requests_per_pod: u64::MAX,
@@ -49,9 +46,7 @@ fn main() {
             ..Limits::default()
         },
         policy: Policy { uncounted: Vec::new(), upstreams: UpstreamPolicy::Any, ..Policy::default() },
-        access_log: None,
-        proxy_protocol: Vec::new(),
-        inherited: Vec::new(),
+        ..EdgeConfig::new(listen.parse().expect("HTTP_LISTEN is an address"), "/nowhere".into())
     };
     let edge = Edge::start(config, table, &prometheus::Registry::new()).expect("the edge starts");
     std::io::stdout().write_all(hosts.as_bytes()).and_then(|()| std::io::stdout().flush()).expect("standard output takes the hosts");

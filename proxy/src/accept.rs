@@ -11,7 +11,7 @@ use pingora::server::ShutdownWatch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::conn::{self, Conn};
+use crate::conn::{self, Conn, Peer};
 use crate::edge::Shared;
 use crate::gate::{Full, Place};
 use crate::h2;
@@ -35,11 +35,11 @@ impl App {
     }
 
     /// Whose the connection is, with a place for it; none if there is no place, or nobody can tell.
-    async fn admit(&self, stream: Stream) -> Option<(Box<Socket>, IpAddr, Place)> {
+    async fn admit(&self, stream: Stream) -> Option<(Box<Socket>, Peer, Place)> {
         let Shared { gate, policy, limits, metrics, .. } = &*self.shared;
         let turn_away = |full| metrics.turned_away(full);
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
-        let peer = peer.ip().to_canonical();
+        let digest = stream.get_socket_digest()?;
+        let peer = digest.peer_addr().and_then(|peer| peer.as_inet())?.ip().to_canonical();
         // All are that unless pingora itself spoke TLS on them.
         let socket: Box<Socket> = stream.into_any().downcast().ok()?;
         if self.proxied && !policy.trusts(peer) {
@@ -49,7 +49,7 @@ impl App {
         let place = gate.place().map_err(turn_away).ok()?;
         let (socket, client) = if self.proxied { self.introduced(socket, peer).await? } else { (socket, peer) };
         let place = gate.place_of(place, client, policy, limits).map_err(turn_away).ok()?;
-        Some((socket, client, place))
+        Some((socket, Peer { address: client, socket: Some(digest) }, place))
     }
 
     /// The connection without its PROXY protocol header, and whom that names.
@@ -86,9 +86,9 @@ impl ServerApp for App {
     }
 }
 
-async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socket>, client: IpAddr, place: Place, shutdown: ShutdownWatch) {
+async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socket>, client: Peer, place: Place, shutdown: ShutdownWatch) {
     // Boxed, because a handshake needs much room for a short time.
-    let handshake = Box::pin(tls::accept(&acceptor, socket, shared.limits.handshake));
+    let handshake = Box::pin(tls::accept(&acceptor, socket, shared.limits.handshake, &shared.metrics.handshakes));
     let secured = tokio::select! {
         secured = handshake => secured,
         () = shared.cut.cancelled() => None,

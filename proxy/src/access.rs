@@ -4,7 +4,9 @@
 //! A line has what an operator needs to see what goes on, and no secret: of the request's head only method, path (never the query),
 //! and the first characters of the user agent.
 //!
-//! A file is opened once, to append; rotate it by copying and truncating.
+//! What hyper refuses by itself, because it is no HTTP or its head is too large, is a line without method and path.
+//!
+//! A file is opened to append, and again when that is asked for: so it can be moved away, and what was queued before is in the old one.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
@@ -12,14 +14,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use http::header::USER_AGENT;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 
@@ -85,7 +87,7 @@ fn first(text: &str, chars: usize) -> String {
 /// A request that is over.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) line: Line,
+    pub(crate) line: Box<Line>,
     pub(crate) is_control: bool,
     pub(crate) status: u16,
     pub(crate) received: u64,
@@ -94,6 +96,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What was answered to what is no request, or ended its connection.
+    pub(crate) fn refused(client: IpAddr, status: StatusCode, took: Duration) -> Entry {
+        let line = Line { client, method: "-".to_owned(), path: String::new(), agent: String::new(), pod: None };
+        Entry { line: Box::new(line), is_control: false, status: status.as_u16(), received: 0, sent: 0, took }
+    }
+
     fn host(&self) -> String {
         match self.line.pod {
             Some(pod) => pod.to_string(),
@@ -104,7 +112,7 @@ impl Entry {
 
     fn print(&self, format: AccessFormat, ended: Timestamp, out: &mut impl Write) -> io::Result<()> {
         let Entry { line, status, received, sent, took, .. } = self;
-        let Line { client, method, path, agent, .. } = line;
+        let Line { client, method, path, agent, .. } = &**line;
         let (host, seconds) = (self.host(), took.as_secs_f64());
         match format {
             AccessFormat::Text => {
@@ -122,10 +130,21 @@ impl Entry {
     }
 }
 
+/// What the writer is told.
+#[derive(Debug)]
+enum Order {
+    Write(Entry),
+    /// Look whether the file is to be opened again.
+    Look,
+    End,
+}
+
 /// The log, open. Dropping it lets the writer finish on its own; [`close`](Log::close) waits for it.
 #[derive(Debug)]
 pub(crate) struct Log {
-    sender: SyncSender<Option<Entry>>,
+    sender: SyncSender<Order>,
+    /// The file is to be opened again; not in the queue, which may be full.
+    reopen: Arc<AtomicBool>,
     dropped: IntCounter,
     sample: u64,
     seen: AtomicU64,
@@ -134,18 +153,29 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn open(config: &AccessLog, dropped: IntCounter) -> io::Result<Log> {
-        let out: Box<dyn Write + Send> = match &config.file {
-            Some(path) => Box::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?),
-            None => Box::new(io::stdout()),
+        let file = config.file.clone();
+        let open = move || -> io::Result<Box<dyn Write + Send>> {
+            match &file {
+                Some(path) => Ok(Box::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?)),
+                None => Ok(Box::new(io::stdout())),
+            }
         };
-        Log::start(out, config.format, config.sample, QUEUE, dropped)
+        Log::start(Box::new(open), config.format, config.sample, QUEUE, dropped)
     }
 
-    fn start(out: Box<dyn Write + Send>, format: AccessFormat, sample: NonZeroU32, queue: usize, dropped: IntCounter) -> io::Result<Log> {
-        let (sender, lines) = mpsc::sync_channel(queue);
-        let lost = dropped.clone();
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write(&lines, out, format, &lost))?;
-        Ok(Log { sender, dropped, sample: sample.get().into(), seen: AtomicU64::new(0), writer: Mutex::new(Some(writer)) })
+    fn start(mut open: Open, format: AccessFormat, sample: NonZeroU32, queue: usize, dropped: IntCounter) -> io::Result<Log> {
+        let (sender, orders) = mpsc::sync_channel(queue);
+        let (out, reopen) = (BufWriter::new(open()?), Arc::<AtomicBool>::default());
+        let mut writer = Writer { open, out, format, failing: false, lost: dropped.clone(), reopen: Arc::clone(&reopen) };
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&orders))?;
+        Ok(Log { sender, reopen, dropped, sample: sample.get().into(), seen: AtomicU64::new(0), writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Has the file opened again.
+    pub(crate) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        // If the queue is full the writer is about to look anyway.
+        let _looks_anyway = self.sender.try_send(Order::Look);
     }
 
     /// Whether the next request is one that is logged.
@@ -155,7 +185,7 @@ impl Log {
 
     /// Logs it, unless the writer can't keep up.
     pub(crate) fn add(&self, entry: Entry) {
-        if self.sender.try_send(Some(entry)).is_err() {
+        if self.sender.try_send(Order::Write(entry)).is_err() {
             self.dropped.inc();
         }
     }
@@ -165,7 +195,7 @@ impl Log {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // The writer is gone only if it panicked; the join says so.
-            let _gone = self.sender.send(None);
+            let _gone = self.sender.send(Order::End);
             if writer.join().is_err() {
                 tracing::error!("the access log's thread panicked");
             }
@@ -173,45 +203,74 @@ impl Log {
     }
 }
 
-/// The writer: flushes whenever nothing waits. Says once that it fails, until it works again.
-fn write(lines: &Receiver<Option<Entry>>, out: Box<dyn Write + Send>, format: AccessFormat, lost: &IntCounter) {
-    let mut out = BufWriter::new(out);
-    let mut failing = false;
-    while let Ok(Some(entry)) = lines.recv() {
-        let mut next = Some(entry);
-        let mut ending = false;
-        let mut batch = 0;
-        let mut written = Ok(());
-        while let Some(entry) = next.take() {
-            batch += 1;
-            let ended = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-            written = written.and_then(|()| entry.print(format, ended, &mut out));
-            match lines.try_recv() {
-                Ok(Some(entry)) => next = Some(entry),
-                Ok(None) => ending = true,
-                Err(_) => {}
+/// Opens what is written to.
+type Open = Box<dyn FnMut() -> io::Result<Box<dyn Write + Send>> + Send>;
+
+/// Flushes whenever nothing waits. Says once that it fails, until it works again.
+struct Writer {
+    open: Open,
+    out: BufWriter<Box<dyn Write + Send>>,
+    format: AccessFormat,
+    failing: bool,
+    lost: IntCounter,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(&mut self, orders: &Receiver<Order>) {
+        while let Ok(first) = orders.recv() {
+            let (mut next, mut ending, mut batch, mut written) = (Some(first), false, 0, Ok(()));
+            // No longer than the queue is, so that a busy log is reopened, too.
+            while let Some(order) = next.take() {
+                match order {
+                    Order::Write(entry) => {
+                        batch += 1;
+                        let ended = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+                        written = written.and_then(|()| entry.print(self.format, ended, &mut self.out));
+                    }
+                    Order::Look => {}
+                    Order::End => ending = true,
+                }
+                next = if batch < QUEUE { orders.try_recv().ok() } else { None };
+            }
+            let flushed = written.and_then(|()| self.out.flush());
+            self.settle(flushed, batch);
+            if ending {
+                return;
+            }
+            if self.reopen.swap(false, Ordering::Acquire) {
+                self.open_again();
             }
         }
-        if let Err(error) = written.and_then(|()| out.flush()) {
-            lost.inc_by(batch);
-            // What could not be written would be tried again with the next lines, and in half of a line.
-            let (failed, _) = out.into_parts();
-            out = BufWriter::new(failed);
-            if !std::mem::replace(&mut failing, true) {
-                tracing::error!(%error, "the access log can't be written");
-            }
-        } else {
-            failing = false;
-        }
-        if ending {
+    }
+
+    /// What has become of so many lines.
+    fn settle(&mut self, written: io::Result<()>, lines: usize) {
+        let Err(error) = written else {
+            self.failing = self.failing && lines == 0;
             return;
+        };
+        self.lost.inc_by(u64::try_from(lines).unwrap_or(u64::MAX));
+        // What could not be written would be tried again with the next lines, and in half of a line.
+        let unused = BufWriter::new(Box::new(io::sink()) as Box<dyn Write + Send>);
+        let (failed, _) = std::mem::replace(&mut self.out, unused).into_parts();
+        self.out = BufWriter::new(failed);
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(%error, "the access log can't be written");
+        }
+    }
+
+    fn open_again(&mut self) {
+        match (self.open)() {
+            Ok(out) => self.out = BufWriter::new(out),
+            Err(error) => tracing::error!(%error, "the access log can't be opened again; it goes on where it is"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc::channel};
+    use std::sync::mpsc::channel;
 
     use http::HeaderValue;
 
@@ -222,7 +281,7 @@ mod tests {
         let uri = "/a\"b?Pay-Token=secret".parse().unwrap();
         let mut line = Line::new("192.0.2.1".parse().unwrap(), &Method::GET, &uri, &headers);
         line.pod = Some(PodKey::from_digest([0; 32]));
-        Entry { line, is_control: false, status: 200, received: 3, sent: 4, took: Duration::from_micros(1_500) }
+        Entry { line: Box::new(line), is_control: false, status: 200, received: 3, sent: 4, took: Duration::from_micros(1_500) }
     }
 
     fn printed(entry: &Entry, format: AccessFormat) -> String {
@@ -274,8 +333,9 @@ mod tests {
         let ((go, gate), (here, stuck)) = (channel(), channel());
         let written = Arc::<Mutex<Vec<u8>>>::default();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let out = Box::new(Gated { here, go: gate, written: Arc::clone(&written) });
-        let log = Log::start(out, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone()).unwrap();
+        let mut out = Some(Gated { here, go: gate, written: Arc::clone(&written) });
+        let open = Box::new(move || Ok(Box::new(out.take().unwrap()) as Box<dyn Write + Send>));
+        let log = Log::start(open, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone()).unwrap();
         log.add(entry(b"lost"));
         stuck.recv().unwrap();
         for _ in 1..100 {
@@ -293,8 +353,8 @@ mod tests {
 
     #[test]
     fn one_in_so_many_is_taken() {
-        let log = Log::start(Box::new(io::sink()), AccessFormat::Text, NonZeroU32::new(3).unwrap(), 1, IntCounter::new("x", "x").unwrap());
-        let log = log.unwrap();
+        let open = Box::new(|| Ok(Box::new(io::sink()) as Box<dyn Write + Send>));
+        let log = Log::start(open, AccessFormat::Text, NonZeroU32::new(3).unwrap(), 1, IntCounter::new("x", "x").unwrap()).unwrap();
         assert_eq!([(); 7].map(|()| log.takes_next()), [true, false, false, true, false, false, true]);
     }
 }

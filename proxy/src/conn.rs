@@ -21,14 +21,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use pingora::protocols::SocketDigest;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use crate::access::Entry;
 use crate::edge::Shared;
 use crate::forward;
 use crate::gate::Place;
@@ -36,11 +38,19 @@ use crate::headers::Via;
 use crate::host::Admitted;
 use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::metrics::Counted;
+use crate::pace::Pace;
+use crate::refusal::Refusal;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
 
 /// How often a connection that drains is looked at while it may still send a request: rarely needed, it needs no bell of its own.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Who has opened a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) socket: Option<Arc<SocketDigest>>,
+}
 
 /// What the requests of one client connection share.
 #[derive(Debug)]
@@ -53,15 +63,35 @@ pub(crate) struct Conn {
     pub(crate) clock: Clock,
     /// Whether the last request has a body that has not been read to its end.
     pub(crate) unread: Arc<AtomicBool>,
+    socket: Option<Arc<SocketDigest>>,
     _place: Place,
     _counted: Counted,
 }
 
 impl Conn {
-    pub(crate) fn new(edge: Arc<Shared>, peer: IpAddr, tls: Option<Facts>, place: Place) -> Conn {
+    pub(crate) fn new(edge: Arc<Shared>, peer: Peer, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
-        let via = Via::new(peer, tls.is_some(), &edge.policy);
-        Conn { edge, via, tls, clock: Clock::start(), unread: Arc::default(), _place: place, _counted: counted }
+        let via = Via::new(peer.address, tls.is_some(), &edge.policy);
+        let socket = peer.socket;
+        Conn { edge, via, tls, clock: Clock::start(), unread: Arc::default(), socket, _place: place, _counted: counted }
+    }
+
+    /// Bytes sent whose arrival the client's kernel has acknowledged. Only while its stream is open.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.socket.as_ref().and_then(|socket| socket.tcp_info()).map_or(0, |info| info.tcpi_bytes_acked)
+    }
+
+    /// What came over it is no request, and the connection is closed for that.
+    pub(crate) fn refused(&self, status: StatusCode) {
+        let cut = &self.edge.metrics.cut;
+        if status == StatusCode::BAD_REQUEST {
+            cut.malformed.inc()
+        } else {
+            cut.header_too_large.inc()
+        }
+        if let Some(log) = self.edge.access.as_ref().filter(|log| log.takes_next()) {
+            log.add(Entry::refused(self.via.peer, status, self.clock.waited()));
+        }
     }
 
     /// Whether the client speaks TLS with us.
@@ -94,7 +124,14 @@ where
 {
     let edge = Arc::clone(&conn.edge);
     let last = Arc::clone(&conn);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: LazyTimer::default(), farewell: None, stalled: None };
+    let io = Timed {
+        stream,
+        conn: Arc::clone(&conn),
+        timer: LazyTimer::default(),
+        farewell: None,
+        pace: Pace::default(),
+        refusal: Refusal::default(),
+    };
     let service = service_fn(move |request| {
         conn.clock.request_began();
         forward::answer(Arc::clone(&conn), request).map(Ok::<_, Infallible>)
@@ -114,8 +151,10 @@ where
             biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
-                    if error.is_parse() {
-                        edge.metrics.cut.malformed.inc();
+                    if error.is_parse_too_large() {
+                        last.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                    } else if error.is_parse() {
+                        last.refused(StatusCode::BAD_REQUEST);
                     }
                     tracing::debug!(%error, "client connection ended");
                 }
@@ -186,6 +225,19 @@ impl Clock {
         }
     }
 
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == TUNNEL
+    }
+
+    /// How long what the connection is in has lasted.
+    fn waited(&self) -> Duration {
+        Moment::now().since(self.since())
+    }
+
+    fn since(&self) -> Moment {
+        Moment::from_millis(self.since_millis.load(Ordering::Relaxed))
+    }
+
     /// When the wait that the connection is in has lasted too long.
     fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
@@ -193,11 +245,11 @@ impl Clock {
             HEAD => header,
             _ => return None,
         };
-        Some(Moment::from_millis(self.since_millis.load(Ordering::Relaxed)).after(allowed))
+        Some(self.since().after(allowed))
     }
 }
 
-/// The client's stream, whose reads fail when the clock says so, and whose writes when the client takes none.
+/// The client's stream, whose reads fail when the clock says so, and whose writes when the client takes too little.
 #[derive(Debug)]
 struct Timed<S> {
     stream: S,
@@ -205,8 +257,9 @@ struct Timed<S> {
     timer: LazyTimer,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
-    /// Ends the wait for a client that takes no more of what is sent to it.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Ends the wait for a client that takes too little of what is sent to it.
+    pace: Pace,
+    refusal: Refusal,
 }
 
 impl<S: AsyncRead + Unpin> Timed<S> {
@@ -217,19 +270,6 @@ impl<S: AsyncRead + Unpin> Timed<S> {
             Some(deadline) => self.timer.poll(deadline, cx),
             None => Poll::Pending,
         }
-    }
-
-    /// Fails what the client has kept waiting for too long.
-    fn poll_unstalled<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
-        }
-        let edge = &self.conn.edge;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(edge.limits.send_stall)));
-        ready!(stalled.as_mut().poll(cx));
-        edge.metrics.cut.send_stall.inc();
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Takes what a client that has its answer still sends, until it ends or `farewell` does: closing the connection earlier would
@@ -266,14 +306,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.poll_unstalled(polled, cx)
+        let this = &mut *self;
+        let refused = this.refusal.poll_write(&mut this.stream, cx, buf, this.conn.clock.is_in_head());
+        let polled = refused.unwrap_or_else(|| Pin::new(&mut this.stream).poll_write(cx, buf));
+        this.pace.judge(polled, cx, &this.conn)
     }
 
     /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        let polled = self.poll_unstalled(flushed, cx);
+        let this = &mut *self;
+        this.refusal.flushed();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        let polled = this.pace.judge(flushed, cx, &this.conn);
         if polled.is_ready() && self.poll_overdue(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -292,8 +336,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.poll_unstalled(polled, cx)
+        let this = &mut *self;
+        let first = bufs.first().map_or(&[][..], |first| first);
+        let refused = this.refusal.poll_write(&mut this.stream, cx, first, this.conn.clock.is_in_head());
+        let polled = refused.unwrap_or_else(|| Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
+        this.pace.judge(polled, cx, &this.conn)
     }
 
     fn is_write_vectored(&self) -> bool {

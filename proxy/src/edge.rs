@@ -40,6 +40,7 @@ use crate::idle::Moment;
 use crate::limits::Limits;
 use crate::listen::{Inherited, ListenError, Listener, Listeners};
 use crate::metrics::Metrics;
+use crate::metrics::handshakes::Watched;
 use crate::policy::Policy;
 use crate::route::RouteTable;
 use crate::tls::{self, Certificates, TlsConfig};
@@ -75,6 +76,23 @@ pub struct EdgeConfig {
     pub policy: Policy,
     /// A log of requests; none: there is none.
     pub access_log: Option<AccessLog>,
+}
+
+impl EdgeConfig {
+    /// One listener, for plain HTTP, with one worker thread; the rest as by default.
+    pub fn new(listen: SocketAddr, control_socket: PathBuf) -> EdgeConfig {
+        EdgeConfig {
+            listen,
+            inherited: Vec::new(),
+            proxy_protocol: Vec::new(),
+            control_socket,
+            threads: 1,
+            tls: None,
+            limits: Limits::default(),
+            policy: Policy::default(),
+            access_log: None,
+        }
+    }
 }
 
 /// Why an edge did not start.
@@ -176,6 +194,9 @@ impl Edge {
         let redirect = config.tls.as_ref().filter(|tls| tls.redirect);
         let hsts = config.tls.as_ref().map_or(0, |tls| tls.hsts_seconds);
         let metrics = Metrics::register(registry).map_err(StartError::Metrics)?;
+        if let Some(tls) = &config.tls {
+            Watched::register(Arc::clone(&tls.certificates), registry).map_err(StartError::Metrics)?;
+        }
         let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone()));
         let shared = Arc::new(Shared {
             routes,
@@ -217,6 +238,11 @@ impl Edge {
     /// The addresses it listens on for TLS, in the order they were configured.
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         &self.parts.tls_addresses
+    }
+
+    /// Opens the access log's file again, once what waits for it is written: whoever rotates it has moved it away.
+    pub fn reopen_access_log(&self) {
+        self.parts.shared.access.as_ref().inspect(|log| log.reopen());
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight and tunnels go on until `deadline` has passed, cuts what is

@@ -27,7 +27,7 @@ use crate::edge::Shared;
 use crate::headers;
 use crate::host::{self, Destination};
 use crate::limits::Limits;
-use crate::metrics::{To, Upstreams};
+use crate::metrics::Upstreams;
 use crate::rescue::{self, Fault, Reader};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{DialError, Link, Route, TunnelPlace};
@@ -51,8 +51,7 @@ pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future
         };
         let mut response = answered.unwrap_or_else(|fault| {
             conn.edge.metrics.failed(fault);
-            let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-            rescue::answer(fault, reader, now).map(Answer::Page)
+            rescue::answer(fault, reader, now()).map(Answer::Page)
         });
         visit.answered(response.status());
         if let Some(hsts) = conn.hsts() {
@@ -67,6 +66,10 @@ pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future
             }
         })
     }
+}
+
+fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }
 
 /// What follows the head of an answer.
@@ -167,13 +170,13 @@ impl Target {
 
     fn of(destination: &Destination, edge: &Shared, visit: &mut Visit) -> Result<Target, Fault> {
         let Destination::Pod(key) = destination else {
-            visit.goes(To::Control);
+            visit.goes_to_control();
             return Ok(Target::Control(Arc::clone(&edge.control)));
         };
         let key = key.ok_or(Fault::NoSuchPod)?;
         visit.is_for(key);
-        let route = edge.routes.route(&key).ok_or(Fault::NoSuchPod)?;
-        visit.goes(To::Pod);
+        let route = edge.routes.route(&key).ok_or_else(|| edge.routes.why_not(&key, now()))?;
+        visit.goes_to_pod(&route);
         Ok(Target::Pod(route))
     }
 
@@ -286,6 +289,7 @@ fn lost(target: &Target, progress: Option<&Progress>) -> Fault {
 }
 
 /// What became of a request on one connection.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 enum Sent {
     Answered(Response<Incoming>, Lease),
     /// The connection had ended before it took the request.

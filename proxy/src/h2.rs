@@ -8,6 +8,7 @@
 //! WebSockets over HTTP/2 (RFC 8441) are not offered, so clients open an HTTP/1.1 connection for them.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use http::header::{COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -35,6 +36,7 @@ use crate::conn::Conn;
 use crate::forward;
 use crate::idle::WhenWoken;
 use crate::limits::Limits;
+use crate::pace::{self, Debt, Pace, Slow};
 
 /// Bytes of one request body that may be on their way to an upstream that takes none.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -53,24 +55,25 @@ where
     let edge = Arc::clone(&conn.edge);
     let limits = &edge.limits;
     let streams = Arc::new(Streams::new());
+    let refusing = Arc::clone(&conn);
+    let io = Lingering { stream, conn: Arc::clone(&conn), pace: Pace::default(), farewell: None };
     let service = service_fn({
         let streams = Arc::clone(&streams);
         move |request| answer(Arc::clone(&conn), request, UnderWay::begin(&streams))
     });
-    let serving = builder(limits, edge.tasks.clone())
-        .serve_connection(TokioIo::new(Lingering { stream, linger: limits.linger, farewell: None }), service);
-    let mut serving = pin!(serving);
+    let mut serving = pin!(builder(limits, edge.tasks.clone()).serve_connection(TokioIo::new(io), service));
     let mut stopping = WhenWoken::new(async { shutdown.wait_for(|stop| *stop).await.is_ok() });
     let mut cut = WhenWoken::new(edge.cut.cancelled());
     let mut taken_back = WhenWoken::new(streams.taken_back(limits.h2_cancelled));
     let mut draining = false;
     let mut timer = pin!(sleep_until(streams.started + limits.header_deadline));
+    let mut watch = Watch { debt: Debt::default(), looked: streams.started };
     loop {
         tokio::select! {
             biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "client connection ended");
+                    told(&error, &refusing);
                 }
                 return;
             }
@@ -81,16 +84,19 @@ where
             }
             () = &mut timer => {
                 let now = Instant::now();
-                if streams.deaf_since().is_some_and(|since| since + limits.send_stall <= now) {
-                    edge.metrics.cut.send_stall.inc();
+                if let Some(slow) = watch.look(&streams, now, limits) {
+                    slow.count(&edge.metrics.cut);
                     return;
                 }
                 let allowed = if draining || streams.is_fresh() { limits.header_deadline } else { limits.keep_alive };
                 match streams.idle_since().map(|since| since + allowed) {
                     Some(over) if over > now => timer.as_mut().reset(over),
-                    None => timer.as_mut().reset(now + allowed.min(limits.send_stall)),
+                    None => timer.as_mut().reset(now + allowed.min(pace::look_every(limits))),
                     Some(_) if draining => return,
                     Some(_) => {
+                        if streams.is_fresh() {
+                            edge.metrics.cut.header_deadline.inc();
+                        }
                         draining = true;
                         serving.as_mut().graceful_shutdown();
                         timer.as_mut().reset(now + limits.header_deadline);
@@ -99,10 +105,42 @@ where
             }
             () = &mut taken_back => {
                 tracing::debug!("client takes back its requests: connection closed");
+                edge.metrics.cut.abusive.inc();
                 return;
             }
             () = &mut cut => return,
         }
+    }
+}
+
+/// Counts a connection that we have ended because of what came over it.
+fn told(error: &hyper::Error, conn: &Conn) {
+    tracing::debug!(%error, "client connection ended");
+    let source = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match source.filter(|error| error.is_go_away() && error.is_library()).and_then(h2::Error::reason) {
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => conn.edge.metrics.cut.abusive.inc(),
+        Some(h2::Reason::NO_ERROR) | None => {}
+        Some(_) => conn.refused(StatusCode::BAD_REQUEST),
+    }
+}
+
+/// Looks now and then whether a client lets answers through: it may take all that is sent to it, and allow little to be sent. That
+/// it doesn't take what is sent is seen by its stream.
+struct Watch {
+    debt: Debt,
+    looked: Instant,
+}
+
+impl Watch {
+    fn look(&mut self, streams: &Streams, now: Instant, limits: &Limits) -> Option<Slow> {
+        let passed = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        self.debt.took(streams.left.load(Ordering::Relaxed), limits.send_bytes_per_second);
+        if streams.are_waiting() {
+            self.debt.waited(passed.min(pace::look_every(limits)));
+        } else {
+            self.debt.is_even();
+        }
+        self.debt.verdict(limits, false)
     }
 }
 
@@ -160,11 +198,12 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// A stream that is closed only when the client has ended, or after `linger`: what a client still sends (it acknowledges what it takes)
-/// would be answered with a reset, which overtakes the last answers.
+/// would be answered with a reset, which overtakes the last answers. Writes fail when the client takes too little.
 #[derive(Debug)]
 struct Lingering<S> {
     stream: S,
-    linger: Duration,
+    conn: Arc<Conn>,
+    pace: Pace,
     farewell: Option<Pin<Box<Sleep>>>,
 }
 
@@ -176,11 +215,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.pace.judge(polled, cx, &this.conn)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        this.pace.judge(polled, cx, &this.conn)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -188,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         if this.farewell.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        let linger = this.linger;
+        let linger = this.conn.edge.limits.linger;
         let farewell = this.farewell.get_or_insert_with(|| Box::pin(sleep(linger)));
         let mut discarded = [0; 8 * 1024];
         while farewell.as_mut().poll(cx).is_pending() {
@@ -202,7 +245,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.pace.judge(polled, cx, &this.conn)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,8 +276,8 @@ struct Streams {
     idle_since_millis: AtomicU64,
     /// Answers with bytes that the client has not taken yet.
     handed: AtomicU32,
-    /// When it last took some.
-    taken_millis: AtomicU64,
+    /// Bytes of answers that have left for the client.
+    left: AtomicU64,
     cancellation: Notify,
 }
 
@@ -246,7 +291,7 @@ impl Streams {
             cancelled: AtomicU32::new(0),
             idle_since_millis: AtomicU64::new(0),
             handed: AtomicU32::new(0),
-            taken_millis: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             cancellation: Notify::new(),
         }
     }
@@ -265,10 +310,9 @@ impl Streams {
         idle.then(|| self.started + Duration::from_millis(self.idle_since_millis.load(Ordering::Relaxed)))
     }
 
-    /// Since when the client takes none of the bytes there are for it.
-    fn deaf_since(&self) -> Option<Instant> {
-        let deaf = self.handed.load(Ordering::Acquire) > 0;
-        deaf.then(|| self.started + Duration::from_millis(self.taken_millis.load(Ordering::Relaxed)))
+    /// Whether there are bytes for the client that it has not let out.
+    fn are_waiting(&self) -> bool {
+        self.handed.load(Ordering::Acquire) > 0
     }
 
     /// Ready when the client has taken back more requests than it may.
@@ -301,7 +345,6 @@ impl UnderWay {
 
     /// The client takes bytes: it is asked for the next ones.
     fn taken(&mut self) {
-        self.streams.taken_millis.store(self.streams.millis(), Ordering::Relaxed);
         if std::mem::take(&mut self.handed) {
             self.streams.handed.fetch_sub(1, Ordering::Release);
         }
@@ -337,11 +380,33 @@ struct Watched {
     under_way: UnderWay,
 }
 
+/// Bytes of an answer, which are counted as they leave.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    streams: Arc<Streams>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.streams.left.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 impl Body for Watched {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, hyper::Error>>> {
         self.under_way.taken();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Ok(_)))) {
@@ -350,7 +415,7 @@ impl Body for Watched {
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream() {
             self.under_way.finished = true;
         }
-        polled
+        polled.map_ok(|frame| frame.map_data(|bytes| Piece { bytes, streams: Arc::clone(&self.under_way.streams) }))
     }
 
     fn is_end_stream(&self) -> bool {

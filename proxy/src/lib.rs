@@ -24,10 +24,14 @@
 //!    body       bytes both ways, never collected
 //!    tunnel     what an upgraded (WebSocket) connection becomes
 //!    rescue     the one table from failure to answer            (pure)
+//!    gone       why a pod that was here is not                  (pure)
 //! limits   every number that bounds something
 //! policy   whom is believed, counted and connected to
 //! metrics  counters with closed labels
 //! visit    what is counted and logged of one request
+//! traffic  what is counted of one pod
+//! pace     how fast a client takes what it is sent
+//! refusal  what hyper answers on its own account, with our name
 //! access   the access log
 //! ```
 //!
@@ -62,6 +66,7 @@ mod conn;
 mod edge;
 mod forward;
 mod gate;
+mod gone;
 mod h2;
 mod headers;
 mod hearing;
@@ -70,20 +75,25 @@ mod idle;
 mod limits;
 mod listen;
 mod metrics;
+mod pace;
 mod policy;
 mod proxied;
 mod proxy_protocol;
+mod refusal;
 mod rescue;
 mod route;
 mod tls;
+mod traffic;
 mod tunnel;
 mod upstream;
 mod visit;
 
 pub use access::{AccessFormat, AccessLog};
 pub use edge::{Edge, EdgeConfig, Prepared, StartError};
+pub use gone::Gone;
 pub use limits::Limits;
 pub use listen::{Inherited, ListenError};
 pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
 pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};
+pub use traffic::PodTraffic;

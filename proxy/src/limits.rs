@@ -5,6 +5,7 @@
 //! | `connections`, `connections_per_client` | closed as it arrives: an answer would cost what the bound is to save |
 //! | `header_bytes` | 431, connection closed |
 //! | `header_deadline`, `keep_alive`, `send_stall` | connection closed |
+//! | `send_bytes_per_second` after `send_grace` | connection closed |
 //! | `requests_per_client`, `requests_per_pod` | 429, Retry-After |
 //! | `control_body_bytes`, `pod_body_bytes` | 413 |
 //! | `body_bytes_per_second` after `body_grace` | 408 |
@@ -44,6 +45,11 @@ pub struct Limits {
     pub linger: Duration,
     /// How long a client may take none of what is sent to it, in answers and tunnels.
     pub send_stall: Duration,
+    /// What a client must take of answers, in bytes per second of waiting for it. Tunnels have no such pace.
+    pub send_bytes_per_second: u64,
+    /// How far behind `send_bytes_per_second` a client may fall before it is cut: how long it may be waited for beyond what the bytes
+    /// it took are worth.
+    pub send_grace: Duration,
     /// Bytes of a request body for the control plane. It has a bound of its own, which is lower, so that its refusal is the one
     /// that is read.
     pub control_body_bytes: u64,
@@ -93,6 +99,8 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(60),
             linger: Duration::from_secs(2),
             send_stall: Duration::from_secs(60),
+            send_bytes_per_second: 240,
+            send_grace: Duration::from_secs(60),
             control_body_bytes: 8 * 1024 * 1024,
             pod_body_bytes: u64::MAX,
             body_bytes_per_second: 100,

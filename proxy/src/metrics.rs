@@ -1,5 +1,7 @@
 //! The edge's counters. Labels are closed sets; no host name, path or pod is ever one.
 
+pub(crate) mod handshakes;
+
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -7,6 +9,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use crate::gate::Full;
 use crate::rescue::Fault;
+use handshakes::Handshakes;
 
 const DESTINATIONS: [&str; 3] = ["pod", "control", "none"];
 const METHODS: [&str; 3] = ["read", "write", "other"];
@@ -35,6 +38,7 @@ pub(crate) struct Metrics {
     full_for_client: IntCounter,
     full_for_strangers: IntCounter,
     pub(crate) cut: Cut,
+    pub(crate) handshakes: Handshakes,
     pub(crate) tunnels: IntGauge,
     pub(crate) upstream: Upstreams,
     /// Body bytes from clients, and those of tunnels.
@@ -47,12 +51,18 @@ pub(crate) struct Metrics {
 /// Client connections that are closed for what the client does or doesn't.
 #[derive(Debug)]
 pub(crate) struct Cut {
-    /// What it sends over HTTP/1 is none, or its head is too large.
+    /// What it sends is no HTTP.
     pub(crate) malformed: IntCounter,
+    pub(crate) header_too_large: IntCounter,
     pub(crate) header_deadline: IntCounter,
+    /// It takes none of what is sent to it.
     pub(crate) send_stall: IntCounter,
     /// It should begin with a PROXY protocol header, and doesn't, or not in time.
     pub(crate) proxy_header: IntCounter,
+    /// It takes too little of it.
+    pub(crate) send_too_slow: IntCounter,
+    /// It takes back one request after the other, or does other things over HTTP/2 that only cost.
+    pub(crate) abusive: IntCounter,
 }
 
 /// What is done with upstream connections, and what goes wrong.
@@ -95,10 +105,14 @@ impl Metrics {
             full_for_strangers: full.with_label_values(&["for_strangers"]),
             cut: Cut {
                 malformed: cut.with_label_values(&["malformed"]),
+                header_too_large: cut.with_label_values(&["header_too_large"]),
                 header_deadline: cut.with_label_values(&["header_deadline"]),
                 send_stall: cut.with_label_values(&["send_stall"]),
                 proxy_header: cut.with_label_values(&["proxy_header"]),
+                send_too_slow: cut.with_label_values(&["send_too_slow"]),
+                abusive: cut.with_label_values(&["abusive"]),
             },
+            handshakes: Handshakes::register(registry)?,
             tunnels: gauge(registry, "codius_edge_tunnels", "Upgraded connections open.")?,
             upstream: Upstreams {
                 dialled: upstream.with_label_values(&["dialled"]),
@@ -153,7 +167,7 @@ impl Metrics {
 
     /// Counts a request the edge answered itself.
     pub(crate) fn failed(&self, fault: Fault) {
-        if let Some(handle) = Fault::ALL.iter().position(|each| *each == fault).and_then(|index| self.faults.get(index)) {
+        if let Some(handle) = Fault::ALL.iter().position(|each| each.label() == fault.label()).and_then(|index| self.faults.get(index)) {
             handle.inc();
         }
     }

@@ -10,7 +10,10 @@
 //! | `BodyTooLarge` | 413 | client | nothing |
 //! | `ClientTooFast` | 429 | client | raise `requests_per_client` if it is a good one |
 //! | `PodTooBusy` | 429 | client | raise `requests_per_pod` if the machine bears it |
-//! | `NoSuchPod` | 404 | client | nothing: never started, or its paid time is over |
+//! | `NoSuchPod` | 404 | client | nothing: never started, or gone for long |
+//! | `PodExpired` | 404 | client | nothing: its paid time is over. Not 410: whoever asks knows 404 from before, and it may be paid again |
+//! | `PodExited` | 404 | pod | nothing: all its containers have exited |
+//! | `PodRestarting` | 503 | host | look at the log: the runtime has lost it, or can't look after it any more |
 //! | `PodTunnelsFull` | 503 | pod | raise `tunnels_per_pod` if the machine bears it |
 //! | `PodRefused` | 503 | host | look at the log: the runtime named an address no pod may have |
 //! | `PodUnreachable` | 503 | pod | look whether the pod listens on its manifest's port |
@@ -33,6 +36,9 @@ const RETRY_NEXT_SECOND: HeaderValue = HeaderValue::from_static("1");
 /// Who answers: no version, which would only help whoever looks for a weak one.
 const OURSELVES: HeaderValue = HeaderValue::from_static("codiusd");
 
+/// How a page tells the time.
+const TIME: &str = "%Y-%m-%d %H:%M:%S";
+
 /// Why a request gets no upstream's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -45,6 +51,11 @@ pub(crate) enum Fault {
     ClientTooFast,
     BodyTooLarge,
     NoSuchPod,
+    /// With its end.
+    PodExpired(Timestamp),
+    /// With the time that was noticed.
+    PodExited(Timestamp),
+    PodRestarting,
     PodTooBusy,
     PodTunnelsFull,
     PodRefused,
@@ -57,7 +68,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 18] = [
+    /// One of each kind.
+    pub(crate) const ALL: [Fault; 21] = [
         Fault::BadHost,
         Fault::BadBody,
         Fault::Misdirected,
@@ -67,6 +79,9 @@ impl Fault {
         Fault::ClientTooFast,
         Fault::BodyTooLarge,
         Fault::NoSuchPod,
+        Fault::PodExpired(Timestamp::UNIX_EPOCH),
+        Fault::PodExited(Timestamp::UNIX_EPOCH),
+        Fault::PodRestarting,
         Fault::PodTooBusy,
         Fault::PodTunnelsFull,
         Fault::PodRefused,
@@ -90,6 +105,11 @@ impl Fault {
             Fault::ClientTooFast => (StatusCode::TOO_MANY_REQUESTS, "client_too_fast", "You are sending too many requests. Slow down."),
             Fault::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The request body is larger than this host takes."),
             Fault::NoSuchPod => (StatusCode::NOT_FOUND, "no_such_pod", "There is no pod with this name on this host. It may have expired."),
+            Fault::PodExpired(_) => (StatusCode::NOT_FOUND, "pod_expired", "This pod has expired: the time it was paid for is over."),
+            Fault::PodExited(_) => (StatusCode::NOT_FOUND, "pod_exited", "This pod has stopped by itself."),
+            Fault::PodRestarting => {
+                (StatusCode::SERVICE_UNAVAILABLE, "pod_restarting", "The pod is being started anew. Try again shortly.")
+            }
             Fault::PodTooBusy => (StatusCode::TOO_MANY_REQUESTS, "pod_too_busy", "The pod gets too many requests. Try again shortly."),
             Fault::PodTunnelsFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "pod_tunnels_full", "The pod has too many open connections. Try again shortly.")
@@ -117,6 +137,14 @@ impl Fault {
 
     fn message(self) -> &'static str {
         self.row().2
+    }
+
+    /// When what is wrong came about, if that is told.
+    fn since(self) -> Option<Timestamp> {
+        match self {
+            Fault::PodExpired(at) | Fault::PodExited(at) => Some(at),
+            _ => None,
+        }
     }
 }
 
@@ -162,11 +190,15 @@ pub(crate) fn moved(location: HeaderValue) -> Response<Bytes> {
 pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<Bytes> {
     let status = fault.status();
     let title = status.canonical_reason().unwrap_or("Error");
+    let message = match fault.since() {
+        Some(at) => format!("{} ({} UTC)", fault.message(), at.strftime(TIME)),
+        None => fault.message().to_owned(),
+    };
     let (kind, text) = match reader {
-        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, fault.message(), now)),
+        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, &message, now)),
         Reader::Program => (
             "application/json; charset=utf-8",
-            serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": fault.message() }).to_string(),
+            serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": message }).to_string(),
         ),
     };
     let mut response = Response::new(Bytes::from(text));
@@ -188,7 +220,7 @@ pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<B
 }
 
 fn page(status: u16, title: &str, message: &str, now: Timestamp) -> String {
-    let time = now.strftime("%Y-%m-%d %H:%M:%S");
+    let time = now.strftime(TIME);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{status} {title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}}\

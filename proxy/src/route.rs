@@ -1,12 +1,17 @@
 //! Which pod is where. Written by whoever runs pods, read by every request.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
+use jiff::Timestamp;
 
+use crate::gone::{Departed, Gone};
+use crate::rescue::Fault;
+use crate::traffic::PodTraffic;
 use crate::upstream::{Address, Route};
 
 /// Characters of a pod's host label.
@@ -109,6 +114,7 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     pods: DashMap<PodKey, (Upstream, Arc<Route>)>,
+    departed: RwLock<Departed>,
 }
 
 impl RouteTable {
@@ -137,6 +143,7 @@ impl RouteTable {
         if let Some((_, old)) = replaced {
             old.withdraw();
         }
+        self.departed.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
     /// Makes the pod unroutable for every request not yet routed, closes its idle connections, and gives requests and tunnels in
@@ -150,6 +157,26 @@ impl RouteTable {
             }
             None => false,
         }
+    }
+
+    /// The same, and has visitors told why, until it is back or said anew.
+    pub fn withdraw_because(&self, key: &PodKey, why: Gone) -> bool {
+        self.departed.write().unwrap_or_else(PoisonError::into_inner).add(*key, why);
+        self.withdraw(key)
+    }
+
+    /// What is wrong with a request at `now` for a pod that has no route.
+    pub(crate) fn why_not(&self, key: &PodKey, now: Timestamp) -> Fault {
+        let departed = self.departed.read().unwrap_or_else(PoisonError::into_inner);
+        departed.find(key, now).map_or(Fault::NoSuchPod, Gone::fault)
+    }
+
+    /// The pods with the most requests since their routes were published, the busiest first. Looks at all.
+    pub fn busiest(&self, count: usize) -> Vec<PodTraffic> {
+        let mut pods: Vec<PodTraffic> = self.pods.iter().map(|entry| entry.value().1.traffic().of(*entry.key())).collect();
+        pods.sort_unstable_by_key(|traffic| Reverse(traffic.requests));
+        pods.truncate(count);
+        pods
     }
 
     /// Where the pod is now.
@@ -219,5 +246,21 @@ mod tests {
         assert!(table.withdraw(&key));
         assert!(!table.withdraw(&key));
         assert_eq!(table.get(&key), None);
+    }
+
+    #[test]
+    fn why_a_pod_has_gone_is_known_until_it_is_back() {
+        let table = RouteTable::new();
+        let (key, at) = (PodKey::from_digest([1; 32]), Timestamp::UNIX_EPOCH);
+        assert_eq!(table.why_not(&key, at), Fault::NoSuchPod);
+        let upstream = Upstream { address: "127.0.0.1:80".parse().unwrap(), incarnation: 1 };
+        table.publish(key, upstream);
+        assert!(table.withdraw_because(&key, Gone::Restarting(at)));
+        assert_eq!(table.why_not(&key, at), Fault::PodRestarting);
+        assert!(!table.withdraw_because(&key, Gone::Expired(at)));
+        assert_eq!(table.why_not(&key, at), Fault::PodExpired(at));
+        table.publish(key, upstream);
+        table.withdraw(&key);
+        assert_eq!(table.why_not(&key, at), Fault::NoSuchPod);
     }
 }

@@ -23,6 +23,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::metrics::handshakes::{Failure, Handshakes};
+
 pub use certificates::{CertificateError, CertificateFiles, Certificates};
 
 /// In the order of our preference.
@@ -72,19 +74,22 @@ pub(crate) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, r
 }
 
 /// The handshake, if it succeeds in time.
-pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: Box<Socket>, within: Duration) -> Option<Secured> {
+pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: Box<Socket>, within: Duration, counters: &Handshakes) -> Option<Secured> {
     let stream = match timeout(within, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
+            counters.failed(Failure::of(&error));
             return None;
         }
         Err(_elapsed) => {
             tracing::debug!("TLS handshake took too long");
+            counters.failed(Failure::Deadline);
             return None;
         }
     };
     let session = stream.get_ref().1;
+    counters.done(session.protocol_version(), session.handshake_kind());
     let is_h2 = session.alpn_protocol() == Some(H2);
     let facts = Facts { name: session.server_name().map(Box::from) };
     Some(Secured { stream, is_h2, facts })

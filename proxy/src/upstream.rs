@@ -36,6 +36,7 @@ use crate::hearing::{Heard, Hearing};
 use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::limits::Limits;
 use crate::policy::{self, Policy, Unwanted};
+use crate::traffic::Traffic;
 
 /// Where an upstream listens.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ pub(crate) struct Route {
     shelf: Mutex<Vec<Idle>>,
     withdrawn: CancellationToken,
     tunnels: AtomicUsize,
+    traffic: Arc<Traffic>,
     /// Whether the edge may connect there, once it has been asked.
     vetted: OnceLock<Result<(), Unwanted>>,
 }
@@ -121,6 +123,7 @@ impl Route {
             shelf: Mutex::new(Vec::new()),
             withdrawn: CancellationToken::new(),
             tunnels: AtomicUsize::new(0),
+            traffic: Arc::default(),
             vetted: OnceLock::new(),
         }
     }
@@ -129,6 +132,11 @@ impl Route {
     pub(crate) fn tunnel(self: &Arc<Self>, limits: &Limits) -> Option<TunnelPlace> {
         let place = TunnelPlace(Arc::clone(self));
         (self.tunnels.fetch_add(1, Ordering::Relaxed) < limits.tunnels_per_pod).then_some(place)
+    }
+
+    /// What has been counted of the requests sent there. Not the route itself: whoever holds that uses it.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// Closes idle connections and starts the grace of busy ones.

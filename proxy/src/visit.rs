@@ -11,6 +11,8 @@ use crate::body::Progress;
 use crate::conn::Conn;
 use crate::metrics::To;
 use crate::route::PodKey;
+use crate::traffic::Traffic;
+use crate::upstream::Route;
 
 #[derive(Debug)]
 pub(crate) struct Visit {
@@ -18,6 +20,8 @@ pub(crate) struct Visit {
     begun: Instant,
     method: Method,
     to: To,
+    /// What is counted for the pod it is sent to.
+    traffic: Option<Arc<Traffic>>,
     status: Option<StatusCode>,
     upload: Option<Arc<Progress>>,
     received: u64,
@@ -38,6 +42,7 @@ impl Visit {
             begun: Instant::now(),
             method: request.method().clone(),
             to: To::Nowhere,
+            traffic: None,
             status: None,
             upload: None,
             received: 0,
@@ -58,9 +63,15 @@ impl Visit {
         }
     }
 
-    /// It is sent there.
-    pub(crate) fn goes(&mut self, to: To) {
-        self.to = to;
+    /// It is sent to the control plane.
+    pub(crate) fn goes_to_control(&mut self) {
+        self.to = To::Control;
+    }
+
+    /// It is sent to a pod that is here.
+    pub(crate) fn goes_to_pod(&mut self, route: &Route) {
+        self.to = To::Pod;
+        self.traffic = Some(Arc::clone(route.traffic()));
     }
 
     /// It has this body.
@@ -95,12 +106,16 @@ impl Drop for Visit {
         if self.status.is_none() {
             edge.metrics.left(self.to, &self.method);
         }
+        let received = self.received.saturating_add(self.upload.as_ref().map_or(0, |upload| upload.bytes()));
+        if let Some(traffic) = &self.traffic {
+            traffic.count(self.status, received, self.sent);
+        }
         if let (Some(log), Some(line)) = (&edge.access, self.line.take()) {
             log.add(Entry {
-                line: *line,
+                line,
                 is_control: self.to == To::Control,
                 status: self.status.map_or(LEFT, |status| status.as_u16()),
-                received: self.received.saturating_add(self.upload.as_ref().map_or(0, |upload| upload.bytes())),
+                received,
                 sent: self.sent,
                 took: self.begun.elapsed(),
             });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codiusd_proxy::{Edge, EdgeConfig, Limits, PodKey, Policy, RouteTable, Upstream};
+use codiusd_proxy::{Edge, EdgeConfig, PodKey, RouteTable, Upstream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response};
@@ -53,17 +53,7 @@ async fn memory_does_not_follow_body_size() {
     let key = PodKey::from_digest([1; 32]);
     let routes = Arc::new(RouteTable::new());
     routes.publish(key, upstream);
-    let config = EdgeConfig {
-        inherited: Vec::new(),
-        proxy_protocol: Vec::new(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        control_socket: "/nonexistent".into(),
-        threads: 1,
-        tls: None,
-        limits: Limits::default(),
-        policy: Policy::default(),
-        access_log: None,
-    };
+    let config = EdgeConfig::new("127.0.0.1:0".parse().unwrap(), "/nonexistent".into());
     let edge = Edge::start(config, routes, &prometheus::Registry::new()).unwrap();
     let host = format!("{key}.localhost");
 

@@ -1,4 +1,5 @@
-//! `codiusd serve`: a host, until it is told to stop; told twice, it ends at once. SIGHUP has it read its certificates again.
+//! `codiusd serve`: a host, until it is told to stop; told twice, it ends at once. SIGHUP has it read its certificates, and open its
+//! access log, again.
 
 use std::process::ExitCode;
 
@@ -66,7 +67,7 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
         tokio::select! {
             () = stop.cancelled() => break ExitCode::SUCCESS,
             () = app.failed() => break ExitCode::FAILURE,
-            _ = hangup.recv() => app.reload_certificates(),
+            _ = hangup.recv() => app.reload(),
         }
     };
     tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });

@@ -27,6 +27,9 @@ async fn a_pod_ends_with_its_time_route_first() {
     assert_eq!(gone.0, StatusCode::NOT_FOUND);
     let late = seconds_between(expires, gone.1);
     assert!((-0.1..1.0).contains(&late), "unroutable {late} s after {expires}");
+    let told = host.pod(hash, "/").await.json();
+    let expected = format!("This pod has expired: the time it was paid for is over. ({} UTC)", expires.strftime("%Y-%m-%d %H:%M:%S"));
+    assert_eq!((&told["statusCode"], &told["message"]), (&404.into(), &expected.into()));
 
     until("the pod to leave nothing", CLEAN_WITHIN, async || host.traces().is_empty().then_some(())).await;
     let told = host.api(Method::GET, &format!("/pods?manifestHash={hash}"), None, None).await;

@@ -9,6 +9,7 @@
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
+//! | `operating` | metrics, the busiest pods, an access log that is rotated |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -19,6 +20,7 @@ mod client;
 mod ending;
 mod hyperd;
 mod javascript;
+mod operating;
 mod paying;
 mod pods;
 mod restart;

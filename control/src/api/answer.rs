@@ -47,8 +47,10 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
-/// Answers change all the time, and web pages may read them.
+/// Answers change all the time, and web pages may read them. Who answers is said without a version, which would only help whoever looks
+/// for a weak one.
 fn put_common_headers(headers: &mut HeaderMap) {
+    headers.insert(header::SERVER, HeaderValue::from_static("codiusd"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Pay"));

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     clock::SystemClock,
     pay::{Asset, Desk},
-    pods::{Keeper, KeeperConfig, PodMetrics, Routes},
+    pods::{Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
 
@@ -25,7 +25,7 @@ struct NoRoutes;
 impl Routes for NoRoutes {
     fn publish(&self, _: &PodId, _: SocketAddr, _: u64) {}
 
-    fn withdraw(&self, _: &PodId) {}
+    fn withdraw(&self, _: &PodId, _: Gone) {}
 
     fn is_quiet(&self, _: &PodId) -> bool {
         true
@@ -42,6 +42,10 @@ struct Office {
 
 impl Office {
     async fn open() -> Self {
+        Self::showing(None).await
+    }
+
+    async fn showing(metrics: Option<prometheus::Registry>) -> Self {
         let files = tempfile::tempdir().unwrap();
         let (store, snapshot) = Store::open(&files.path().join("codius.db")).unwrap();
         let (asset, known) = watch::channel(Some(Asset { code: "XRP".to_owned(), scale: 9 }));
@@ -49,14 +53,15 @@ impl Office {
         let clock = SystemClock::shared();
         let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known).unwrap());
         let config = KeeperConfig::new("http://host.example".parse().unwrap(), 64 << 30);
-        let metrics = PodMetrics::register(&prometheus::Registry::new()).unwrap();
-        let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, metrics);
+        let pods = PodMetrics::register(&prometheus::Registry::new()).unwrap();
+        let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, pods);
         keeper.recover(Vec::new()).await.unwrap();
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let cost_per_month: CostPerMonth = "10".parse().unwrap();
         let orders = Orders::new(cost_per_month, desk, keeper, receiver, no_account);
         let config = ApiConfig {
             draining: tokio_util::sync::CancellationToken::new(),
+            metrics,
             public_uri: "http://host.example/?<&".to_owned(),
             cost_per_month,
             rules: Rules::default(),
@@ -132,6 +137,7 @@ async fn errors_are_pages_for_people_and_json_for_programs() {
         let kind = if page { "text/html; charset=utf-8" } else { "application/json; charset=utf-8" };
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request} {accept}: {head}");
         assert!(head.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{request} {accept}: {head}");
+        assert!(head.contains("\r\nserver: codiusd\r\n"), "{request} {accept}: {head}");
         assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{request} {accept}: {head}");
         assert_eq!(head.contains("\r\nallow: get,head"), status == "405", "{head}");
         assert_eq!(body.starts_with("<!doctype html>"), page, "{body}");
@@ -174,5 +180,19 @@ async fn what_is_asked_for_in_odd_ways_is_answered_as_otherwise() {
         let (head, answer) =
             office.ask("OPTIONS /pods", &format!("Content-Encoding: {encoding}\r\nContent-Length: {}\r\n", body.len()), &body).await;
         assert!(head.starts_with("http/1.1 400 ") && answer.contains("body: must be an object"), "{encoding}: {head} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_shown_only_if_that_is_wanted() {
+    let registry = prometheus::Registry::new();
+    PodMetrics::register(&registry).unwrap();
+    for (metrics, get, post) in [(None, "404", "404"), (Some(registry), "200", "405")] {
+        let office = Office::showing(metrics).await;
+        let (head, body) = office.ask("GET /metrics", "", b"").await;
+        assert!(head.starts_with(&format!("http/1.1 {get} ")), "{head}");
+        assert_eq!(body.contains("codius_pods_renewed_total{reason=\"lost\"} 0\n"), get == "200", "{body}");
+        let (head, _) = office.ask("POST /metrics", "", b"").await;
+        assert!(head.starts_with(&format!("http/1.1 {post} ")), "{head}");
     }
 }

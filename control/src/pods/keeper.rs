@@ -31,12 +31,25 @@ use crate::{
     store::{Store, StoreFailed},
 };
 
-/// Where the front door learns of pods. Both calls take effect before they return.
+/// What has become of a pod that has no route any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// The time it was paid for was over then.
+    Expired(Timestamp),
+    /// All its containers have exited; noticed then.
+    Exited(Timestamp),
+    /// Since then it is being started anew.
+    Restarting(Timestamp),
+    /// It was stopped, or forgotten.
+    Stopped,
+}
+
+/// Where the front door learns of pods. What is said takes effect before the calls return.
 pub trait Routes: Debug + Send + Sync + 'static {
     /// From now on requests for the pod go to `address`. `incarnation` differs between any two starts.
     fn publish(&self, pod: &PodId, address: SocketAddr, incarnation: u64);
-    /// From now on the pod doesn't exist for visitors.
-    fn withdraw(&self, pod: &PodId);
+    /// From now on the pod doesn't exist for visitors, who may be told why. Said again when there is another reason.
+    fn withdraw(&self, pod: &PodId, why: Gone);
     /// Whether no request of a visitor is under way to the pod.
     fn is_quiet(&self, pod: &PodId) -> bool;
 }

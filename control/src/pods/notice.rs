@@ -19,7 +19,7 @@ use codiusd_runtime::{PodId, PodState, PodStatus, RunningPod};
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    keeper::Inner,
+    keeper::{Gone, Inner},
     metrics::Renewal,
     state::{Entry, Pod, Stage},
 };
@@ -149,7 +149,7 @@ impl Inner {
             if run.incarnation != pod.run.incarnation {
                 return;
             }
-            self.routes.withdraw(&pod.id);
+            self.routes.withdraw(&pod.id, Gone::Restarting(self.clock.now()));
             entry.stage = Stage::Reviving;
             (entry.order.clone(), expires_at)
         };
@@ -170,7 +170,7 @@ impl Inner {
             if run.incarnation != incarnation {
                 return Ok(());
             }
-            self.routes.withdraw(id);
+            self.routes.withdraw(id, Gone::Exited(self.clock.now()));
             let (seconds, forget_at) = self.what_is_left(expires_at);
             // The log of a debug pod is kept with it; of any other nothing is.
             entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Reviving };

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time;
 
 use super::{
-    keeper::{Inner, Keeper},
+    keeper::{Gone, Inner, Keeper},
     reconcile::{Repair, reconcile},
     state::{Entry, Order, Pod, PodRecord, Stage},
 };
@@ -156,7 +156,13 @@ impl Inner {
             }
         };
         let place = |stage| {
-            self.table().insert(id.clone(), Entry { order: order.clone(), stage });
+            let mut table = self.table();
+            match stage {
+                Stage::Exited { .. } => self.routes.withdraw(id, Gone::Exited(self.clock.now())),
+                Stage::Stopping => self.routes.withdraw(id, Gone::Expired(expires_at)),
+                _ => {}
+            }
+            table.insert(id.clone(), Entry { order: order.clone(), stage });
         };
         match started {
             Ok(run) => {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time;
 
 use super::{
-    keeper::{Inner, Keeper},
+    keeper::{Gone, Inner, Keeper},
     notice::Earlier,
     state::{EXITED_KEPT, Entry, Stage, left},
 };
@@ -100,7 +100,11 @@ impl Inner {
     fn close(&self, id: &PodId) -> bool {
         let mut table = self.table();
         let Some(entry) = table.get_mut(id).filter(|entry| end_of(entry).is_some()) else { return false };
-        self.routes.withdraw(id);
+        let why = match entry.stage {
+            Stage::Running { expires_at, .. } if expires_at <= self.clock.now() => Gone::Expired(expires_at),
+            _ => Gone::Stopped,
+        };
+        self.routes.withdraw(id, why);
         entry.stage = Stage::Stopping;
         true
     }

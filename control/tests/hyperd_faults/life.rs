@@ -11,7 +11,7 @@ use std::{
 use codiusd_control::{
     clock::SystemClock,
     pay::{Asset, Desk},
-    pods::{Keeper, KeeperConfig, PodMetrics, Routes},
+    pods::{Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
 use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
@@ -36,7 +36,7 @@ impl Routes for Board {
         self.0.lock().unwrap().insert(pod.clone(), address);
     }
 
-    fn withdraw(&self, pod: &PodId) {
+    fn withdraw(&self, pod: &PodId, _: Gone) {
         self.0.lock().unwrap().remove(pod);
     }
 

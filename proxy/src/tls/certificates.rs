@@ -1,10 +1,11 @@
 //! Certificates by server name. Files that change are read again; what can't be used is said, and the one before stays in use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub struct CertificateError {
 pub struct Certificates {
     pairs: Mutex<Vec<Pair>>,
     names: RwLock<Arc<Names>>,
+    /// How often one was read again, and how often one could not be used.
+    reloads: (AtomicU64, AtomicU64),
 }
 
 /// One certificate as it is in use, and what its files have been since.
@@ -68,6 +71,8 @@ struct Names {
     default: Option<Arc<CertifiedKey>>,
     /// Lower case; a wildcard stands as it is in the certificate, `*.localhost`.
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    /// The first name of each, and the end of the earliest to end of those with that name, in seconds since 1970.
+    ends: BTreeMap<Box<str>, i64>,
 }
 
 /// When a certificate that can't be used is an error.
@@ -77,6 +82,17 @@ enum Patience {
     None,
     /// Two files are never written at one moment: what is wrong twice in a row is wrong.
     Once,
+}
+
+/// What reading a certificate's files again came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// What was there, or something that is not wrong yet.
+    Same,
+    /// Another certificate, in use now.
+    Better,
+    /// What can't be used, and was said to be so.
+    Worse,
 }
 
 impl Certificates {
@@ -90,7 +106,7 @@ impl Certificates {
         });
         let pairs = pairs.collect::<Result<Vec<_>, CertificateError>>()?;
         let names = RwLock::new(Arc::new(Names::of(&pairs)));
-        Ok(Self { pairs: Mutex::new(pairs), names })
+        Ok(Self { pairs: Mutex::new(pairs), names, reloads: Default::default() })
     }
 
     /// Reads all files now, and says what can't be used. Connections go on as they are.
@@ -105,10 +121,28 @@ impl Certificates {
 
     fn refresh(&self, patience: Patience) {
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = pairs.iter_mut().filter_map(|pair| pair.refresh(patience).then_some(())).count();
-        if changed > 0 {
+        let found: Vec<Found> = pairs.iter_mut().map(|pair| pair.refresh(patience)).collect();
+        for (counter, counted) in [(&self.reloads.0, Found::Better), (&self.reloads.1, Found::Worse)] {
+            let times = found.iter().filter(|found| **found == counted).count();
+            counter.fetch_add(u64::try_from(times).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        if found.contains(&Found::Better) {
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Names::of(&pairs));
         }
+    }
+
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When those in use end, in seconds since 1970, by their first name.
+    pub(crate) fn ends(&self) -> BTreeMap<Box<str>, i64> {
+        self.names().ends.clone()
+    }
+
+    /// How many were read again, and how many could not be used.
+    pub(crate) fn reloads(&self) -> (u64, u64) {
+        (self.reloads.0.load(Ordering::Relaxed), self.reloads.1.load(Ordering::Relaxed))
     }
 }
 
@@ -120,13 +154,16 @@ impl ResolvesServerCert for Certificates {
 
 impl Names {
     fn of(pairs: &[Pair]) -> Names {
-        let mut by_name = HashMap::new();
+        let (mut by_name, mut ends) = (HashMap::new(), BTreeMap::new());
         for pair in pairs {
+            let first = pair.used.names.first().cloned().unwrap_or_else(|| Box::from("(none)"));
+            let end = ends.entry(first).or_insert(i64::MAX);
+            *end = pair.used.not_after.min(*end);
             for name in &pair.used.names {
                 by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&pair.used.key));
             }
         }
-        Names { default: pairs.first().map(|pair| Arc::clone(&pair.used.key)), by_name }
+        Names { default: pairs.first().map(|pair| Arc::clone(&pair.used.key)), by_name, ends }
     }
 
     fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
@@ -140,13 +177,12 @@ impl Names {
 }
 
 impl Pair {
-    /// Whether another certificate is in use now.
-    fn refresh(&mut self, patience: Patience) -> bool {
+    fn refresh(&mut self, patience: Patience) -> Found {
         let contents = Contents::read(&self.files);
         let digest = contents.as_ref().map_or(0, Contents::digest);
         if digest == self.used.digest {
             self.refused = None;
-            return false;
+            return Found::Same;
         }
         match contents.and_then(|contents| contents.parse(&self.files)) {
             Ok(loaded) => {
@@ -154,22 +190,20 @@ impl Pair {
                 warn_if_over(&self.files, loaded.not_after);
                 self.used = loaded;
                 self.refused = None;
-                true
+                Found::Better
             }
-            Err(error) => {
-                self.refuse(digest, &error, patience);
-                false
-            }
+            Err(error) => self.refuse(digest, &error, patience),
         }
     }
 
-    fn refuse(&mut self, digest: u64, error: &CertificateError, patience: Patience) {
+    fn refuse(&mut self, digest: u64, error: &CertificateError, patience: Patience) -> Found {
         let (again, said) = self.refused.filter(|(known, _)| *known == digest).map_or((false, false), |(_, said)| (true, said));
         let say = patience == Patience::None || (again && !said);
         if say {
             tracing::error!(%error, "the new certificate can't be used; the one before stays in use (CODIUS_TLS_CERTS)");
         }
         self.refused = Some((digest, said || say));
+        if say { Found::Worse } else { Found::Same }
     }
 }
 

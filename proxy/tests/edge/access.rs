@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use codiusd_proxy::{AccessFormat, AccessLog, Edge, EdgeConfig, Limits, Policy, RouteTable, StartError};
+use codiusd_proxy::{AccessFormat, AccessLog, Edge, EdgeConfig, RouteTable, StartError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -128,6 +128,75 @@ async fn a_sample_is_logged_when_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_answered_counted_and_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let house = logging(&file, AccessFormat::Text, 1);
+    let large = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let good = "GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (request, status, reason) in [("GET / HTTP/1.1\r\nX : a\r\n\r\n", 400, "malformed"), (&large, 431, "header_too_large")] {
+        let mut client = house.connect().await;
+        assert_eq!(client.ask(good).await.status, 200);
+        let answer = client.ask(request).await;
+        assert_eq!((answer.status, answer.header("server"), answer.header("connection")), (status, Some("codiusd"), Some("close")));
+        assert_eq!((answer.head.matches("server:").count(), client.closed().await.as_str()), (1, ""));
+        within("it to be counted", async {
+            while house.counted("codius_edge_connections_cut_total", &[("reason", reason)]) < 1.0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // Both at once: what is refused comes behind an answer.
+    let mut client = house.connect().await;
+    client.send(&format!("{good}GET / HTTP/1.1\r\nX : a\r\n\r\n")).await;
+    assert_eq!((client.answer(false).await.status, client.answer(false).await.status), (200, 400));
+    let lines = lines(house, &file).await;
+    let refused = |status| lines.iter().filter(|line| line.contains(&format!(" 127.0.0.1 - none \"\" {status} 0 0 "))).count();
+    assert_eq!((refused(400), refused(431), lines.len()), (2, 1, 6), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+    let house = logging(&file, AccessFormat::Text, 1);
+    let ask = async |path: &str| {
+        assert_eq!(house.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.status, 200);
+    };
+    let logged = async |file: &Path, path: &str| {
+        within(path, async {
+            while !std::fs::read_to_string(file).is_ok_and(|text| text.contains(path)) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    ask("/before").await;
+    logged(&file, "/before").await;
+    std::fs::rename(&file, &moved).unwrap();
+    ask("/meanwhile").await;
+    logged(&moved, "/meanwhile").await;
+    house.edge.reopen_access_log();
+    within("the new file", async {
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    ask("/after").await;
+    logged(&file, "/after").await;
+    // Where it can't be opened again it goes on where it is.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    house.edge.reopen_access_log();
+    ask("/late").await;
+    assert_eq!(house.metric("codius_edge_access_log_dropped_total"), 0.0);
+    within("the drain to end", house.edge.drain(PATIENCE / 2)).await;
+    assert_eq!(std::fs::read_to_string(&moved).unwrap().lines().count(), 2);
+}
+
+#[tokio::test]
 async fn the_drain_waits_for_the_log() {
     const REQUESTS: usize = 100;
     let dir = tempfile::tempdir().unwrap();
@@ -152,17 +221,8 @@ async fn the_drain_waits_for_the_log() {
 #[tokio::test]
 async fn a_log_that_cannot_be_opened_prevents_a_start() {
     let dir = tempfile::tempdir().unwrap();
-    let config = EdgeConfig {
-        inherited: Vec::new(),
-        proxy_protocol: Vec::new(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        control_socket: "/nonexistent".into(),
-        threads: 1,
-        tls: None,
-        limits: Limits::default(),
-        policy: Policy::default(),
-        access_log: Some(AccessLog { file: Some(dir.path().to_owned()), format: AccessFormat::Text, sample: NonZeroU32::MIN }),
-    };
+    let log = AccessLog { file: Some(dir.path().to_owned()), format: AccessFormat::Text, sample: NonZeroU32::MIN };
+    let config = EdgeConfig { access_log: Some(log), ..EdgeConfig::new("127.0.0.1:0".parse().unwrap(), "/nonexistent".into()) };
     let started = Edge::start(config, Arc::new(RouteTable::new()), &prometheus::Registry::new());
     assert!(matches!(started, Err(StartError::AccessLog(_))), "{started:?}");
 }

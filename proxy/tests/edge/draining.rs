@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codiusd_proxy::{Edge, EdgeConfig, Limits, ListenError, Policy, RouteTable, StartError};
+use codiusd_proxy::{Edge, EdgeConfig, Limits, ListenError, RouteTable, StartError};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
@@ -247,17 +247,7 @@ async fn connections_over_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn what_prevents_a_start_is_said() {
     let house = House::new().await;
-    let config = |listen| EdgeConfig {
-        listen,
-        inherited: Vec::new(),
-        proxy_protocol: Vec::new(),
-        control_socket: "/nonexistent".into(),
-        threads: 1,
-        tls: None,
-        limits: Limits::default(),
-        policy: Policy::default(),
-        access_log: None,
-    };
+    let config = |listen| EdgeConfig::new(listen, "/nonexistent".into());
     let start = |listen, registry: &prometheus::Registry| Edge::start(config(listen), Arc::new(RouteTable::new()), registry);
     let taken = start(house.edge.address(), &prometheus::Registry::new());
     assert!(matches!(taken, Err(StartError::Listen(ListenError::Bind { address, .. })) if address == house.edge.address()), "{taken:?}");

@@ -1,6 +1,6 @@
 //! What the edge itself says: to whom, and no more than they need.
 
-use codiusd_proxy::Limits;
+use codiusd_proxy::{Gone, Limits, PodKey};
 use jiff::Timestamp;
 
 use crate::kit::{House, Pod, dead_address};
@@ -32,6 +32,32 @@ async fn a_person_gets_a_page_that_says_what_is_wrong_and_when() {
         let json: serde_json::Value = serde_json::from_str(&json.body).unwrap();
         assert_eq!(json["statusCode"], status);
         assert!(json["message"].as_str().unwrap().contains(message), "{json}");
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_is_told_what_has_become_of_a_pod() {
+    let house = House::new().await;
+    let pod = Pod::mirror().await;
+    let key = PodKey::from_digest([1; 32]);
+    let at = Timestamp::now();
+    let time = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let cases = [
+        (Gone::Expired(at), 404, format!("This pod has expired: the time it was paid for is over. ({time})"), "pod_expired"),
+        (Gone::Exited(at), 404, format!("This pod has stopped by itself. ({time})"), "pod_exited"),
+        (Gone::Restarting(at), 503, "The pod is being started anew. Try again shortly.".to_owned(), "pod_restarting"),
+    ];
+    for (gone, status, message, reason) in cases {
+        let name = house.publish(1, pod.address);
+        let request = |accept: &str| format!("GET / HTTP/1.1\r\nHost: {name}\r\nAccept: {accept}\r\n\r\n");
+        assert_eq!(house.ask(&request("*/*")).await.status, 200);
+        house.routes.withdraw_because(&key, gone);
+        let page = house.ask(&request("text/html")).await;
+        assert_eq!((page.status, page.header("retry-after").is_some()), (status, status == 503));
+        assert!(page.body.contains(&message), "{page:?}");
+        let json: serde_json::Value = serde_json::from_str(&house.ask(&request("*/*")).await.body).unwrap();
+        assert_eq!(json["message"], message);
+        assert_eq!(house.counted("codius_edge_faults_total", &[("fault", reason)]), 2.0);
     }
 }
 

@@ -240,6 +240,31 @@ async fn who_takes_back_all_it_asks_for_is_cut_off() {
         }
     }
     assert_eq!(within("an answer", house.h2(&name).await.send_request(get(&name, "/"))).await.unwrap().status(), 200);
+    assert_eq!(house.house.counted("codius_edge_connections_cut_total", &[("reason", "abusive")]), 1.0);
+}
+
+#[tokio::test]
+async fn what_is_no_http_2_is_counted() {
+    let house = SecureHouse::new().await;
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    // Not its preface; a frame that no stream 0 may have.
+    let table = [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(), {
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), settings, b"\0\0\x01\0\0\0\0\0\0x"].concat()
+    }];
+    for (number, bytes) in (1_u8..).zip(&table) {
+        let mut stream = house.handshake(&house.authority.client(&["h2"]), "localhost").await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let _closed_or_reset = within("the connection to be closed", stream.read_to_end(&mut Vec::new())).await;
+        within("it to be counted", async {
+            while house.house.counted("codius_edge_connections_cut_total", &[("reason", "malformed")]) < f64::from(number) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // Leaving is no fault.
+    drop(house.h2("localhost").await);
+    assert_eq!(house.house.metric("codius_edge_connections_cut_total"), 2.0);
 }
 
 #[tokio::test]
@@ -266,6 +291,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let mut silent = house.h2(&name).await;
     let late = closed(&mut silent).await;
     assert!((400..3000).contains(&late), "without a request after {late} ms");
+    assert_eq!(house.house.counted("codius_edge_connections_cut_total", &[("reason", "header_deadline")]), 1.0);
     let mut sender = house.h2(&name).await;
     assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
     let idle = closed(&mut sender).await;

@@ -72,17 +72,7 @@ impl House {
     pub(crate) fn shaped(routes: Arc<RouteTable>, shape: impl FnOnce(EdgeConfig) -> EdgeConfig) -> House {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
-        let config = EdgeConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            inherited: Vec::new(),
-            proxy_protocol: Vec::new(),
-            control_socket: dir.path().join("control.sock"),
-            threads: 2,
-            tls: None,
-            limits: Limits::default(),
-            policy: Policy::default(),
-            access_log: None,
-        };
+        let config = EdgeConfig { threads: 2, ..EdgeConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().join("control.sock")) };
         let edge = Edge::start(shape(config), Arc::clone(&routes), &registry).unwrap();
         House { edge, routes, registry, dir }
     }

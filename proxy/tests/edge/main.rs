@@ -15,6 +15,7 @@ mod limits;
 mod measures;
 mod pooling;
 mod proxied;
+mod readers;
 mod routing;
 mod secure;
 mod streaming;

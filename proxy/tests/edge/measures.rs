@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use codiusd_proxy::Limits;
+use codiusd_proxy::{Limits, PodKey};
+use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kit::{House, Pod, dead_address, read_head, within};
+use crate::secure::{Authority, SecureHouse};
 
 fn request(method: &str, host: &str, body: &str) -> String {
     format!("{method} / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -122,4 +124,79 @@ async fn bytes_of_bodies_and_tunnels_are_counted_as_they_pass() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_busiest_pods_are_told_as_long_as_they_are_here() {
+    let house = House::new().await;
+    let (mirror, down) = (Pod::mirror().await, dead_address());
+    let quiet = house.publish(1, mirror.address);
+    let busy = house.publish(2, mirror.address);
+    let broken = house.publish(3, down);
+    for (name, times) in [(&quiet, 1), (&busy, 3), (&broken, 2)] {
+        for _ in 0..times {
+            house.ask(&request("POST", name, "sevenup")).await;
+        }
+    }
+    let counted = |count| house.routes.busiest(count).iter().map(|pod| (pod.requests, pod.errors)).collect::<Vec<_>>();
+    within("the last request to be over", async {
+        while counted(9) != [(3, 0), (2, 2), (1, 0)] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(counted(1), [(3, 0)]);
+    let [first, second, _] = house.routes.busiest(3).try_into().unwrap();
+    assert_eq!((first.pod, first.received), (PodKey::from_digest([2; 32]), 21));
+    assert!(first.sent > 3 * 7 && second.sent > 0, "{first:?} {second:?}");
+    house.routes.withdraw(&first.pod);
+    house.publish(2, mirror.address);
+    assert_eq!(counted(9)[0], (2, 2), "a new incarnation begins anew");
+    let scraped = prometheus::TextEncoder::new().encode_to_string(&house.registry.gather()).unwrap();
+    assert!(!scraped.contains(&first.pod.to_string()), "no pod is named in the scrape");
+}
+
+#[tokio::test]
+async fn handshakes_and_certificates_are_counted() {
+    let limits = Limits { handshake: Duration::from_secs(2), ..Limits::default() };
+    let house = SecureHouse::with(limits, |_| {}).await;
+    let done = |version, kind| house.house.counted("codius_edge_tls_handshakes_total", &[("version", version), ("kind", kind)]);
+    for (version, label) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
+        let client = house.authority.client_with(&[version], &["http/1.1"]);
+        for _ in 0..2 {
+            let mut stream = house.handshake(&client, "localhost").await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+            within("the answer", stream.read_to_end(&mut Vec::new())).await.unwrap();
+        }
+        assert_eq!((done(label, "full"), done(label, "resumed")), (1.0, 1.0), "{label}");
+    }
+    let silent = house.tcp().await;
+    assert!(house.handshake(&house.authority.client(&["spdy/3"]), "localhost").await.is_err());
+    // Who believes nobody breaks off; TLS 1.2 has it say so within the handshake.
+    assert!(house.handshake(&Authority::new().client_with(&[&TLS12], &[]), "localhost").await.is_err());
+    house.tcp().await.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    drop(house.tcp().await);
+    for reason in ["incompatible", "refused", "malformed", "left", "deadline"] {
+        within(reason, async {
+            while house.house.counted("codius_edge_tls_failures_total", &[("reason", reason)]) < 1.0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    drop(silent);
+    assert_eq!(house.house.metric("codius_edge_tls_failures_total"), 5.0);
+
+    let reloads = |result| house.house.counted("codius_edge_certificate_reloads_total", &[("result", result)]);
+    // rcgen's certificates last until 4096.
+    assert_eq!(house.house.metric("codius_edge_certificate_expiry_seconds"), 67_090_118_400.0);
+    house.authority.issue("main", &["renamed.localhost"]);
+    house.certificates.reload();
+    assert_eq!((reloads("ok"), reloads("failed")), (1.0, 0.0));
+    let scraped = prometheus::TextEncoder::new().encode_to_string(&house.house.registry.gather()).unwrap();
+    let names: Vec<&str> = scraped.lines().filter(|line| line.starts_with("codius_edge_certificate_expiry_seconds{")).collect();
+    assert_eq!(names, ["codius_edge_certificate_expiry_seconds{name=\"renamed.localhost\"} 67090118400"]);
+    std::fs::write(house.authority.path("main.pem"), "nothing").unwrap();
+    house.certificates.reload();
+    assert_eq!((reloads("ok"), reloads("failed")), (1.0, 1.0));
 }

@@ -1,0 +1,47 @@
+//! What a host tells its operator, and the public.
+
+use std::{fs, path::Path, time::Duration};
+
+use codiusd_kit::{Payer, Upload, process::Signal, until, web};
+use http::{Method, StatusCode};
+
+use crate::host;
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_pods_apart_and_the_public_does_not() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let (log, moved) = (files.path().join("access.log"), files.path().join("access.log.1"));
+    let settings = [
+        ("CODIUS_ADMIN_API", "true".to_owned()),
+        ("CODIUS_ADMIN_PORT", "0".to_owned()),
+        ("CODIUS_PUBLIC_METRICS", "true".to_owned()),
+        ("CODIUS_ACCESS_LOG", log.display().to_string()),
+    ];
+    let mut host = settings.into_iter().fold(host(), |host, (key, value)| host.set(key, value)).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &Upload::of(host.image()), 600).await;
+    assert_eq!(host.pod(&hash, "/before").await.status, StatusCode::OK);
+
+    let shown = async |path: &str| web::send(host.admin(), web::get(&host.admin().to_string(), path)).await.expect(path).text();
+    let line = format!("codius_pod_requests_total{{pod=\"{hash}\"}} 1\n");
+    until("the request to be over", WITHIN, async || shown("/metrics/pods?top=1").await.contains(&line).then_some(())).await;
+    assert!(!shown("/metrics/pods?top=0").await.contains(&hash));
+    assert!(shown("/metrics/pods?top=many").await.contains("invalid digit"));
+    let public = host.api(Method::GET, "/metrics", None, None).await;
+    assert_eq!((public.status, public.header("content-type")), (StatusCode::OK, Some("text/plain; version=0.0.4")));
+    for text in [public.text(), shown("/metrics").await] {
+        assert!(text.contains("codius_edge_requests_total{method=\"read\",status=\"2xx\",to=\"pod\"} 1\n"), "{text}");
+        assert!(!text.contains(&hash), "{text}");
+    }
+
+    let logged = |file: &Path, text: &str| fs::read_to_string(file).is_ok_and(|lines| lines.contains(text)).then_some(());
+    until("the first line", WITHIN, async || logged(&log, "\"/before\" 200")).await;
+    fs::rename(&log, &moved).expect("move the log away");
+    host.running().signal(Signal::SIGHUP);
+    until("a new log", WITHIN, async || log.exists().then_some(())).await;
+    assert_eq!(host.pod(&hash, "/after").await.status, StatusCode::OK);
+    until("a line in it", WITHIN, async || logged(&log, "\"/after\" 200")).await;
+    assert_eq!(logged(&moved, "/after"), None);
+}
