@@ -36,6 +36,7 @@ use crate::forward;
 use crate::gate::Place;
 use crate::headers::Via;
 use crate::host::Admitted;
+use crate::lengths::{Heads, Requests};
 use crate::metrics::Counted;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
@@ -51,6 +52,7 @@ pub(crate) struct Conn {
     pub(crate) clock: Clock,
     /// Whether the last request has a body that has not been read to its end.
     pub(crate) unread: Arc<AtomicBool>,
+    pub(crate) requests: Requests,
     _place: Place,
     _counted: Counted,
 }
@@ -59,7 +61,16 @@ impl Conn {
     pub(crate) fn new(edge: Arc<Shared>, peer: IpAddr, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
         let via = Via::new(peer, tls.is_some(), &edge.policy);
-        Conn { edge, via, tls, clock: Clock::start(), unread: Arc::default(), _place: place, _counted: counted }
+        Conn {
+            edge,
+            via,
+            tls,
+            clock: Clock::start(),
+            unread: Arc::default(),
+            requests: Requests::default(),
+            _place: place,
+            _counted: counted,
+        }
     }
 
     /// Whether the client speaks TLS with us.
@@ -96,9 +107,10 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let edge = Arc::clone(&conn.edge);
-    let io = Timed { stream, conn: Arc::clone(&conn), timer: None, farewell: None, stalled: None };
+    let io = Timed { stream, conn: Arc::clone(&conn), heads: Heads::default(), timer: None, farewell: None, stalled: None };
     let service = service_fn(move |request| {
         conn.clock.request_began();
+        conn.requests.begin();
         let conn = Arc::clone(&conn);
         async move { Ok::<_, Infallible>(answer(conn, request).await) }
     });
@@ -178,6 +190,10 @@ impl Clock {
         self.phase.load(Ordering::Relaxed) == HEAD
     }
 
+    fn is_tunnel(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == TUNNEL
+    }
+
     /// When the wait that the connection is in has lasted too long.
     fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Instant> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
@@ -194,6 +210,7 @@ impl Clock {
 struct Timed<S> {
     stream: S,
     conn: Arc<Conn>,
+    heads: Heads,
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
@@ -251,9 +268,19 @@ impl<S: AsyncRead + Unpin> Timed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
-            Poll::Ready(_) => self.conn.clock.bytes_came(),
+            Poll::Ready(_) => {
+                let Timed { conn, heads, .. } = &mut *self;
+                conn.clock.bytes_came();
+                if conn.clock.is_in_head() {
+                    heads.resume(&conn.requests);
+                }
+                if !conn.clock.is_tunnel() {
+                    heads.read(buf.filled().get(before..).unwrap_or_default(), &conn.requests);
+                }
+            }
             Poll::Pending if self.poll_overdue(cx).is_ready() => {
                 if self.conn.clock.is_in_head() {
                     self.conn.edge.metrics.cut.header_deadline.inc();

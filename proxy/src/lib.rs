@@ -10,6 +10,7 @@
 //! edge     the pingora services: listeners, worker threads, drain
 //!  tls     handshake, certificates by name, what https means for a request
 //!  conn    one client connection that speaks HTTP/1: hyper, deadlines, drain
+//!   lengths   which request has two lengths                        (pure)
 //!  h2      one that speaks HTTP/2: the same with many requests at once
 //!   forward   one request: the list of steps below, and the retry
 //!    host       Host header -> pod key or control plane         (pure)
@@ -37,7 +38,7 @@
 //! | CONNECT, TRACE | 405 (`host`) |
 //! | Host unlike the server name of the TLS handshake | 421 (`tls`) |
 //! | obs-fold, space before the colon, bare CR, unknown version, bad chunk size | 400, connection closed |
-//! | Content-Length and Transfer-Encoding together | Transfer-Encoding wins, Content-Length removed, connection closed after the answer |
+//! | Content-Length and Transfer-Encoding together, any coding besides one chunked | 400, connection closed (`lengths`, `headers`) |
 //! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
 //! | bare LF line ends | accepted; what goes upstream is written anew with CRLF |
 //! | pipelined requests | answered in order |
@@ -62,6 +63,7 @@ mod h2;
 mod headers;
 mod hearing;
 mod host;
+mod lengths;
 mod limits;
 mod metrics;
 mod policy;

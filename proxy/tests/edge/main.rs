@@ -15,6 +15,7 @@ mod measures;
 mod pooling;
 mod routing;
 mod secure;
+mod smuggling;
 mod streaming;
 mod tls;
 mod tunnels;
