@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use crate::conn::Conn;
+use crate::headers;
 use crate::limits::Limits;
 use crate::upstream::{Link, Route};
 use crate::visit::Visit;
@@ -165,7 +166,10 @@ impl Body for Upload {
             progress.unread.store(false, Ordering::Relaxed);
         }
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
                 let length = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
                 progress.received.inc_by(length);
                 let bytes = progress.bytes.fetch_add(length, Ordering::Relaxed).saturating_add(length);
@@ -278,10 +282,13 @@ impl Body for Download {
                 Poll::Ready(Some(Ok(Frame::data(page))))
             }
             Source::Upstream { body, .. } => {
-                let polled = Pin::new(body).poll_frame(cx);
-                match &polled {
+                let mut polled = Pin::new(body).poll_frame(cx);
+                match &mut polled {
                     Poll::Ready(None) => self.give_back_if_done(true),
                     Poll::Ready(Some(Ok(frame))) => {
+                        if let Some(trailers) = frame.trailers_mut() {
+                            headers::clean_trailers(trailers);
+                        }
                         self.count(frame.data_ref().map_or(0, Bytes::len));
                         self.give_back_if_done(false);
                     }

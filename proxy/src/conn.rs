@@ -37,6 +37,7 @@ use crate::gate::Place;
 use crate::headers::Via;
 use crate::host::Admitted;
 use crate::idle::{LazyTimer, Moment, WhenWoken};
+use crate::lengths::{Heads, Requests};
 use crate::metrics::Counted;
 use crate::pace::Pace;
 use crate::refusal::Refusal;
@@ -64,6 +65,7 @@ pub(crate) struct Conn {
     /// Whether the last request has a body that has not been read to its end.
     pub(crate) unread: Arc<AtomicBool>,
     socket: Option<Arc<SocketDigest>>,
+    pub(crate) requests: Requests,
     _place: Place,
     _counted: Counted,
 }
@@ -72,8 +74,17 @@ impl Conn {
     pub(crate) fn new(edge: Arc<Shared>, peer: Peer, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
         let via = Via::new(peer.address, tls.is_some(), &edge.policy);
-        let socket = peer.socket;
-        Conn { edge, via, tls, clock: Clock::start(), unread: Arc::default(), socket, _place: place, _counted: counted }
+        Conn {
+            edge,
+            via,
+            tls,
+            clock: Clock::start(),
+            unread: Arc::default(),
+            socket: peer.socket,
+            requests: Requests::default(),
+            _place: place,
+            _counted: counted,
+        }
     }
 
     /// Bytes sent whose arrival the client's kernel has acknowledged. Only while its stream is open.
@@ -127,6 +138,7 @@ where
     let io = Timed {
         stream,
         conn: Arc::clone(&conn),
+        heads: Heads::default(),
         timer: LazyTimer::default(),
         farewell: None,
         pace: Pace::default(),
@@ -134,6 +146,7 @@ where
     };
     let service = service_fn(move |request| {
         conn.clock.request_began();
+        conn.requests.begin();
         forward::answer(Arc::clone(&conn), request).map(Ok::<_, Infallible>)
     });
     let mut builder = Builder::new();
@@ -254,6 +267,7 @@ impl Clock {
 struct Timed<S> {
     stream: S,
     conn: Arc<Conn>,
+    heads: Heads,
     timer: LazyTimer,
     /// Ends the wait for a client that is still sending.
     farewell: Option<Pin<Box<Sleep>>>,
@@ -289,9 +303,19 @@ impl<S: AsyncRead + Unpin> Timed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
-            Poll::Ready(_) => self.conn.clock.bytes_came(),
+            Poll::Ready(_) => {
+                let Timed { conn, heads, .. } = &mut *self;
+                conn.clock.bytes_came();
+                if conn.clock.is_in_head() {
+                    heads.resume(&conn.requests);
+                }
+                if !conn.clock.is_tunnel() {
+                    heads.read(buf.filled().get(before..).unwrap_or_default(), &conn.requests);
+                }
+            }
             Poll::Pending if self.poll_overdue(cx).is_ready() => {
                 if self.conn.clock.is_in_head() {
                     self.conn.edge.metrics.cut.header_deadline.inc();

@@ -100,6 +100,9 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
     let edge = &conn.edge;
     let client = conn.via.client(request.headers(), &edge.policy);
     edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
+    if request.body().size_hint().exact().is_none() && !headers::is_framed_once(request.headers(), conn.requests.is_ambiguous()) {
+        return Err(Fault::BadFraming);
+    }
     let admitted = host::admit(request.method(), request.version(), request.uri(), request.headers())?;
     conn.check(&admitted)?;
     if let Some(location) = conn.redirect(&admitted, request.uri()) {

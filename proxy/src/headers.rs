@@ -34,6 +34,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// What the head alone may say, besides what concerns one hop.
+const NEVER_TRAILERS: [HeaderName; 8] =
+    [CONNECTION, CONTENT_LENGTH, HOST, FORWARDED, X_REAL_IP, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+
 /// The protocol a request (or a 101 answer) upgrades to: Connection must ask for it, and it may not be HTTP/2 in clear, which would
 /// let a client speak past the edge's rules.
 pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -42,6 +46,14 @@ pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let plain_h2 = offer.to_str().map_or(true, |text| text.split(',').any(|name| name.trim().to_ascii_lowercase().starts_with("h2")));
     (asked && !plain_h2 && offers.next().is_none()).then(|| offer.clone())
+}
+
+/// Whether a request's Transfer-Encoding, if it has one, is chunked and nothing else: the next hop is told of no other, and would take
+/// what is left for the content. `has_length` tells that there was a Content-Length besides, which hyper has dropped.
+pub(crate) fn is_framed_once(headers: &HeaderMap, has_length: bool) -> bool {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else { return true };
+    !has_length && encodings.next().is_none() && encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 /// Whether the client waits for 100 Continue before it sends its body; there is no other expectation (RFC 9110 section 10.1.1).
@@ -76,6 +88,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in &doomed {
         headers.remove(name);
     }
+}
+
+/// Fields that no trailer may bring, whether they frame a message, concern one hop, or say who the client is: a server that merges
+/// trailers with the fields of the head would believe them (RFC 9110 section 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| is_hop_by_hop(name) || NEVER_TRAILERS.contains(name));
 }
 
 /// The connection a request came by.
@@ -134,6 +152,7 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, vi
     let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
     headers.remove(X_REAL_IP);
+    strip_lookalikes(headers);
     if via.trusted {
         append_forwarded(headers, via, host.as_ref());
     } else {
@@ -152,6 +171,22 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, vi
     } else if takes_trailers {
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, TE_TOKEN);
+    }
+}
+
+/// Removes fields that servers which know no hyphens (CGI, WSGI and their heirs) take for ours, such as X_Forwarded_For.
+fn strip_lookalikes(headers: &mut HeaderMap) {
+    let ours = [X_REAL_IP, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+    remove_all(headers, |name| {
+        let name = name.as_str();
+        name.starts_with('x') && name.contains('_') && ours.iter().any(|ours| name.replace('_', "-") == ours.as_str())
+    });
+}
+
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
     }
 }
 

@@ -29,6 +29,11 @@ pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &Head
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(Fault::MethodNotAllowed);
     }
+    // HTTP/2 lets a target be anything; in a request line it would be read as something else.
+    let path = uri.path();
+    if !path.starts_with('/') && path != "*" && !path.is_empty() {
+        return Err(Fault::BadTarget);
+    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -89,9 +94,13 @@ fn name_of(host: &[u8]) -> Option<&[u8]> {
     };
     let port_is_valid = match port.split_first() {
         None => true,
-        Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some((colon, digits)) => *colon == b':' && is_port(digits),
     };
     (!name.is_empty() && port_is_valid).then_some(name)
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    digits.is_empty() || digits.iter().all(u8::is_ascii_digit) && std::str::from_utf8(digits).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
 fn destination(name: &[u8]) -> Destination {
@@ -141,6 +150,9 @@ mod tests {
             ("a/b", Err(Fault::BadHost)),
             ("a,b", Err(Fault::BadHost)),
             ("localhost:port", Err(Fault::BadHost)),
+            ("localhost:", Ok(Destination::Control)),
+            ("localhost:65536", Err(Fault::BadHost)),
+            ("localhost:+80", Err(Fault::BadHost)),
             ("[::1", Err(Fault::BadHost)),
             ("[::1]x", Err(Fault::BadHost)),
         ];

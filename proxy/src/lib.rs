@@ -13,6 +13,7 @@
 //!  proxied whose it is, when a proxy passes it on         (proxy_protocol: pure)
 //!  tls     handshake, certificates by name, what https means for a request
 //!  conn    one client connection that speaks HTTP/1: hyper, deadlines, drain
+//!   lengths   which request has two lengths                        (pure)
 //!  h2      one that speaks HTTP/2: the same with many requests at once
 //!   forward   one request: the list of steps below, and the retry
 //!    host       Host header -> pod key or control plane         (pure)
@@ -44,7 +45,7 @@
 //! | CONNECT, TRACE | 405 (`host`) |
 //! | Host unlike the server name of the TLS handshake | 421 (`tls`) |
 //! | obs-fold, space before the colon, bare CR, unknown version, bad chunk size | 400, connection closed |
-//! | Content-Length and Transfer-Encoding together | Transfer-Encoding wins, Content-Length removed, connection closed after the answer |
+//! | Content-Length and Transfer-Encoding together, any coding besides one chunked | 400, connection closed (`lengths`, `headers`) |
 //! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
 //! | bare LF line ends | accepted; what goes upstream is written anew with CRLF |
 //! | pipelined requests | answered in order |
@@ -72,6 +73,7 @@ mod headers;
 mod hearing;
 mod host;
 mod idle;
+mod lengths;
 mod limits;
 mod listen;
 mod metrics;

@@ -4,6 +4,8 @@
 //! |---|---|---|---|
 //! | `BadHost` | 400 | client | nothing |
 //! | `BadBody` | 400 | client | nothing |
+//! | `BadFraming` | 400 | client | nothing: somebody tries what the edge believes |
+//! | `BadTarget` | 400 | client | nothing |
 //! | `Misdirected` | 421 | client | nothing: it asks anew on another connection |
 //! | `MethodNotAllowed` | 405 | client | nothing |
 //! | `ClientStalled`, `ClientTooSlow` | 408 | client | nothing |
@@ -24,7 +26,7 @@
 //! | `ControlBroken` | 502 | host | look at the control plane's log |
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 
@@ -44,6 +46,8 @@ const TIME: &str = "%Y-%m-%d %H:%M:%S";
 pub(crate) enum Fault {
     BadHost,
     BadBody,
+    BadFraming,
+    BadTarget,
     Misdirected,
     MethodNotAllowed,
     ClientStalled,
@@ -69,9 +73,11 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// One of each kind.
-    pub(crate) const ALL: [Fault; 21] = [
+    pub(crate) const ALL: [Fault; 23] = [
         Fault::BadHost,
         Fault::BadBody,
+        Fault::BadFraming,
+        Fault::BadTarget,
         Fault::Misdirected,
         Fault::MethodNotAllowed,
         Fault::ClientStalled,
@@ -98,6 +104,8 @@ impl Fault {
         match self {
             Fault::BadHost => (StatusCode::BAD_REQUEST, "bad_host", "The request must name exactly one valid host."),
             Fault::BadBody => (StatusCode::BAD_REQUEST, "bad_body", "The request body is malformed or broke off."),
+            Fault::BadFraming => (StatusCode::BAD_REQUEST, "bad_framing", "The request must say in one way how long it is."),
+            Fault::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", "The request's target is not a path."),
             Fault::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host name."),
             Fault::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not supported here."),
             Fault::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "client_stalled", "The request body stopped arriving."),
@@ -212,6 +220,10 @@ pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<B
     }
     if status == StatusCode::TOO_MANY_REQUESTS {
         headers.insert(RETRY_AFTER, RETRY_NEXT_SECOND);
+    }
+    if fault == Fault::BadFraming {
+        // Nobody knows where the next request would begin.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));

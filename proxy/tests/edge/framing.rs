@@ -63,14 +63,6 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
     let old = house.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")).await;
     assert_eq!(old.status, 400);
     assert!(heads.try_recv().is_err(), "a malformed request reached the pod");
-
-    let both = format!("POST /both HTTP/1.1\r\nHost: {name}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}");
-    let mut client = house.connect().await;
-    assert_eq!(client.ask(&both).await.status, 200);
-    assert_eq!(client.closed().await, "", "nothing after an ambiguous request is executed");
-    let head = heads.recv().await.unwrap();
-    assert!(head.starts_with("POST /both ") && !head.contains("content-length: 4"), "{head}");
-    assert_eq!(heads.try_recv().ok(), None);
 }
 
 #[tokio::test]
@@ -87,9 +79,40 @@ async fn a_broken_chunk_never_completes_the_upstream_request() {
     })
     .await;
     let name = house.publish(1, pod.address);
-    for chunk in ["zz\r\n", "5;\r\nhello6\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "5\r\nhelloX0\r\n\r\n"] {
+    let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(17 * 1024));
+    let long_trailer = format!("0\r\nX: {}\r\n\r\n", "x".repeat(70 * 1024));
+    let many_trailers = format!("0\r\n{}\r\n", "X: y\r\n".repeat(200));
+    let chunks = [
+        "zz\r\n",
+        "5;\r\nhello6\r\n",
+        "-1\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5_0\r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
+        "\r\n5\r\nhello\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "fffffffffffffffb\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\n0\n\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "5;a\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloX0\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX Y: z\r\n\r\n",
+        "5\r\nhello\r\n0\r\n",
+        "5\r\nhello\r\n0\r\n\n",
+        &long_extension,
+        &long_trailer,
+        &many_trailers,
+    ];
+    for chunk in chunks {
         let mut client = house.connect().await;
         client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n{chunk}")).await;
+        client.stream.shutdown().await.unwrap();
         client.closed().await;
         let body = within("the pod's end of stream", bodies.recv()).await.unwrap();
         assert!(!body.ends_with("0\r\n\r\n"), "{chunk:?} became {body:?}");

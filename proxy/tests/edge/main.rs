@@ -18,6 +18,8 @@ mod proxied;
 mod readers;
 mod routing;
 mod secure;
+mod smuggling;
 mod streaming;
 mod tls;
 mod tunnels;
+mod websockets;
