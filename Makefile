@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test setup test-setup lint doc deny fuzz bench bench-demo
+.PHONY: help demo test setup test-setup lint doc deny fuzz instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
@@ -12,6 +12,8 @@ help:
 	@echo "make deny     licences, sources and duplicates of the dependencies"
 	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
 	@echo "make bench    upload to first byte, as the README has it"
+	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as the README has it"
+	@echo "make instructions  the front door's instructions per request, compared with what is recorded"
 
 # What is needed to build and run: only what is missing is installed, and said.
 setup:
@@ -41,8 +43,14 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS)
 
+instructions: test-setup
+	tests/bench/instructions
+
 bench: test-setup
-	tests/bench upload
+	tests/bench/times upload
 
 bench-demo: setup
-	tests/bench demo
+	tests/bench/times demo
+
+bench-edge: setup
+	tests/bench/edge
