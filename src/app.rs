@@ -342,8 +342,8 @@ fn embedded(config: &Config) -> EmbeddedConfig {
     let images = ImageConfig {
         root: config.root.join("images"),
         layouts: config.image_layouts.clone(),
-        insecure_registries: config.insecure_registries.clone(),
-        limits: ImageLimits::default(),
+        registries: config.registries.clone(),
+        limits: ImageLimits { disk_bytes_max: config.image_disk, ..ImageLimits::default() },
     };
     let mut embedded = EmbeddedConfig::new(config.root.clone(), images);
     let subnet = Subnet { network: config.pod_subnet.address, prefix: config.pod_subnet.prefix };
@@ -353,6 +353,9 @@ fn embedded(config: &Config) -> EmbeddedConfig {
         embedded.link_prefix = format!("cd{network:08x}");
     }
     embedded.subnet = subnet;
+    embedded.limits.scratch = config.pod_disk;
+    embedded.nameservers.clone_from(&config.pod_dns);
+    embedded.read_only = config.pod_read_only;
     embedded
 }
 

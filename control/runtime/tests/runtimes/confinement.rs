@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use codiusd_runtime::{PodState, Runtime};
+use codiusd_runtime::{PodState, Runtime, embedded::ScratchLimit};
 use futures::StreamExt;
 
 use crate::busybox;
@@ -137,9 +137,9 @@ pub(crate) async fn processes_are_limited(mut host: Host) {
 }
 
 pub(crate) async fn what_is_written_is_limited(mut host: Host) {
-    host.config.limits.scratch_bytes_max = 4 << 20;
+    host.config.limits.scratch = ScratchLimit::Disk(16 << 20);
     let runtime = host.open();
-    let script = "busybox dd if=/dev/zero of=/big bs=1M count=16 2>&1; busybox rm /big; echo fine >/small && busybox cat /small";
+    let script = "busybox dd if=/dev/zero of=/big bs=1M count=32 2>&1; busybox rm /big; echo fine >/small && busybox cat /small";
     let lines = output_of(&host, &runtime, host.script("main", script)).await;
     assert!(lines.iter().any(|line| line.contains("No space left on device")), "{lines:?}");
     assert_eq!(lines.last().map(String::as_str), Some("fine"));

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
     }
     if words.iter().any(|word| word == "--bench") {
         run("start latency", |host| Box::pin(cases::start_latency(host)), 99);
+        run("start latency, writes kept in memory", |host| Box::pin(cases::start_latency_in_memory(host)), 98);
         return ExitCode::SUCCESS;
     }
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();

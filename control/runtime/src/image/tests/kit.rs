@@ -14,7 +14,7 @@ use tar::{EntryType, Header};
 use tempfile::TempDir;
 
 use crate::image::{
-    Digest, ImageConfig, ImageLimits, ImageStore,
+    Digest, ImageConfig, ImageLimits, ImageStore, RegistryConfig,
     manifest::architecture,
     unpack::{self, Budget, UnpackError},
 };
@@ -231,7 +231,7 @@ pub(super) fn store(root: &Path, layouts: &[&Path], registry: Option<&str>, limi
     ImageStore::open(ImageConfig {
         root: root.join("images"),
         layouts: layouts.iter().map(|path| (*path).to_owned()).collect(),
-        insecure_registries: registry.map(str::to_owned).into_iter().collect(),
+        registries: RegistryConfig { insecure: registry.map(str::to_owned).into_iter().collect(), ..RegistryConfig::default() },
         limits,
     })
     .unwrap()

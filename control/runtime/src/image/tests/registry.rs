@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use super::kit::{Blobs, PATIENCE, Tar, store, text};
 use crate::{
     RuntimeError,
-    image::{ImageLimits, ImageStore},
+    image::{ImageConfig, ImageLimits, ImageStore, RegistryConfig},
 };
 
 /// A registry of its own; ends with the value.
@@ -147,4 +147,23 @@ async fn what_the_registry_does_not_have_or_say_is_told() {
     drop(registry);
     let error = store.ensure(&unknown).await.unwrap_err();
     assert!(matches!(error, RuntimeError::ImageUnavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_denied_is_so_in_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let deny = vec!["ghcr.io".to_owned(), "docker.io/library".to_owned()];
+    let registries = RegistryConfig { deny, ..RegistryConfig::default() };
+    let limits = ImageLimits::default();
+    let store = ImageStore::open(ImageConfig { root: dir.path().join("images"), layouts: Vec::new(), registries, limits }).unwrap();
+    let digest = "0".repeat(64);
+    for denied in
+        ["ghcr.io/a/b", "GHCR.io/a/b", "ghcr.io:443/a/b", "busybox", "docker.io/library/busybox", "index.docker.io/library/busybox"]
+    {
+        let error = store.check(&format!("{denied}@sha256:{digest}")).await.expect_err(denied);
+        assert!(matches!(error, RuntimeError::ImageRefused { .. }), "{denied}: {error:?}");
+    }
+    for fine in ["ghcr.io.example/a/b", "quay.io/ghcr.io/a", "codius/busybox", "docker.io/library2/busybox"] {
+        store.check(&format!("{fine}@sha256:{digest}")).await.expect(fine);
+    }
 }
