@@ -324,7 +324,10 @@ fn claim(config: &Config) -> Result<Option<File>, StartError> {
 async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc<dyn Runtime>, StartError> {
     match &config.runtime {
         RuntimeChoice::Noop => Ok(Arc::new(NoopRuntime::new())),
-        RuntimeChoice::Hyperd(socket) => Ok(Arc::new(HyperdRuntime::new(HyperdConfig::new(socket.clone()), registry)?)),
+        RuntimeChoice::Hyperd(socket) => {
+            let hyperd = HyperdConfig { registries: config.registries.clone(), ..HyperdConfig::new(socket.clone()) };
+            Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
+        }
         RuntimeChoice::Embedded => {
             warn_of_missing_layouts(config);
             let embedded = embedded(config);

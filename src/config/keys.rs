@@ -95,13 +95,13 @@ pub const KEYS: &[Key] = &[
         "registries_private",
         &["CODIUS_REGISTRIES_PRIVATE"],
         Some(""),
-        "registries (and hosts they lead to) that may have addresses other than the internet's, as host:port separated by commas",
+        "registries (and hosts they lead to) that may have addresses other than the internet's, as host:port separated by commas (embedded)",
     ),
     Key {
         name: "registry_credentials",
         environment: &["CODIUS_REGISTRY_CREDENTIALS"],
         default: None,
-        help: "logins for registries as JSON {\"ghcr.io\":\"user:password\"}; whoever pays can run any image they open. Default none",
+        help: "logins for registries as JSON {\"ghcr.io\":\"user:password\"}; whoever pays can run any image they open (embedded). Default none",
         secret: true,
     },
     key(

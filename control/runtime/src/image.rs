@@ -33,10 +33,13 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 
+use crate::RuntimeError;
+
 pub use layers::LayerUse;
 pub use manifest::ImageSettings;
 pub use process::{Process, process_of};
 pub use reference::ImageRef;
+use reference::Name;
 pub use store::ImageStore;
 
 /// Where images are kept and looked for.
@@ -68,6 +71,13 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
+    /// Whether images from there are run at all.
+    pub(crate) fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
+        let Name::Registry(reference) = image.name() else { return Ok(()) };
+        let refusal = self.refusal(reference.registry(), reference.repository());
+        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
+    }
+
     /// Why images of this repository aren't run here, if they aren't.
     fn refusal(&self, registry: &str, repository: &str) -> Option<&'static str> {
         // One registry has many spellings; lists have one.

@@ -77,7 +77,7 @@ struct LoopInfo {
 
 /// Formats the file system that pods' disks are copies of, if it isn't there yet.
 pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathBuf> {
-    if IN_MEMORY.contains(&i64::from(statfs(root)?.filesystem_type().0)) {
+    if IN_MEMORY.contains(&statfs(root)?.filesystem_type().0) {
         return Err(io::Error::other("the root directory is in memory"));
     }
     let inodes = u64::from(inodes).min(bytes / BYTES_PER_INODE_MIN);

@@ -47,8 +47,7 @@ impl Source {
 
     /// Whether this host runs images from there at all, those it has already included.
     pub(super) fn allows(&self, image: &ImageRef) -> Result<(), RuntimeError> {
-        let Name::Registry(reference) = image.name() else { return Ok(()) };
-        self.policy.refusal(reference.registry(), reference.repository()).map_or(Ok(()), |reason| Err(refused(image, reason)))
+        self.policy.check(image)
     }
 
     /// Whether a local image is there; an image of a registry is only known to be when it is pulled.

@@ -200,9 +200,10 @@ mod tests {
 
     #[test]
     fn one_that_has_ended_needs_no_confining() {
-        let child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         check(pid, 0, &order()).expect("it ends");
+        assert!(child.wait().unwrap().success(), "its exit is there for whoever waits for it");
         assert!(ends(Pid::this()).is_ok_and(|ended| ended), "nobody's child isn't waited for");
     }
 }
