@@ -20,8 +20,13 @@ use crate::Machine;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// One second of processor time is given out in slices of this many microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
-/// Of processor and disk, where several want it: half of what the host's own programs have.
-const WEIGHT: u64 = 50;
+/// Of processor and disk, where several pods want it, for each virtual CPU; the kernel's defaults.
+const WEIGHT: u64 = 100;
+const WEIGHT_MAX: u64 = 10_000;
+const SHARES: u64 = 1024;
+const SHARES_MAX: u64 = 262_144;
+/// Of the older hierarchy's two ways to weigh disks.
+const BLKIO_WEIGHT_MAX: u64 = 1000;
 /// Of a pod's memory, what its TCP buffers may take besides, where the kernel counts them apart.
 const TCP_SHARE: u64 = 4;
 const PAGE_BYTES_MAX: u64 = 65536;
@@ -51,6 +56,7 @@ enum Need {
 fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
     let quota = u64::from(machine.vcpus) * CPU_PERIOD_US;
     let memory = machine.memory_bytes;
+    let by_size = |each: u64, max: u64| each.saturating_mul(machine.vcpus.into()).clamp(1, max).to_string();
     let must = |controller, file, value: String| Setting { controller, file, value, need: Need::Must };
     let may = |controller, file, value: String| Setting { controller, file, value, need: Need::May };
     if v2 {
@@ -59,8 +65,8 @@ fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
             may("memory", "memory.swap.max", "0".to_owned()), // memory and swap together: none of it is swap
             may("memory", "memory.oom.group", "0".to_owned()), // the largest process goes, not the pod
             must("cpu", "cpu.max", format!("{quota} {CPU_PERIOD_US}")),
-            may("cpu", "cpu.weight", WEIGHT.to_string()),
-            may("io", "io.weight", WEIGHT.to_string()),
+            may("cpu", "cpu.weight", by_size(WEIGHT, WEIGHT_MAX)),
+            may("io", "io.weight", by_size(WEIGHT, WEIGHT_MAX)),
             must("pids", "pids.max", pids.to_string()),
         ];
     }
@@ -70,9 +76,9 @@ fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
         may("memory", "memory.kmem.tcp.limit_in_bytes", (memory / TCP_SHARE).to_string()), // not part of the limit above
         must("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string()),
         must("cpu", "cpu.cfs_quota_us", quota.to_string()),
-        may("cpu", "cpu.shares", (1024 * WEIGHT / 100).to_string()),
-        may("blkio", "blkio.weight", (500 * WEIGHT / 100).to_string()),
-        may("blkio", "blkio.bfq.weight", WEIGHT.to_string()),
+        may("cpu", "cpu.shares", by_size(SHARES, SHARES_MAX)),
+        may("blkio", "blkio.weight", by_size(WEIGHT, BLKIO_WEIGHT_MAX)),
+        may("blkio", "blkio.bfq.weight", by_size(WEIGHT, BLKIO_WEIGHT_MAX)),
         must("pids", "pids.max", pids.to_string()),
     ]
 }
@@ -295,7 +301,7 @@ mod tests {
         create_below(mount.path(), Path::new("/codius/pod"), MACHINE, 99).unwrap();
         let found = |file: &str| fs::read_to_string(pod.join(file)).unwrap();
         let all = ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "io.weight"].map(found);
-        assert_eq!(all, ["536870912", "0", "200000 100000", "99", "50"]);
+        assert_eq!(all, ["536870912", "0", "200000 100000", "99", "200"]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The room images take on this host's disk, and making some: the images that weren't used for longest go first.
 //!
-//! A pull is given as much as it could need before it begins, so that all of them together stay below the limit, whatever
-//! the images hold. Never removed is what is in use ([`super::layers`]). An image's record goes before its layers, a layer by
+//! A pull is promised room before it begins and gets no further than that, so that all of them together stay below the limit,
+//! whatever the images hold. Never removed is what is in use ([`super::layers`]). An image's record goes before its layers, a layer by
 //! a rename before its content: whatever is interrupted is an image that isn't there, and leftovers that go at the next start.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -39,24 +42,40 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Promise {
     room: Arc<Room>,
-    bytes: u64,
+    granted: u64,
+    left: AtomicU64,
 }
 
 impl Promise {
+    /// How much it was to begin with, in bytes.
+    pub(super) fn granted(&self) -> u64 {
+        self.granted
+    }
+
     /// A layer has been made of some of it.
-    pub(super) fn use_up(&mut self, bytes: u64) {
+    pub(super) fn use_up(&self, bytes: u64) {
+        let before = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(bytes)));
         let mut taken = self.room.taken();
-        let from_promise = bytes.min(self.bytes);
-        self.bytes -= from_promise;
-        taken.promised -= from_promise;
+        taken.promised -= bytes.min(before.unwrap_or_default());
         taken.layers += bytes;
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.room.taken().promised -= self.bytes;
+        self.room.taken().promised -= self.left.load(Ordering::SeqCst);
     }
+}
+
+/// What a pull asks for, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// Less is of no use.
+    pub(super) least: u64,
+    /// Images are removed until there is this much, or none are left that nobody uses.
+    pub(super) wanted: u64,
+    /// More isn't needed.
+    pub(super) most: u64,
 }
 
 impl Room {
@@ -70,22 +89,24 @@ impl Room {
     }
 
     /// Promises room, removing images for it if it must; none if that isn't enough. Blocks.
-    pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> io::Result<Option<Promise>> {
+    pub(super) fn promise(self: &Arc<Self>, request: Request) -> io::Result<Option<Promise>> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let free = self.free()?;
-            {
-                let mut taken = self.taken();
-                let within = taken.layers.saturating_add(taken.promised).saturating_add(bytes) <= self.limit;
-                if within && taken.promised.saturating_add(bytes).saturating_add(KEPT_FREE_BYTES) <= free {
-                    taken.promised += bytes;
-                    return Ok(Some(Promise { room: self.clone(), bytes }));
-                }
-            }
-            if !self.remove_one()? {
-                return Ok(None);
-            }
+        while self.left()? < request.wanted && self.remove_one()? {}
+        let granted = self.left()?.min(request.most);
+        if granted < request.least {
+            return Ok(None);
         }
+        self.taken().promised += granted;
+        Ok(Some(Promise { room: self.clone(), granted, left: AtomicU64::new(granted) }))
+    }
+
+    /// What may be promised without removing anything, in bytes.
+    fn left(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.root)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let taken = self.taken();
+        let below_limit = self.limit.saturating_sub(taken.layers).saturating_sub(taken.promised);
+        Ok(below_limit.min(free.saturating_sub(KEPT_FREE_BYTES).saturating_sub(taken.promised)))
     }
 
     /// Removes what nobody needs: remains of failed pulls, or else the image that wasn't used for longest; answers whether
@@ -161,11 +182,6 @@ impl Room {
             found.push(Remembered { record: path, used, layers });
         }
         Ok(found)
-    }
-
-    fn free(&self) -> io::Result<u64> {
-        let disk = rustix::fs::statvfs(&self.root)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {

@@ -23,6 +23,14 @@ const CHUNK: usize = 128 * 1024;
 
 type Chunks = BoxStream<'static, std::io::Result<Bytes>>;
 
+/// A layer, as it is downloaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blob {
+    pub(super) digest: Digest,
+    /// What the manifest says, or else the limit, in bytes.
+    pub(super) bytes_max: u64,
+}
+
 /// Where blobs come from.
 #[derive(Clone)]
 pub(super) struct Source {
@@ -82,9 +90,9 @@ impl Source {
     }
 
     /// A layer, into a file.
-    pub(super) async fn layer(&self, image: &ImageRef, digest: &Digest, into: &mut File) -> Result<(), RuntimeError> {
-        let chunks = self.blob(image, digest).await?;
-        copy(image, digest, chunks, self.limits.blob_bytes_max, into).await
+    pub(super) async fn layer(&self, image: &ImageRef, layer: &Blob, into: &mut File) -> Result<(), RuntimeError> {
+        let chunks = self.blob(image, &layer.digest).await?;
+        copy(image, &layer.digest, chunks, layer.bytes_max, into).await
     }
 
     async fn blob(&self, image: &ImageRef, digest: &Digest) -> Result<Chunks, RuntimeError> {

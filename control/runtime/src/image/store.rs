@@ -18,14 +18,17 @@ use tokio::{fs::File, io::AsyncWriteExt, sync::Semaphore, task, time};
 use super::{
     Digest, Image, ImageConfig, ImageLimits, ImageRef, ImageSettings,
     manifest::{Config, Descriptor, Document, architecture, chain_ids, for_this_machine},
-    source::{Source, disk, refused, unavailable},
+    source::{Blob, Source, disk, refused, unavailable},
     unpack::{self, Budget, UnpackError},
 };
 use super::{
     layers::{self, LayerUse},
-    room::{Promise, Room},
+    room::{Promise, Request, Room},
 };
 use crate::RuntimeError;
+
+/// How much larger than its layers' blobs an image usually is when it is unpacked, amply.
+const USUAL_RATIO: u64 = 4;
 
 /// The images of this host; cheap to clone.
 #[derive(Clone, Debug)]
@@ -126,51 +129,72 @@ impl Inner {
 
     async fn pull(&self, image: &ImageRef, deadline: Instant) -> Result<Image, RuntimeError> {
         tracing::info!(image = image.as_str(), "pulling");
-        let mut promise = self.promise(image).await?;
         let (config, blobs) = self.describe(image).await?;
         let diff_ids: Option<Vec<Digest>> = config.rootfs.diff_ids.iter().map(|id| Digest::parse(id)).collect();
         let diff_ids =
             diff_ids.filter(|ids| ids.len() == blobs.len()).ok_or_else(|| refused(image, "its config doesn't fit its layers"))?;
         let chain: Vec<String> = chain_ids(&diff_ids).iter().map(Digest::hex).collect();
-        let (mut layers, mut uses) = (Vec::with_capacity(chain.len()), Vec::with_capacity(chain.len()));
-        let mut budget = Budget::new(&self.limits, deadline);
-        for ((blob, diff_id), chain_id) in blobs.iter().zip(diff_ids).zip(&chain) {
-            let path = self.layer_path(chain_id);
-            let known = LayerUse::take(&path).map_err(|error| disk("look for a layer", error))?;
-            let used = match known {
-                Some(used) => used,
-                None => {
-                    let before = budget.bytes_left();
-                    let (left, made, used) = self.pull_layer(image, blob, diff_id, &path, layers.clone(), budget).await?;
-                    if made {
-                        promise.use_up(before - left.bytes_left());
-                    }
-                    budget = left;
-                    used
-                }
-            };
-            layers.push(path);
-            uses.push(used);
+        let wanted: Vec<Wanted> = blobs
+            .into_iter()
+            .zip(diff_ids)
+            .zip(&chain)
+            .map(|((blob, diff_id), id)| Wanted { blob, diff_id, path: self.layer_path(id) })
+            .collect();
+        // What it will be unpacked is anybody's guess: first a usual one, then as much as there can be.
+        let mut uses = Vec::with_capacity(wanted.len());
+        let (likely, most) = self.estimate(&wanted);
+        let first = Request { least: likely, wanted: likely, most };
+        if !self.pull_layers(image, &wanted, first, deadline, &mut uses).await?
+            && !self.pull_layers(image, &wanted, Request { wanted: most, ..first }, deadline, &mut uses).await?
+        {
+            return Err(no_room(image));
         }
         let settings = config.config.unwrap_or_default();
-        self.write_down(image, &Record { layers: chain, settings: settings.clone() })
-            .await
-            .map_err(|error| disk("write down an image", error))?;
-        Ok(Image { layers, settings, uses })
+        let written = self.write_down(image, &Record { layers: chain, settings: settings.clone() }).await;
+        written.map_err(|error| disk("write down an image", error))?;
+        Ok(Image { layers: wanted.into_iter().map(|layer| layer.path).collect(), settings, uses })
     }
 
-    /// Room for the most that an image can be, and for one of its layers on its way here.
-    async fn promise(&self, image: &ImageRef) -> Result<Promise, RuntimeError> {
-        let (room, bytes) = (self.room.clone(), self.limits.unpacked_bytes_max.saturating_add(self.limits.blob_bytes_max));
-        let promised = task::spawn_blocking(move || room.promise(bytes)).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-        let promised = promised.map_err(|error| disk("make room for an image", error))?;
-        promised.ok_or_else(|| {
-            tracing::warn!(
-                image = image.as_str(),
-                "no room for another image: all that are here are in use (CODIUS_IMAGE_DISK), or the disk is full"
-            );
-            disk("make room for an image", io::ErrorKind::StorageFull.into())
-        })
+    /// How much room an image takes, usually and at most, with one layer on its way here.
+    fn estimate(&self, layers: &[Wanted]) -> (u64, u64) {
+        let all = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.bytes_max));
+        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let unpacked = self.limits.unpacked_bytes_max;
+        (all.saturating_mul(USUAL_RATIO).min(unpacked).saturating_add(largest), unpacked.saturating_add(largest))
+    }
+
+    /// Pulls the layers that aren't here; false if there wasn't enough room for what they turned out to be.
+    async fn pull_layers(
+        &self,
+        image: &ImageRef,
+        layers: &[Wanted],
+        request: Request,
+        deadline: Instant,
+        uses: &mut Vec<LayerUse>,
+    ) -> Result<bool, RuntimeError> {
+        let room = self.room.clone();
+        let promised = task::spawn_blocking(move || room.promise(request)).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let promise = Arc::new(promised.map_err(|error| disk("make room for an image", error))?.ok_or_else(|| no_room(image))?);
+        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let bytes = promise.granted().saturating_sub(largest);
+        let mut budget = Budget::new(&self.limits, bytes, deadline);
+        for (index, layer) in layers.iter().enumerate().skip(uses.len()) {
+            if let Some(used) = LayerUse::take(&layer.path).map_err(|error| disk("look for a layer", error))? {
+                uses.push(used);
+                continue;
+            }
+            let below = layers[..index].iter().map(|layer| layer.path.clone()).collect();
+            match self.pull_layer(image, layer, below, budget, promise.clone()).await? {
+                Ok((left, used)) => {
+                    budget = left;
+                    uses.push(used);
+                }
+                Err(UnpackError::Size) if bytes < self.limits.unpacked_bytes_max => return Ok(false),
+                Err(UnpackError::Io(error)) => return Err(disk("unpack a layer", error)),
+                Err(other) => return Err(refused(image, &other.to_string())),
+            }
+        }
+        Ok(true)
     }
 
     async fn write_down(&self, image: &ImageRef, record: &Record) -> io::Result<()> {
@@ -182,8 +206,8 @@ impl Inner {
         tokio::fs::rename(&unfinished, &path).await
     }
 
-    /// The image's config and the digests of its layers' blobs.
-    async fn describe(&self, image: &ImageRef) -> Result<(Config, Vec<Digest>), RuntimeError> {
+    /// The image's config and its layers' blobs.
+    async fn describe(&self, image: &ImageRef) -> Result<(Config, Vec<Blob>), RuntimeError> {
         let unreadable = || refused(image, "its manifest can't be read");
         let mut document = Document::parse(&self.source.manifest(image, &image.digest).await?).ok_or_else(unreadable)?;
         if let Document::Index(manifests) = document {
@@ -195,11 +219,15 @@ impl Inner {
         if layers.len() > self.limits.layers_max {
             return Err(refused(image, &format!("it has more than {} layers", self.limits.layers_max)));
         }
-        let download = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-        if download > self.limits.unpacked_bytes_max || layers.iter().any(|layer| layer.size > self.limits.blob_bytes_max) {
-            return Err(refused(image, "it is too large"));
+        let limits = &self.limits;
+        let blob = |layer: &Descriptor| {
+            let bytes_max = if layer.size == 0 { limits.blob_bytes_max } else { layer.size };
+            Some(Blob { digest: layer.digest()?, bytes_max })
+        };
+        if layers.iter().any(|layer| layer.size > limits.blob_bytes_max) {
+            return Err(refused(image, "a part of it is too large"));
         }
-        let blobs: Option<Vec<Digest>> = layers.iter().map(Descriptor::digest).collect();
+        let blobs: Option<Vec<Blob>> = layers.iter().map(blob).collect();
         let (blobs, config) = blobs.zip(config.digest()).ok_or_else(unreadable)?;
         let config = self.source.json(image, &config).await?;
         let config: Config = serde_json::from_slice(&config).map_err(|_| refused(image, "its config can't be read"))?;
@@ -210,41 +238,56 @@ impl Inner {
         Ok((config, blobs))
     }
 
-    /// Downloads and unpacks one layer; answers what is left of the image's budget, and whether the layer is new.
+    /// Downloads and unpacks one layer; answers what is left of the image's budget. Inner error: what is wrong with it.
     async fn pull_layer(
         &self,
         image: &ImageRef,
-        blob: &Digest,
-        diff_id: Digest,
-        path: &Path,
+        layer: &Wanted,
         below: Vec<PathBuf>,
         budget: Budget,
-    ) -> Result<(Budget, bool, LayerUse), RuntimeError> {
-        let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", blob.hex(), rand::random::<u32>())));
+        promise: Arc<Promise>,
+    ) -> Result<Result<(Budget, LayerUse), UnpackError>, RuntimeError> {
+        let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", layer.blob.digest.hex(), rand::random::<u32>())));
         let mut file = File::create(&download.0).await.map_err(|error| disk("write a layer", error))?;
-        self.source.layer(image, blob, &mut file).await?;
+        self.source.layer(image, &layer.blob, &mut file).await?;
         drop(file);
-        let path = path.to_owned();
+        let (path, diff_id) = (layer.path.clone(), layer.diff_id);
+        // It goes on when nobody waits any more; so does the promise of its room.
         let unpacked = task::spawn_blocking(move || {
             let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
             let before = budget.bytes_left();
             unpack::layer(&download.0, &directory.0, &below, diff_id, &budget)?;
-            layers::note_size(&directory.0, before - budget.bytes_left())?;
+            let bytes = before - budget.bytes_left();
+            layers::note_size(&directory.0, bytes)?;
             let gone = || io::Error::other("it was removed meanwhile");
             let used = LayerUse::take(&directory.0)?.ok_or_else(gone)?;
             // Another image with the same layers may have been faster: both have the same content.
             match fs::rename(&directory.0, &path) {
-                Ok(()) => Ok((budget, true, used)),
-                Err(_) if path.exists() => Ok((budget, false, LayerUse::take(&path)?.ok_or_else(gone)?)),
+                Ok(()) => {
+                    promise.use_up(bytes);
+                    Ok((budget, used))
+                }
+                Err(_) if path.exists() => Ok((budget, LayerUse::take(&path)?.ok_or_else(gone)?)),
                 Err(error) => Err(error.into()),
             }
         });
-        let outcome = unpacked.await.map_err(|error| disk("unpack a layer", io::Error::other(error)))?;
-        outcome.map_err(|error: UnpackError| match error {
-            UnpackError::Io(error) => disk("unpack a layer", error),
-            other => RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: other.to_string() },
-        })
+        unpacked.await.map_err(|error| disk("unpack a layer", io::Error::other(error)))
     }
+}
+
+/// A layer that is needed.
+struct Wanted {
+    blob: Blob,
+    diff_id: Digest,
+    path: PathBuf,
+}
+
+fn no_room(image: &ImageRef) -> RuntimeError {
+    tracing::warn!(
+        image = image.as_str(),
+        "no room for another image: those that are here are in use (CODIUS_IMAGE_DISK), or the disk is full"
+    );
+    disk("make room for an image", io::ErrorKind::StorageFull.into())
 }
 
 /// A file or directory that goes when this does, unless it has been renamed.

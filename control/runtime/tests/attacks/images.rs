@@ -52,7 +52,7 @@ const BOMBS: &[Bomb] = &[
     ("directories nobody lists", "files of an image, implied ones counted", || vec![gzip(deep())], |limits| limits.entries_max = 2500),
     ("very many layers", "layers of an image", || (0..9).map(|size| gzip(zeros(size))).collect(), |limits| limits.layers_max = 8),
     ("a large download", "size of a layer's blob", || vec![plain(zeros(8 * MIB))], |limits| limits.blob_bytes_max = MIB),
-    ("more than there is room for", "room for images", || vec![gzip(zeros(MIB))], |limits| limits.disk_bytes_max = 64 * MIB),
+    ("more than there is room for", "room for images", || vec![gzip(zeros(MIB))], |limits| limits.disk_bytes_max = MIB / 2),
 ];
 
 pub(crate) async fn run(report: &mut Report) {

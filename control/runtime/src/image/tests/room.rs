@@ -35,13 +35,13 @@ impl Host {
         Self { dir, images, base: base.len() }
     }
 
-    /// What a pull may need is 4 MiB: beside it, there is room for two images.
+    /// There is room for two of them. How large one is can't be told from its blob, which is a kilobyte.
     fn open(&self) -> ImageStore {
         assert!(self.base < 4096);
         let limits = ImageLimits {
-            unpacked_bytes_max: 2 * MIB,
+            unpacked_bytes_max: MIB + MIB / 4,
             blob_bytes_max: 2 * MIB,
-            disk_bytes_max: 5 * MIB + MIB / 2,
+            disk_bytes_max: 2 * MIB + MIB / 2,
             ..ImageLimits::default()
         };
         store(self.dir.path(), &[&self.dir.path().join("layout")], None, limits)

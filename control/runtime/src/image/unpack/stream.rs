@@ -25,8 +25,9 @@ pub(in crate::image) struct Budget {
 }
 
 impl Budget {
-    pub(in crate::image) fn new(limits: &ImageLimits, deadline: Instant) -> Self {
-        Self { bytes: Cell::new(limits.unpacked_bytes_max), entries: Cell::new(limits.entries_max), deadline }
+    /// All that one image may take, but no more than `bytes`.
+    pub(in crate::image) fn new(limits: &ImageLimits, bytes: u64, deadline: Instant) -> Self {
+        Self { bytes: Cell::new(limits.unpacked_bytes_max.min(bytes)), entries: Cell::new(limits.entries_max), deadline }
     }
 
     /// Takes the bytes an entry becomes that aren't in the archive: the holes of a sparse file.
