@@ -40,7 +40,7 @@ pub(crate) async fn run(report: &mut Report) {
         ("power states", vec!["open-to-write", "/sys/power/state"], "read-only /sys, user namespace"),
         ("uevents of devices", vec!["open-to-write", "/sys/class/net/lo/uevent"], "read-only /sys, user namespace"),
         ("kernel addresses", vec!["read", "/proc/kallsyms"], "masked"),
-        ("keys of others", vec!["read", "/proc/keys"], "masked"),
+        ("keys of others", vec!["read", "/proc/keys"], "masked, user namespace"),
         ("what timers there are", vec!["read", "/proc/interrupts"], "masked"),
         ("the kernel's tuning", vec!["read", "/sys/kernel/mm/transparent_hugepage/enabled"], "masked"),
     ];
