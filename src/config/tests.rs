@@ -82,20 +82,6 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
             &[dev, ("CODIUS_MAX_MEMORY_FRACTION", "1.5")],
             "CODIUS_MAX_MEMORY_FRACTION = \"1.5\": must be a decimal number above 0 and up to 1, such as 0.75",
         ),
-        (&[dev, ("CODIUS_POD_DISK", "1GB")], "CODIUS_POD_DISK = \"1GB\": must be memory, or a size from 16MiB to 1024GiB"),
-        (&[dev, ("CODIUS_IMAGE_DISK", "9MiB")], "CODIUS_IMAGE_DISK = \"9MiB\": must be a size of at least 1GiB, such as 40GiB"),
-        (
-            &[dev, ("CODIUS_POD_DNS", "127.0.0.53")],
-            "CODIUS_POD_DNS = \"127.0.0.53\": must be IPv4 addresses pods can reach, separated by commas",
-        ),
-        (
-            &[dev, ("CODIUS_REGISTRIES_DENY", "https://ghcr.io")],
-            "CODIUS_REGISTRIES_DENY = \"https://ghcr.io\": must be host, host:port or host/path, separated by commas",
-        ),
-        (
-            &[dev, ("CODIUS_REGISTRY_CREDENTIALS", "{\"ghcr.io\":\"s3cret\"}")],
-            "CODIUS_REGISTRY_CREDENTIALS = \"(hidden)\": must be JSON such as {\"ghcr.io\":\"user:password\"}",
-        ),
         (&[dev, ("CODIUS_RUNTIME", "docker")], "CODIUS_RUNTIME = \"docker\": must be embedded, hyperd or noop"),
         (
             &[dev, ("ILP_CREDENTIALS", "btp+ws://:s3cret@x")],
@@ -131,6 +117,21 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         let message = read("", environment).unwrap_err().to_string();
         assert_eq!(message, expected);
         assert!(!message.contains('\n'));
+    }
+}
+
+#[test]
+fn what_pods_get_is_named_with_what_is_right() {
+    let table = [
+        ("CODIUS_POD_DISK", "1GB", "\"1GB\": must be memory, or a size from 16MiB to 1024GiB"),
+        ("CODIUS_IMAGE_DISK", "9MiB", "\"9MiB\": must be a size of at least 1GiB, such as 40GiB"),
+        ("CODIUS_POD_DNS", "127.0.0.53", "\"127.0.0.53\": must be IPv4 addresses pods can reach, separated by commas"),
+        ("CODIUS_REGISTRIES_DENY", "https://ghcr.io", "\"https://ghcr.io\": must be host, host:port or host/path, separated by commas"),
+        ("CODIUS_REGISTRY_CREDENTIALS", "{\"ghcr.io\":\"s3cret\"}", "\"(hidden)\": must be JSON such as {\"ghcr.io\":\"user:password\"}"),
+    ];
+    for (name, value, expected) in table {
+        let message = read("", &[("CODIUS_DEV", "true"), (name, value)]).unwrap_err().to_string();
+        assert_eq!(message, format!("{name} = {expected}"));
     }
 }
 

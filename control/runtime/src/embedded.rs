@@ -244,11 +244,16 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
         return Ok(template);
     };
     let began = Instant::now();
+    let in_memory = || probe::check(&Setup { config, template: None }, pods_dir, slot);
     let checked = probe::check(&Setup { config, template: template.as_deref() }, pods_dir, slot);
     let outcome = match checked {
-        Ok(Outcome::NoDisk(cause)) if template.is_some() => {
+        Ok(Outcome::NoDisk(cause)) => {
             probe::warn_of_memory(&cause);
-            probe::check(&Setup { config, template: None }, pods_dir, slot).map(|_| None)
+            in_memory().map(|_| None)
+        }
+        Ok(Outcome::DiskFull(cause)) => {
+            tracing::warn!(cause, "no pod can be started: there is no room for its disk (CODIUS_POD_DISK)");
+            in_memory().map(|_| template)
         }
         other => other.map(|_| template),
     };

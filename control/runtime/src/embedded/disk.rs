@@ -97,6 +97,17 @@ pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathB
     }
     file.sync_all()?; // after a crash it is whole or not there
     fs::rename(unfinished, &path)?;
+    // Those of other sizes, as it was set before; disks that were made after them need them no more.
+    for entry in fs::read_dir(root)? {
+        let (name, other) = {
+            let entry = entry?;
+            (entry.file_name(), entry.path())
+        };
+        let template = name.to_str().is_some_and(|name| name.starts_with("disk-") && name.ends_with(".ext4"));
+        if template && other != path {
+            fs::remove_file(other)?;
+        }
+    }
     Ok(path)
 }
 

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{
     OpenError, keep,
     launch::{self, Setup, unavailable},
-    record::{Answer, ContainerOrder, DISK_STEP, Order, PodRecord},
+    record::{Answer, ContainerOrder, DISK_FULL_STEP, DISK_STEP, Order, PodRecord},
 };
 use crate::{Machine, PodId, PodSpec};
 
@@ -35,6 +35,8 @@ pub(crate) enum Outcome {
     Confined,
     /// Containers can't have a disk of their own here.
     NoDisk(String),
+    /// They could if there was room.
+    DiskFull(String),
 }
 
 /// The pod that is looked at.
@@ -62,6 +64,7 @@ pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Out
     match answer.map_err(|error| unavailable("running the self-check", error))? {
         Answer::Started { .. } => Ok(Outcome::Confined),
         Answer::Failed { step, cause, .. } if step == DISK_STEP => Ok(Outcome::NoDisk(cause)),
+        Answer::Failed { step, cause, .. } if step == DISK_FULL_STEP => Ok(Outcome::DiskFull(cause)),
         Answer::Failed { step, cause, .. } => Err(OpenError::SelfCheck { step, cause }),
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Bounds {
 
 /// The step at which a shim fails if pods can't have disks of their own here.
 pub(crate) const DISK_STEP: &str = "making the pod's disk";
+/// The step at which it fails if there is no room for one.
+pub(crate) const DISK_FULL_STEP: &str = "setting the pod's disk aside: the host's is full";
 
 /// Where containers' writes go.
 #[derive(Clone, Debug, Serialize, Deserialize)]

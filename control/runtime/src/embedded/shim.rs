@@ -42,7 +42,7 @@ use nix::{
 
 use super::{
     Defence, cgroup, claim, link, lock,
-    record::{Answer, DISK_STEP, Order, STATUS_FILE, Status, VERSION, write_json},
+    record::{Answer, DISK_FULL_STEP, DISK_STEP, Order, STATUS_FILE, Status, VERSION, write_json},
 };
 use crate::image::LayerUse;
 use container::Created;
@@ -91,7 +91,9 @@ fn run(dir: &Path) -> Result<(), Failure> {
 fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
     let _layers = keep_layers(order)?;
     mounts::enter(order).step("making the mount namespace")?;
-    let disk = mounts::scratch(dir, order).step(DISK_STEP)?;
+    let disk = mounts::scratch(dir, order);
+    let full = disk.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
+    let disk = disk.step(if full { DISK_FULL_STEP } else { DISK_STEP })?;
     let mut containers = create(dir, order)?;
     if daemon_is_gone().step("looking for the daemon")? {
         return Err(Failure::host("the daemon went away", None));
