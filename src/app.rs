@@ -343,7 +343,10 @@ fn claim(config: &Config) -> Result<Option<File>, StartError> {
 async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc<dyn Runtime>, StartError> {
     match &config.runtime {
         RuntimeChoice::Noop => Ok(Arc::new(NoopRuntime::new())),
-        RuntimeChoice::Hyperd(socket) => Ok(Arc::new(HyperdRuntime::new(HyperdConfig::new(socket.clone()), registry)?)),
+        RuntimeChoice::Hyperd(socket) => {
+            let hyperd = HyperdConfig { registries: config.registries.clone(), ..HyperdConfig::new(socket.clone()) };
+            Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
+        }
         RuntimeChoice::Embedded => {
             warn_of_missing_layouts(config);
             let embedded = embedded(config);
@@ -361,8 +364,8 @@ fn embedded(config: &Config) -> EmbeddedConfig {
     let images = ImageConfig {
         root: config.root.join("images"),
         layouts: config.image_layouts.clone(),
-        insecure_registries: config.insecure_registries.clone(),
-        limits: ImageLimits::default(),
+        registries: config.registries.clone(),
+        limits: ImageLimits { disk_bytes_max: config.image_disk, ..ImageLimits::default() },
     };
     let mut embedded = EmbeddedConfig::new(config.root.clone(), images);
     let subnet = Subnet { network: config.pod_subnet.address, prefix: config.pod_subnet.prefix };
@@ -372,6 +375,9 @@ fn embedded(config: &Config) -> EmbeddedConfig {
         embedded.link_prefix = format!("cd{network:08x}");
     }
     embedded.subnet = subnet;
+    embedded.limits.scratch = config.pod_disk;
+    embedded.nameservers.clone_from(&config.pod_dns);
+    embedded.read_only = config.pod_read_only;
     embedded
 }
 

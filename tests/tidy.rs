@@ -31,6 +31,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("control/runtime", &[]),
     ("demo", &[]),
     ("proxy", &[]),
+    ("tests/toolbox", &[]),
 ];
 /// Files that decide and nothing else: no clock, no files, no network, no tasks.
 const PURE: &[&str] = &[
@@ -60,7 +61,7 @@ const BANNED: &[(&str, &str)] = &[
 ];
 /// First parts of paths in this repository, by which a path in a text is told from others.
 const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "proxy", "src", "tests"];
-const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "certs/README.md", "deploy/metrics.md"];
+const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

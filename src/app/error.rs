@@ -54,6 +54,9 @@ pub enum StartError {
         #[source]
         source: embedded::OpenError,
     },
+    /// Containers that aren't as confined as strangers' must be.
+    #[error("pods aren't safe to run on this machine: the start-up self-check failed")]
+    SelfCheck(#[source] embedded::OpenError),
     /// The runtime.
     #[error("the pods' runtime can't be started")]
     Runtime(#[source] RuntimeError),
@@ -86,6 +89,7 @@ impl From<embedded::OpenError> for StartError {
             embedded::OpenError::NotRoot => Self::NotRoot,
             embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
             embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
+            embedded::OpenError::SelfCheck { .. } => Self::SelfCheck(error),
             embedded::OpenError::Runtime(error) => Self::Runtime(error),
         }
     }

@@ -35,6 +35,19 @@ fn names_of_the_node_codiusd_are_kept() {
 }
 
 #[test]
+fn what_pods_get_has_units_and_logins_are_not_shown() {
+    let logins = ("CODIUS_REGISTRY_CREDENTIALS", r#"{"docker.io":"me:s3cret:with:colons"}"#);
+    let dev = ("CODIUS_DEV", "true");
+    let config = read("pod_disk = \"512MiB\"\npod_dns = [\"9.9.9.9\"]\nregistries_allow = [\"ghcr.io/us\"]", &[dev, logins]).unwrap();
+    assert_eq!((config.pod_disk, config.image_disk), (ScratchLimit::Disk(512 << 20), 40 << 30));
+    assert_eq!((config.pod_dns.clone(), config.registries.allow.clone()), (vec![Ipv4Addr::new(9, 9, 9, 9)], vec!["ghcr.io/us".to_owned()]));
+    let login = &config.registries.credentials[0];
+    assert_eq!((&*login.registry, &*login.username, &*login.password), ("index.docker.io", "me", "s3cret:with:colons"));
+    assert!(!format!("{config:?}").contains("s3cret"));
+    assert_eq!(read("", &[dev, ("CODIUS_POD_DISK", "memory")]).unwrap().pod_disk, ScratchLimit::Memory);
+}
+
+#[test]
 fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
     let dev = ("CODIUS_DEV", "true");
     let table = [
@@ -113,6 +126,21 @@ fn a_bad_value_is_one_line_with_key_value_and_what_is_right() {
         let message = read("", environment).unwrap_err().to_string();
         assert_eq!(message, expected);
         assert!(!message.contains('\n'));
+    }
+}
+
+#[test]
+fn what_pods_get_is_named_with_what_is_right() {
+    let table = [
+        ("CODIUS_POD_DISK", "1GB", "\"1GB\": must be memory, or a size from 16MiB to 1024GiB"),
+        ("CODIUS_IMAGE_DISK", "9MiB", "\"9MiB\": must be a size of at least 1GiB, such as 40GiB"),
+        ("CODIUS_POD_DNS", "127.0.0.53", "\"127.0.0.53\": must be IPv4 addresses pods can reach, separated by commas"),
+        ("CODIUS_REGISTRIES_DENY", "https://ghcr.io", "\"https://ghcr.io\": must be host, host:port or host/path, separated by commas"),
+        ("CODIUS_REGISTRY_CREDENTIALS", "{\"ghcr.io\":\"s3cret\"}", "\"(hidden)\": must be JSON such as {\"ghcr.io\":\"user:password\"}"),
+    ];
+    for (name, value, expected) in table {
+        let message = read("", &[("CODIUS_DEV", "true"), (name, value)]).unwrap_err().to_string();
+        assert_eq!(message, format!("{name} = {expected}"));
     }
 }
 

@@ -11,6 +11,8 @@
 //! |---|---|
 //! | `config` | settings and limits; addresses, users and links of a slot |
 //! | `privileges`, `claim` | what must be so before anything is opened: the right to, and a network nobody else has |
+//! | `probe` | a container made at every start, to see that containers are confined |
+//! | `disk` | what a pod writes to |
 //! | `pods` | the table of names and slots |
 //! | `launch` | from a pod's description to its shim's answer |
 //! | `keep` | adopting, stopping, giving back |
@@ -25,6 +27,7 @@
 mod cgroup;
 mod claim;
 mod config;
+mod disk;
 mod error;
 mod firewall;
 mod keep;
@@ -35,6 +38,7 @@ mod logs;
 mod netlink;
 mod pods;
 mod privileges;
+mod probe;
 mod record;
 mod shim;
 
@@ -43,7 +47,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -51,12 +55,13 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore};
 pub use claim::SubnetClaim;
-pub use config::{EmbeddedConfig, Limits};
+pub use config::{Defence, EmbeddedConfig, Limits, ScratchLimit};
 pub use error::OpenError;
 pub use firewall::Subnet;
-use launch::unavailable;
+use launch::{Setup, unavailable};
 use pods::{Denied, PodLock, Pods};
 pub use privileges::check as check_privileges;
+use probe::Outcome;
 use record::PodRecord;
 pub use shim::{SHIM_ARGUMENT, shim_main};
 
@@ -71,6 +76,8 @@ struct Inner {
     config: EmbeddedConfig,
     images: ImageStore,
     pods_dir: PathBuf,
+    /// What pods' disks are made after; none: what they write is kept in their memory.
+    template: Option<PathBuf>,
     pods: Mutex<Pods>,
     starts: Semaphore,
     _claim: SubnetClaim,
@@ -96,12 +103,14 @@ impl EmbeddedRuntime {
         link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
+        let template = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
         let inner = Inner {
             pods: Mutex::new(Pods::new(config.slots(), adopted)),
             starts: Semaphore::new(config.limits.starts_max),
             images,
             pods_dir,
             config,
+            template,
             _claim: claim,
             _root_lock: root_lock,
         };
@@ -179,7 +188,9 @@ impl Inner {
     }
 
     async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<keep::Held, RuntimeError> {
-        let order = launch::order(&self.config, &self.images, spec, slot).await?;
+        let setup = Setup { config: &self.config, template: self.template.as_deref() };
+        // The layers are ours until the shim has them.
+        let (order, _layers) = launch::order(&setup, &self.images, spec, slot).await?;
         // Only now: a slow registry doesn't keep others from starting.
         let _turn = self.starts.acquire().await.map_err(|closed| unavailable("waiting for a turn", io::Error::other(closed)))?;
         let dir = self.pods_dir.join(PodRecord::directory(&spec.id, order.pod.incarnation));
@@ -222,6 +233,32 @@ impl Drop for Inner {
             tracing::warn!(%error, "something of the runtime is left in the kernel");
         }
     }
+}
+
+/// Whether containers are confined here, before there are any; returns what their disks are made after.
+fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Result<Option<PathBuf>, OpenError> {
+    let template = probe::template(config);
+    let id = probe::id()?;
+    let Ok((slot, _)) = pods.reserve(&id, usize::MAX) else {
+        tracing::info!("every slot has a pod that was checked when it started: no self-check");
+        return Ok(template);
+    };
+    let began = Instant::now();
+    let in_memory = || probe::check(&Setup { config, template: None }, pods_dir, slot);
+    let checked = probe::check(&Setup { config, template: template.as_deref() }, pods_dir, slot);
+    let outcome = match checked {
+        Ok(Outcome::NoDisk(cause)) => {
+            probe::warn_of_memory(&cause);
+            in_memory().map(|_| None)
+        }
+        Ok(Outcome::DiskFull(cause)) => {
+            tracing::warn!(cause, "no pod can be started: there is no room for its disk (CODIUS_POD_DISK)");
+            in_memory().map(|_| template)
+        }
+        other => other.map(|_| template),
+    };
+    tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "self-check");
+    outcome
 }
 
 /// Runs to its end even if the caller doesn't wait.

@@ -47,7 +47,10 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use tokio::{sync::Semaphore, task, time};
 
-use crate::{Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageRef};
+use crate::{
+    Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError,
+    image::{ImageRef, RegistryConfig},
+};
 use client::{Call, Client};
 use error::HyperdError;
 use images::Images;
@@ -68,12 +71,20 @@ pub struct HyperdConfig {
     pub creates_waiting_max: usize,
     /// How long a pod with the name of a Codius pod that nobody here knows is left alone.
     pub orphan_grace: Duration,
+    /// Which registries images may come from; the rest of it is hyperd's own affair.
+    pub registries: RegistryConfig,
 }
 
 impl HyperdConfig {
     /// The hyperd at `socket`, with the usual limits.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, creates_max: 2, creates_waiting_max: 16, orphan_grace: Duration::from_secs(60) }
+        Self {
+            socket,
+            creates_max: 2,
+            creates_waiting_max: 16,
+            orphan_grace: Duration::from_secs(60),
+            registries: RegistryConfig::default(),
+        }
     }
 }
 
@@ -95,6 +106,7 @@ struct Inner {
     creates: Semaphore,
     foreign_memory_bytes: AtomicU64,
     orphan_grace: Duration,
+    registries: RegistryConfig,
 }
 
 impl HyperdRuntime {
@@ -110,6 +122,7 @@ impl HyperdRuntime {
             creates: Semaphore::new(config.creates_max),
             foreign_memory_bytes: AtomicU64::new(0),
             orphan_grace: config.orphan_grace,
+            registries: config.registries,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -136,7 +149,7 @@ impl Runtime for HyperdRuntime {
             let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
             return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
         }
-        Ok(())
+        self.inner.registries.check(&reference)
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {

@@ -20,34 +20,120 @@ use crate::Machine;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// One second of processor time is given out in slices of this many microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
+/// Of processor and disk, where several pods want it, for each virtual CPU; the kernel's defaults.
+const WEIGHT: u64 = 100;
+const WEIGHT_MAX: u64 = 10_000;
+const SHARES: u64 = 1024;
+const SHARES_MAX: u64 = 262_144;
+/// Of the older hierarchy's two ways to weigh disks.
+const BLKIO_WEIGHT_MAX: u64 = 1000;
+/// Of a pod's memory, what its TCP buffers may take besides, where the kernel counts them apart.
+const TCP_SHARE: u64 = 4;
+const PAGE_BYTES_MAX: u64 = 65536;
 /// How long processes that were sent SIGKILL may take to be gone.
 const EMPTY_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at a group that is not empty yet.
 const EMPTY_POLL: Duration = Duration::from_millis(2);
 
+/// One setting of a pod's group.
+struct Setting {
+    /// Of version 1; in version 2 all are in one directory.
+    controller: &'static str,
+    file: &'static str,
+    value: String,
+    need: Need,
+}
+
+/// Whether a pod may run without a setting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// No: it is read back, too.
+    Must,
+    /// Yes: some kernels are built without it.
+    May,
+}
+
+fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
+    let quota = u64::from(machine.vcpus) * CPU_PERIOD_US;
+    let memory = machine.memory_bytes;
+    let by_size = |each: u64, max: u64| each.saturating_mul(machine.vcpus.into()).clamp(1, max).to_string();
+    let must = |controller, file, value: String| Setting { controller, file, value, need: Need::Must };
+    let may = |controller, file, value: String| Setting { controller, file, value, need: Need::May };
+    if v2 {
+        return vec![
+            must("memory", "memory.max", memory.to_string()),
+            may("memory", "memory.swap.max", "0".to_owned()), // memory and swap together: none of it is swap
+            may("memory", "memory.oom.group", "0".to_owned()), // the largest process goes, not the pod
+            must("cpu", "cpu.max", format!("{quota} {CPU_PERIOD_US}")),
+            may("cpu", "cpu.weight", by_size(WEIGHT, WEIGHT_MAX)),
+            may("io", "io.weight", by_size(WEIGHT, WEIGHT_MAX)),
+            must("pids", "pids.max", pids.to_string()),
+        ];
+    }
+    vec![
+        must("memory", "memory.limit_in_bytes", memory.to_string()),
+        may("memory", "memory.memsw.limit_in_bytes", memory.to_string()),
+        may("memory", "memory.kmem.tcp.limit_in_bytes", (memory / TCP_SHARE).to_string()), // not part of the limit above
+        must("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string()),
+        must("cpu", "cpu.cfs_quota_us", quota.to_string()),
+        may("cpu", "cpu.shares", by_size(SHARES, SHARES_MAX)),
+        may("blkio", "blkio.weight", by_size(WEIGHT, BLKIO_WEIGHT_MAX)),
+        may("blkio", "blkio.bfq.weight", by_size(WEIGHT, BLKIO_WEIGHT_MAX)),
+        must("pids", "pids.max", pids.to_string()),
+    ]
+}
+
 /// Makes the group `path` (absolute below each hierarchy) and sets its limits.
 pub(crate) fn create(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
-    let quota = u64::from(machine.vcpus) * CPU_PERIOD_US;
-    if is_v2() {
-        enable_controllers(path)?;
-        let group = join(Path::new(MOUNT), path);
-        set(&group.join("memory.max"), machine.memory_bytes.to_string())?;
-        optional(set(&group.join("memory.swap.max"), "0"))?; // memory and swap together: none of it is swap
-        set(&group.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
-        return set(&group.join("pids.max"), pids.to_string());
+    create_below(Path::new(MOUNT), path, machine, pids)
+}
+
+fn create_below(mount: &Path, path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
+    let v2 = is_v2(mount);
+    if v2 {
+        enable_controllers(mount, path)?;
     }
-    let group = |controller: &str| -> io::Result<PathBuf> {
-        let group = join(&Path::new(MOUNT).join(controller), path);
-        fs::create_dir_all(&group)?;
-        Ok(group)
-    };
-    let memory = group("memory")?;
-    set(&memory.join("memory.limit_in_bytes"), machine.memory_bytes.to_string())?;
-    optional(set(&memory.join("memory.memsw.limit_in_bytes"), machine.memory_bytes.to_string()))?;
-    let cpu = group("cpu")?;
-    set(&cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-    set(&cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
-    set(&group("pids")?.join("pids.max"), pids.to_string())
+    for Setting { controller, file, value, need } in settings(v2, machine, pids) {
+        let group = group_of(mount, v2, controller, path);
+        let written = if v2 || mount.join(controller).exists() {
+            fs::create_dir_all(&group).and_then(|()| set(&group.join(file), &value))
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        };
+        let written = if need == Need::May { optional(written) } else { written };
+        written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", group.join(file).display())))?;
+    }
+    Ok(())
+}
+
+/// Reads back what [`create`] wrote: nothing may look limited that isn't.
+pub(crate) fn verify(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
+    let (mount, v2) = (Path::new(MOUNT), is_v2(Path::new(MOUNT)));
+    for Setting { controller, file, value, need } in settings(v2, machine, pids) {
+        if need == Need::May {
+            continue;
+        }
+        let file = group_of(mount, v2, controller, path).join(file);
+        let found = fs::read_to_string(&file)?;
+        if !as_written(controller, found.trim(), &value) {
+            let problem =
+                format!("{} is {} and should be {value}; the kernel needs its {controller} controller", file.display(), found.trim());
+            return Err(io::Error::other(problem));
+        }
+    }
+    Ok(())
+}
+
+/// Memory is limited in whole pages.
+fn as_written(controller: &str, found: &str, wanted: &str) -> bool {
+    match (found.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(found), Ok(wanted)) if controller == "memory" => found <= wanted && wanted - found < PAGE_BYTES_MAX,
+        _ => found == wanted,
+    }
+}
+
+fn group_of(mount: &Path, v2: bool, controller: &str, path: &Path) -> PathBuf {
+    if v2 { join(mount, path) } else { join(&mount.join(controller), path) }
 }
 
 /// Kills every process in the group and removes it from all hierarchies. Fine when it isn't there.
@@ -91,12 +177,12 @@ fn groups(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(hierarchies()?.iter().map(|hierarchy| join(hierarchy, path)).filter(|group| group.exists()).collect())
 }
 
-fn is_v2() -> bool {
-    Path::new(MOUNT).join("cgroup.controllers").exists()
+fn is_v2(mount: &Path) -> bool {
+    mount.join("cgroup.controllers").exists()
 }
 
 fn hierarchies() -> io::Result<Vec<PathBuf>> {
-    if is_v2() {
+    if is_v2(Path::new(MOUNT)) {
         return Ok(vec![MOUNT.into()]);
     }
     let mut found = Vec::new();
@@ -110,19 +196,22 @@ fn hierarchies() -> io::Result<Vec<PathBuf>> {
 }
 
 /// On v2 a controller works in a group only if every group above hands it down.
-fn enable_controllers(path: &Path) -> io::Result<()> {
-    let mut group = PathBuf::from(MOUNT);
-    for name in path.strip_prefix("/").unwrap_or(path) {
-        for controller in ["+memory", "+cpu", "+pids"] {
-            set(&group.join("cgroup.subtree_control"), controller)?;
-        }
-        group.push(name);
+fn enable_controllers(mount: &Path, path: &Path) -> io::Result<()> {
+    let mut group = mount.to_owned();
+    for name in std::iter::once(None).chain(path.strip_prefix("/").unwrap_or(path).iter().map(Some)) {
+        group.extend(name);
         match fs::create_dir(&group) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             done => done?,
         }
+        let handed_down = group.join("cgroup.subtree_control");
+        for controller in ["+memory", "+cpu", "+pids"] {
+            set(&handed_down, controller)?;
+        }
+        // A weight, not a limit: a kernel may be without.
+        set(&handed_down, "+io").ok();
     }
-    ["+memory", "+cpu", "+pids"].iter().try_for_each(|controller| set(&group.join("cgroup.subtree_control"), controller))
+    Ok(())
 }
 
 fn join(hierarchy: &Path, path: &Path) -> PathBuf {
@@ -137,7 +226,9 @@ fn set(path: &Path, value: impl AsRef<[u8]>) -> io::Result<()> {
 /// Some kernels are built without swap accounting.
 fn optional(written: io::Result<()>) -> io::Result<()> {
     match written {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
         done => done,
     }
 }
@@ -183,5 +274,55 @@ fn remove(group: &Path, deadline: Instant) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine { vcpus: 2, memory_bytes: 512 << 20 };
+
+    /// The files of the unified hierarchy, on a disk: this shows what is written where, not that a kernel obeys.
+    #[test]
+    fn on_the_unified_hierarchy_every_limit_has_its_file() {
+        let mount = tempfile::tempdir().unwrap();
+        let pod = mount.path().join("codius/pod");
+        fs::create_dir_all(&pod).unwrap();
+        fs::write(mount.path().join("cgroup.controllers"), "cpu io memory pids").unwrap();
+        for group in [mount.path(), &mount.path().join("codius"), &pod] {
+            fs::write(group.join("cgroup.subtree_control"), "").unwrap();
+        }
+        let error = create_below(mount.path(), Path::new("/codius/pod"), MACHINE, 99).unwrap_err();
+        assert!(error.to_string().contains("memory.max"), "a limit that can't be set is told: {error}");
+        for file in ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "io.weight"] {
+            fs::write(pod.join(file), "").unwrap();
+        }
+        create_below(mount.path(), Path::new("/codius/pod"), MACHINE, 99).unwrap();
+        let found = |file: &str| fs::read_to_string(pod.join(file)).unwrap();
+        let all = ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "io.weight"].map(found);
+        assert_eq!(all, ["536870912", "0", "200000 100000", "99", "200"]);
+    }
+
+    #[test]
+    fn a_limit_read_back_is_the_one_written_to_the_page() {
+        assert!(as_written("memory", "4096", "5000") && as_written("cpu", "200000 100000", "200000 100000"));
+        for found in ["9223372036854771712", "max", "0"] {
+            assert!(!as_written("memory", found, "536870912"), "{found}");
+        }
+        assert!(!as_written("pids", "98", "99"));
+    }
+
+    /// In this machine's own hierarchies: the test is root.
+    #[test]
+    fn a_limit_that_is_off_is_named() {
+        let path = PathBuf::from(format!("/codius-test-limits-{}", std::process::id()));
+        create(&path, MACHINE, 99).unwrap();
+        verify(&path, MACHINE, 99).unwrap();
+        let more = Machine { memory_bytes: MACHINE.memory_bytes * 2, ..MACHINE };
+        let wrong = [verify(&path, more, 99), verify(&path, Machine { vcpus: 1, ..MACHINE }, 99), verify(&path, MACHINE, 100)];
+        destroy(&path).unwrap();
+        let told: Vec<String> = wrong.into_iter().map(|found| found.unwrap_err().to_string()).collect();
+        assert!(told[0].contains("memory") && told[1].contains("cpu") && told[2].contains("pids.max is 99 and should be 100"), "{told:?}");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fs, net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::firewall::Subnet;
 use crate::image::ImageConfig;
 
@@ -13,6 +15,9 @@ const SLOTS_MAX: u32 = 32768;
 const STOP_GRACE: Duration = Duration::from_millis(500);
 /// Interface names have at most 15 characters; four are the slot's.
 const LINK_PREFIX_MAX: usize = 11;
+
+/// What file systems are made in, in bytes.
+const SCRATCH_DISK_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 /// How an embedded runtime is set up.
 #[derive(Clone, Debug)]
@@ -33,8 +38,23 @@ pub struct EmbeddedConfig {
     pub nameservers: Vec<Ipv4Addr>,
     /// The program that is a shim when its first argument says so ([`super::SHIM_ARGUMENT`]).
     pub shim_exe: PathBuf,
+    /// Pods can write to their `/dev/shm`, and to nothing else.
+    pub read_only: bool,
     /// Bounds.
     pub limits: Limits,
+    /// What is left out. For tests that show what each defence is for; no setting leads here.
+    #[doc(hidden)]
+    pub without: Option<Defence>,
+}
+
+/// What keeps a pod in, where a test can show that it is this that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[doc(hidden)]
+pub enum Defence {
+    /// The system call filter.
+    Seccomp,
+    /// `nosuid` of all mounts, and `no_new_privs`.
+    SetUserId,
 }
 
 impl EmbeddedConfig {
@@ -49,7 +69,9 @@ impl EmbeddedConfig {
             uid_base: 0x1000_0000,
             nameservers: Vec::new(),
             shim_exe: "/proc/self/exe".into(),
+            read_only: false,
             limits: Limits::default(),
+            without: None,
         }
     }
 
@@ -61,6 +83,9 @@ impl EmbeddedConfig {
             _ if !named(&self.instance) => Some("the instance is made of letters, digits, - and _"),
             _ if !named(&self.link_prefix) || self.link_prefix.len() > LINK_PREFIX_MAX => {
                 Some("the link prefix is 1 to 11 letters or digits")
+            }
+            _ if matches!(self.limits.scratch, ScratchLimit::Disk(bytes) if !SCRATCH_DISK_BYTES.contains(&bytes)) => {
+                Some("a pod's disk has 16 MiB to 1 TiB")
             }
             _ if !(8..=30).contains(&self.subnet.prefix) => Some("the subnet's prefix is 8 to 30 bits"),
             _ => None,
@@ -118,13 +143,28 @@ pub struct Limits {
     pub pids_max: u32,
     /// Files a process may have open; the host's own limit if that is lower.
     pub open_files_max: u64,
-    /// What a pod's containers may write to their file systems, in bytes; half their memory if that is less. It is kept in
-    /// memory and counts as theirs.
-    pub scratch_bytes_max: u64,
+    /// What a pod's containers may write to their file systems.
+    pub scratch: ScratchLimit,
+    /// Files, directories and links a pod's containers may make.
+    pub scratch_inodes_max: u32,
+    /// A container's `/dev/shm`, in bytes; half the pod's memory if that is less. It counts as the pod's memory.
+    pub shm_bytes_max: u64,
     /// One log line, in bytes; a longer one is cut into pieces.
     pub log_line_bytes_max: usize,
     /// One log file, in bytes; a container has two.
     pub log_file_bytes_max: u64,
+    /// What a pod may log over time, in bytes per second; it may save up four seconds of it, and waits for its turn beyond.
+    pub log_bytes_per_second_max: u64,
+}
+
+/// Where what pods write is kept, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScratchLimit {
+    /// On disk, in a file system of this many bytes per pod, all of it set aside when the pod starts. In memory if this
+    /// machine can't.
+    Disk(u64),
+    /// In the pod's own memory, half of it at most.
+    Memory,
 }
 
 impl Default for Limits {
@@ -137,9 +177,12 @@ impl Default for Limits {
             stop_grace: STOP_GRACE,
             pids_max: 1024,
             open_files_max: 65536,
-            scratch_bytes_max: 256 << 20,
+            scratch: ScratchLimit::Disk(1 << 30),
+            scratch_inodes_max: 65536,
+            shm_bytes_max: 64 << 20,
             log_line_bytes_max: 16 << 10,
             log_file_bytes_max: 4 << 20,
+            log_bytes_per_second_max: 1 << 20,
         }
     }
 }

@@ -24,6 +24,14 @@ pub enum OpenError {
         /// The other one's root.
         root: PathBuf,
     },
+    /// A container made to see isn't as confined as pods must be.
+    #[error("the self-check's container isn't as pods must be ({step}): {cause}")]
+    SelfCheck {
+        /// What was being done.
+        step: String,
+        /// What was found, and what would be right.
+        cause: String,
+    },
     /// Anything else.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

@@ -18,11 +18,11 @@ use tokio::{
 use super::{
     EmbeddedConfig, SHIM_ARGUMENT, claim,
     keep::Held,
-    record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, VERSION, write_json},
+    record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, Scratch, VERSION, write_json},
 };
 use crate::{
     ContainerSpec, PodId, PodSpec, RuntimeError,
-    image::{ImageStore, process_of},
+    image::{ImageStore, LayerUse, process_of},
 };
 
 /// Longest container name: it becomes part of file names.
@@ -32,17 +32,38 @@ const OOM_SCORE_ADJ: i32 = 500;
 /// A shim that has said why it failed has nothing left to do but to exit.
 const FAILED_EXIT: Duration = Duration::from_secs(1);
 /// Longest answer of a shim, in bytes.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Prepares the images and says what the shim is to do.
-pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &PodSpec, slot: u32) -> Result<Order, RuntimeError> {
+pub(crate) async fn order(
+    setup: &Setup<'_>,
+    images: &ImageStore,
+    spec: &PodSpec,
+    slot: u32,
+) -> Result<(Order, Vec<LayerUse>), RuntimeError> {
     check_names(spec)?;
-    let mut containers = Vec::new();
+    let (mut containers, mut uses) = (Vec::new(), Vec::new());
     for container in &spec.containers {
-        containers.push(container_order(images, container).await?);
+        let (order, layers) = container_order(images, container).await?;
+        containers.push(order);
+        uses.extend(layers);
     }
+    Ok((describe(setup, spec, slot, containers)?, uses))
+}
+
+/// What a shim needs to know of the host.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a EmbeddedConfig,
+    /// The file system a pod's disk is made after; none: what pods write is kept in memory.
+    pub(crate) template: Option<&'a Path>,
+}
+
+pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers: Vec<ContainerOrder>) -> Result<Order, RuntimeError> {
+    let Setup { config, template } = *setup;
     let incarnation: u64 = rand::random();
     let limits = &config.limits;
+    let half = spec.machine.memory_bytes / 2;
     let pod = PodRecord {
         version: VERSION,
         id: spec.id.clone(),
@@ -63,13 +84,22 @@ pub(crate) async fn order(config: &EmbeddedConfig, images: &ImageStore, spec: &P
         gateway: config.gateway(),
         uid_base: config.uids(slot),
         resolv_conf: config.resolv_conf(),
+        read_only: config.read_only,
+        probe: false,
+        without: config.without,
         bounds: Bounds {
             pids: limits.pids_max,
-            scratch_bytes: limits.scratch_bytes_max.min(spec.machine.memory_bytes / 2),
+            scratch: template.map_or(Scratch::Memory { bytes: half }, |template| Scratch::Disk { template: template.to_owned() }),
+            scratch_inodes: limits.scratch_inodes_max,
+            shm_bytes: limits.shm_bytes_max.min(half),
             open_files: limits.open_files_max.min(open_files),
             stop_grace_ms: u64::try_from(limits.stop_grace.as_millis()).unwrap_or(u64::MAX),
             oom_score_adj: own_oom_score().max(OOM_SCORE_ADJ),
-            log: LogBounds { line_bytes: limits.log_line_bytes_max, file_bytes: limits.log_file_bytes_max },
+            log: LogBounds {
+                line_bytes: limits.log_line_bytes_max,
+                file_bytes: limits.log_file_bytes_max,
+                bytes_per_second: limits.log_bytes_per_second_max,
+            },
         },
         containers,
     })
@@ -99,10 +129,10 @@ fn own_oom_score() -> i32 {
     fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse().ok()).unwrap_or_default()
 }
 
-async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<ContainerOrder, RuntimeError> {
+async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<(ContainerOrder, Vec<LayerUse>), RuntimeError> {
     let image = images.ensure(&container.image).await?;
     let process = process_of(&image, container)?;
-    Ok(ContainerOrder {
+    let order = ContainerOrder {
         name: container.name.clone(),
         layers: image.layers,
         argv: process.args,
@@ -111,7 +141,8 @@ async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Resu
         uid: process.uid,
         gid: process.gid,
         groups: process.additional_gids,
-    })
+    };
+    Ok((order, image.uses))
 }
 
 /// Runs a shim for the order; when this returns an error, the caller undoes what is in the pod's directory.
@@ -136,10 +167,15 @@ fn failure(id: PodId, uploader: bool, step: String, cause: String) -> RuntimeErr
     if uploader { RuntimeError::Start { id, step, source } } else { RuntimeError::Unavailable { operation: step, source } }
 }
 
-fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
+/// Makes the pod's directory; returns the file for what its shim says.
+pub(crate) fn prepare(dir: &Path, order: &Order) -> io::Result<fs::File> {
     fs::DirBuilder::new().mode(0o700).create(dir)?;
     write_json(&dir.join(POD_FILE), &order.pod)?;
-    let log = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(SHIM_LOG))?;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(SHIM_LOG))
+}
+
+fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
+    let log = prepare(dir, order)?;
     Command::new(&config.shim_exe).arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()
 }
 

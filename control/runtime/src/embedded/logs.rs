@@ -31,12 +31,19 @@ pub(crate) struct Writer {
     path: PathBuf,
     file: File,
     written: u64,
+    /// In all files.
+    total: u64,
     file_bytes: u64,
 }
 
 impl Writer {
     pub(crate) fn create(path: PathBuf, file_bytes: u64) -> io::Result<Self> {
-        Ok(Self { file: open(&path)?, path, written: 0, file_bytes })
+        Ok(Self { file: open(&path)?, path, written: 0, total: 0, file_bytes })
+    }
+
+    /// Bytes written so far, whatever has become of them.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
     }
 
     /// Appends one record.
@@ -51,6 +58,7 @@ impl Writer {
             self.written = 0;
         }
         self.written += length;
+        self.total += length;
         self.file.write_all(&record)
     }
 }

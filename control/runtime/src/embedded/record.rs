@@ -14,6 +14,7 @@ use std::{fs, io, io::Write, net::Ipv4Addr, os::unix::fs::OpenOptionsExt, path::
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::Defence;
 use crate::{Machine, PodId};
 
 /// Version of the files; a newer daemon reads those of older shims.
@@ -68,26 +69,52 @@ pub(crate) struct Order {
     /// First host uid and gid of the pod's 65536.
     pub(crate) uid_base: u32,
     pub(crate) resolv_conf: String,
+    /// Containers can't write to their root file systems.
+    pub(crate) read_only: bool,
     pub(crate) bounds: Bounds,
+    /// Nothing of an image is run: the first process waits to be looked at, and the shim ends (see `probe`).
+    pub(crate) probe: bool,
+    /// What tests of the defences leave out; nobody else can.
+    pub(crate) without: Option<Defence>,
     pub(crate) containers: Vec<ContainerOrder>,
 }
 
 /// The limits a shim enforces; see `config::Limits` for what they mean.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Bounds {
     pub(crate) pids: u32,
-    pub(crate) scratch_bytes: u64,
+    pub(crate) scratch: Scratch,
+    pub(crate) scratch_inodes: u32,
+    pub(crate) shm_bytes: u64,
     pub(crate) open_files: u64,
     pub(crate) stop_grace_ms: u64,
     pub(crate) oom_score_adj: i32,
     pub(crate) log: LogBounds,
 }
 
-/// Bounds of one container's log.
+/// The step at which a shim fails if pods can't have disks of their own here.
+pub(crate) const DISK_STEP: &str = "making the pod's disk";
+/// The step at which it fails if there is no room for one.
+pub(crate) const DISK_FULL_STEP: &str = "setting the pod's disk aside: the host's is full";
+
+/// Where containers' writes go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Scratch {
+    /// A file system of its own, made after this one in a file.
+    Disk { template: PathBuf },
+    /// The pod's own memory.
+    Memory { bytes: u64 },
+}
+
+/// Bounds of a pod's logs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct LogBounds {
     pub(crate) line_bytes: usize,
+    /// Of a container.
     pub(crate) file_bytes: u64,
+    /// Of all containers together.
+    pub(crate) bytes_per_second: u64,
 }
 
 /// One container, image configuration and manifest merged.

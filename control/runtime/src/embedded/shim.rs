@@ -14,6 +14,7 @@
 //! there is one thread: here. The containers die with the shim (parent-death signal), however it ends.
 
 mod command;
+mod confined;
 mod container;
 mod mounts;
 mod sandbox;
@@ -40,9 +41,10 @@ use nix::{
 };
 
 use super::{
-    cgroup, claim, link, lock,
-    record::{Answer, Order, STATUS_FILE, Status, VERSION, write_json},
+    Defence, cgroup, claim, link, lock,
+    record::{Answer, DISK_FULL_STEP, DISK_STEP, Order, STATUS_FILE, Status, VERSION, write_json},
 };
+use crate::image::LayerUse;
 use container::Created;
 
 /// The first argument that makes this program a shim.
@@ -81,35 +83,55 @@ fn run(dir: &Path) -> Result<(), Failure> {
     let done = supervise(&dir, &order);
     // All of it, whatever fails; the first failure is told.
     let emptied = cgroup::destroy(&order.pod.cgroup).step("removing the control group");
+    mounts::abandon(&order).ok(); // not mounted yet, or it will take a moment longer
     let unwired = link::detach(&order.pod.link, &order.pod.cgroup).step("removing the link");
     done.and(emptied).and(unwired)
 }
 
 fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
+    let _layers = keep_layers(order)?;
+    mounts::enter(order).step("making the mount namespace")?;
+    let disk = mounts::scratch(dir, order);
+    let full = disk.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
+    let disk = disk.step(if full { DISK_FULL_STEP } else { DISK_STEP })?;
     let mut containers = create(dir, order)?;
     if daemon_is_gone().step("looking for the daemon")? {
         return Err(Failure::host("the daemon went away", None));
     }
-    containers.iter_mut().try_for_each(Created::start)?;
+    containers.iter_mut().try_for_each(|container| container.start(order))?;
     let started_at_ms = now_ms();
+    if order.probe {
+        return answer(&Answer::Started { started_at_ms }).step("answering");
+    }
     write_json(&dir.join(STATUS_FILE), &Status { version: VERSION, started_at_ms }).step("recording the start")?;
     answer(&Answer::Started { started_at_ms }).step("answering")?;
     close_standard_streams().step("closing the standard streams")?;
-    serve::until_all_exited(dir, order, containers).step("supervising")
+    serve::until_all_exited(dir, order, containers, disk).step("supervising")
+}
+
+/// The layers can't be removed from under the pod as long as this process lives.
+fn keep_layers(order: &Order) -> Result<Vec<LayerUse>, Failure> {
+    let step = "keeping the image";
+    let take = |layer: &std::path::PathBuf| LayerUse::take(layer).step(step)?.ok_or_else(|| Failure::host(step, None));
+    order.containers.iter().flat_map(|container| &container.layers).map(take).collect()
 }
 
 fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
-    let filters = seccomp::filters().step("compiling the system call filter")?;
-    mounts::enter(order).step("making the mount namespace")?;
+    let filters = match order.without {
+        Some(Defence::Seccomp) => Vec::new(),
+        Some(Defence::SetUserId) => Vec::new(), // applying one takes the right to new privileges away
+        _ => seccomp::filters().step("compiling the system call filter")?,
+    };
     cgroup::create(&order.pod.cgroup, order.machine, order.bounds.pids).step("setting the pod's limits")?;
     sandbox::create(order)?;
     fs::DirBuilder::new().mode(0o700).create(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
     let mut containers = Vec::new();
     for container in &order.containers {
-        let rootfs = mounts::rootfs(container, order.uid_base).step("mounting the image")?;
-        let program = command::find(container, &rootfs, order.uid_base)?;
-        containers.push(container::create(order, container, &rootfs, container::Exec::new(&program, &filters)?)?);
+        let rootfs = mounts::rootfs(order, container).step("mounting the image")?;
+        let program = if order.probe { None } else { Some(command::find(container, &rootfs, order.uid_base)?) };
+        containers.push(container::create(order, container, &rootfs, container::Exec::new(program.as_deref(), &filters)?)?);
     }
+    cgroup::verify(&order.pod.cgroup, order.machine, order.bounds.pids).step("reading back the pod's limits")?;
     Ok(containers)
 }
 

@@ -38,6 +38,9 @@ pub struct ImageSettings {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     pub(super) digest: String,
+    /// In bytes, as it is downloaded; believed only when it is too large.
+    #[serde(default)]
+    pub(super) size: u64,
     #[serde(default)]
     pub(super) platform: Option<Platform>,
 }

@@ -19,7 +19,7 @@ pub struct ImageRef {
 #[derive(Clone, Debug)]
 pub(super) enum Name {
     Local(String),
-    Registry(oci_client::Reference),
+    Registry(oci_spec::distribution::Reference),
 }
 
 impl ImageRef {

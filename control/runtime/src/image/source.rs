@@ -1,14 +1,9 @@
 //! Blobs from a registry or an OCI layout, by digest. Nothing leaves this room unchecked.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use oci_client::{
-    Client,
-    client::{ClientConfig, ClientProtocol},
-    secrets::RegistryAuth,
-};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::File,
@@ -16,21 +11,31 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-use super::{Digest, ImageConfig, ImageLimits, ImageRef, layout, manifest::ACCEPTED, reference::Name};
+use super::{
+    Digest, ImageConfig, ImageLimits, ImageRef, RegistryConfig, layout,
+    reference::Name,
+    registry::{FetchError, Part, Registries},
+};
 use crate::RuntimeError;
 
-/// How long a registry may take to accept a connection, and between two reads.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes read at once.
 const CHUNK: usize = 128 * 1024;
 
 type Chunks = BoxStream<'static, std::io::Result<Bytes>>;
 
+/// A layer, as it is downloaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blob {
+    pub(super) digest: Digest,
+    /// What the manifest says, or else the limit, in bytes.
+    pub(super) bytes_max: u64,
+}
+
 /// Where blobs come from.
 #[derive(Clone)]
 pub(super) struct Source {
-    registries: Client,
+    registries: Arc<Registries>,
+    policy: RegistryConfig,
     layouts: Vec<PathBuf>,
     limits: ImageLimits,
 }
@@ -42,16 +47,15 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    pub(super) fn new(config: &ImageConfig) -> Self {
-        // Whoever links this may have chosen a provider before; any will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let registries = Client::new(ClientConfig {
-            protocol: ClientProtocol::HttpsExcept(config.insecure_registries.clone()),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            ..ClientConfig::default()
-        });
-        Self { registries, layouts: config.layouts.clone(), limits: config.limits }
+    pub(super) fn new(config: &ImageConfig) -> io::Result<Self> {
+        let registries = Registries::new(config.registries.clone()).map_err(io::Error::other)?;
+        let policy = config.registries.clone();
+        Ok(Self { registries: Arc::new(registries), policy, layouts: config.layouts.clone(), limits: config.limits })
+    }
+
+    /// Whether this host runs images from there at all, those it has already included.
+    pub(super) fn allows(&self, image: &ImageRef) -> Result<(), RuntimeError> {
+        self.policy.check(image)
     }
 
     /// Whether a local image is there; an image of a registry is only known to be when it is pulled.
@@ -66,11 +70,8 @@ impl Source {
     pub(super) async fn manifest(&self, image: &ImageRef, digest: &Digest) -> Result<Vec<u8>, RuntimeError> {
         match image.name() {
             Name::Local(_) => self.json(image, digest).await,
-            Name::Registry(reference) => {
-                let by_digest = reference.clone_with_digest(digest.to_string());
-                let pulled = self.registries.pull_manifest_raw(&by_digest, &RegistryAuth::Anonymous, ACCEPTED).await;
-                let (bytes, _) = pulled.map_err(|error| unavailable(image, "the registry doesn't give its manifest", error))?;
-                let chunks = futures::stream::iter([Ok(bytes)]).boxed();
+            Name::Registry(_) => {
+                let chunks = self.fetch(image, Part::Manifest, digest).await?;
                 self.collect(image, digest, chunks).await
             }
         }
@@ -89,19 +90,26 @@ impl Source {
     }
 
     /// A layer, into a file.
-    pub(super) async fn layer(&self, image: &ImageRef, digest: &Digest, into: &mut File) -> Result<(), RuntimeError> {
-        let chunks = self.blob(image, digest).await?;
-        copy(image, digest, chunks, self.limits.blob_bytes_max, into).await
+    pub(super) async fn layer(&self, image: &ImageRef, layer: &Blob, into: &mut File) -> Result<(), RuntimeError> {
+        let chunks = self.blob(image, &layer.digest).await?;
+        copy(image, &layer.digest, chunks, layer.bytes_max, into).await
     }
 
     async fn blob(&self, image: &ImageRef, digest: &Digest) -> Result<Chunks, RuntimeError> {
         match image.name() {
             Name::Local(name) => Ok(ReaderStream::with_capacity(self.layout_blob(image, name, digest).await?, CHUNK).boxed()),
-            Name::Registry(reference) => {
-                let stream = self.registries.pull_blob_stream(reference, digest.to_string().as_str()).await;
-                Ok(stream.map_err(|error| unavailable(image, "the registry doesn't give a part of it", error))?.stream)
-            }
+            Name::Registry(_) => self.fetch(image, Part::Blob, digest).await,
         }
+    }
+
+    async fn fetch(&self, image: &ImageRef, part: Part, digest: &Digest) -> Result<Chunks, RuntimeError> {
+        let Name::Registry(reference) = image.name() else { return Err(refused(image, "it isn't of a registry")) };
+        let fetched = self.registries.fetch(reference, part, &digest.to_string()).await;
+        let response = fetched.map_err(|error| match error {
+            FetchError::NotPublic(_) | FetchError::Login | FetchError::Unencrypted => refused(image, &error.to_string()),
+            error => unavailable(image, &error.to_string(), error),
+        })?;
+        Ok(response.bytes_stream().map(|chunk| chunk.map_err(io::Error::other)).boxed())
     }
 
     async fn layout_blob(&self, image: &ImageRef, name: &str, digest: &Digest) -> Result<File, RuntimeError> {

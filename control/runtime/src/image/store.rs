@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,17 @@ use tokio::{fs::File, io::AsyncWriteExt, sync::Semaphore, task, time};
 use super::{
     Digest, Image, ImageConfig, ImageLimits, ImageRef, ImageSettings,
     manifest::{Config, Descriptor, Document, architecture, chain_ids, for_this_machine},
-    source::{Source, disk, refused, unavailable},
+    source::{Blob, Source, disk, refused, unavailable},
     unpack::{self, Budget, UnpackError},
 };
+use super::{
+    layers::{self, LayerUse},
+    room::{Promise, Request, Room},
+};
 use crate::RuntimeError;
+
+/// How much larger than its layers' blobs an image usually is when it is unpacked, amply.
+const USUAL_RATIO: u64 = 4;
 
 /// The images of this host; cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +39,7 @@ struct Inner {
     root: PathBuf,
     source: Source,
     limits: ImageLimits,
+    room: Arc<Room>,
     pulls: Semaphore,
     /// One place for each image that is being pulled: who comes second waits, and finds it done.
     turns: Mutex<HashMap<Digest, Weak<Semaphore>>>,
@@ -39,15 +47,15 @@ struct Inner {
 
 /// What is remembered of an unpacked image.
 #[derive(Serialize, Deserialize)]
-struct Record {
-    layers: Vec<String>,
+pub(super) struct Record {
+    pub(super) layers: Vec<String>,
     settings: ImageSettings,
 }
 
 impl ImageStore {
     /// Opens (or makes) the directory of images. Blocks.
     pub fn open(config: ImageConfig) -> Result<Self, RuntimeError> {
-        let prepare = || -> io::Result<()> {
+        let prepare = || -> io::Result<(Source, Room)> {
             for directory in ["", "images", "layers", "blobs"] {
                 // Containers' set-up runs as an unprivileged user of this machine: it must be able to pass through.
                 fs::DirBuilder::new().recursive(true).mode(0o711).create(config.root.join(directory))?;
@@ -55,17 +63,17 @@ impl ImageStore {
             for directory in ["layers", "blobs", "images"] {
                 remove_unfinished(&config.root.join(directory))?;
             }
-            Ok(())
+            Ok((Source::new(&config)?, Room::open(config.root.clone(), config.limits.disk_bytes_max)?))
         };
-        prepare().map_err(|error| disk("open the image store", error))?;
-        let (source, limits) = (Source::new(&config), config.limits);
-        let pulls = Semaphore::new(limits.pulls_max);
-        Ok(Self(Arc::new(Inner { root: config.root, source, limits, pulls, turns: Mutex::default() })))
+        let (source, room) = prepare().map_err(|error| disk("open the image store", error))?;
+        let (limits, pulls) = (config.limits, Semaphore::new(config.limits.pulls_max));
+        Ok(Self(Arc::new(Inner { root: config.root, source, limits, room: Arc::new(room), pulls, turns: Mutex::default() })))
     }
 
     /// Whether a reference could be run, without downloading anything.
     pub async fn check(&self, image: &str) -> Result<(), RuntimeError> {
         let image = ImageRef::parse(image)?;
+        self.0.source.allows(&image)?;
         match self.0.recorded(&image).await {
             Some(_) => Ok(()),
             None => self.0.source.check(&image).await,
@@ -75,6 +83,7 @@ impl ImageStore {
     /// The image, downloaded and unpacked if it isn't yet.
     pub async fn ensure(&self, image: &str) -> Result<Image, RuntimeError> {
         let image = ImageRef::parse(image)?;
+        self.0.source.allows(&image)?;
         if let Some(ready) = self.0.recorded(&image).await {
             return Ok(ready);
         }
@@ -112,17 +121,10 @@ impl Inner {
         self.root.join("layers").join(chain_id)
     }
 
-    /// An image that was unpacked before, if all its layers are still there.
+    /// An image that was unpacked before, if all its layers are still there; they are in use from now on.
     async fn recorded(&self, image: &ImageRef) -> Option<Image> {
-        let bytes = tokio::fs::read(self.record_path(&image.digest)).await.ok()?;
-        let record: Record = serde_json::from_slice(&bytes).ok()?;
-        let mut layers = Vec::with_capacity(record.layers.len());
-        for chain_id in &record.layers {
-            let path = self.layer_path(chain_id);
-            tokio::fs::metadata(&path).await.ok().filter(std::fs::Metadata::is_dir)?;
-            layers.push(path);
-        }
-        Some(Image { layers, settings: record.settings })
+        let (record, layers) = (self.record_path(&image.digest), self.root.join("layers"));
+        task::spawn_blocking(move || recorded(&record, &layers)).await.ok()?
     }
 
     async fn pull(&self, image: &ImageRef, deadline: Instant) -> Result<Image, RuntimeError> {
@@ -132,40 +134,80 @@ impl Inner {
         let diff_ids =
             diff_ids.filter(|ids| ids.len() == blobs.len()).ok_or_else(|| refused(image, "its config doesn't fit its layers"))?;
         let chain: Vec<String> = chain_ids(&diff_ids).iter().map(Digest::hex).collect();
-        let mut layers: Vec<PathBuf> = Vec::with_capacity(chain.len());
-        let mut budget = Budget::new(&self.limits, deadline);
-        for ((blob, diff_id), chain_id) in blobs.iter().zip(diff_ids).zip(&chain) {
-            let path = self.layer_path(chain_id);
-            if !tokio::fs::try_exists(&path).await.map_err(|error| disk("look for a layer", error))? {
-                budget = self.pull_layer(image, blob, diff_id, &path, layers.clone(), budget).await?;
-            }
-            layers.push(path);
+        let wanted: Vec<Wanted> = blobs
+            .into_iter()
+            .zip(diff_ids)
+            .zip(&chain)
+            .map(|((blob, diff_id), id)| Wanted { blob, diff_id, path: self.layer_path(id) })
+            .collect();
+        // What it will be unpacked is anybody's guess: first a usual one, then as much as there can be.
+        let mut uses = Vec::with_capacity(wanted.len());
+        let (likely, most) = self.estimate(&wanted);
+        let first = Request { least: likely, wanted: likely, most };
+        if !self.pull_layers(image, &wanted, first, deadline, &mut uses).await?
+            && !self.pull_layers(image, &wanted, Request { wanted: most, ..first }, deadline, &mut uses).await?
+        {
+            return Err(no_room(image));
         }
         let settings = config.config.unwrap_or_default();
-        let record = Record { layers: chain, settings: settings.clone() };
-        let bytes = serde_json::to_vec(&record).map_err(|error| disk("write down an image", io::Error::other(error)))?;
-        let path = self.record_path(&image.digest);
-        let unfinished = path.with_extension("tmp");
-        let mut file = tokio::fs::OpenOptions::new();
-        let mut file = file
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .await
-            .map_err(|error| disk("write down an image", error))?;
-        let written = async {
-            file.write_all(&bytes).await?;
-            file.flush().await
-        };
-        written.await.map_err(|error| disk("write down an image", error))?;
-        tokio::fs::rename(&unfinished, &path).await.map_err(|error| disk("write down an image", error))?;
-        Ok(Image { layers, settings })
+        let written = self.write_down(image, &Record { layers: chain, settings: settings.clone() }).await;
+        written.map_err(|error| disk("write down an image", error))?;
+        Ok(Image { layers: wanted.into_iter().map(|layer| layer.path).collect(), settings, uses })
     }
 
-    /// The image's config and the digests of its layers' blobs.
-    async fn describe(&self, image: &ImageRef) -> Result<(Config, Vec<Digest>), RuntimeError> {
+    /// How much room an image takes, usually and at most, with one layer on its way here.
+    fn estimate(&self, layers: &[Wanted]) -> (u64, u64) {
+        let all = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.bytes_max));
+        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let unpacked = self.limits.unpacked_bytes_max;
+        (all.saturating_mul(USUAL_RATIO).min(unpacked).saturating_add(largest), unpacked.saturating_add(largest))
+    }
+
+    /// Pulls the layers that aren't here; false if there wasn't enough room for what they turned out to be.
+    async fn pull_layers(
+        &self,
+        image: &ImageRef,
+        layers: &[Wanted],
+        request: Request,
+        deadline: Instant,
+        uses: &mut Vec<LayerUse>,
+    ) -> Result<bool, RuntimeError> {
+        let room = self.room.clone();
+        let promised = task::spawn_blocking(move || room.promise(request)).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let promise = Arc::new(promised.map_err(|error| disk("make room for an image", error))?.ok_or_else(|| no_room(image))?);
+        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let bytes = promise.granted().saturating_sub(largest);
+        let mut budget = Budget::new(&self.limits, bytes, deadline);
+        for (index, layer) in layers.iter().enumerate().skip(uses.len()) {
+            if let Some(used) = LayerUse::take(&layer.path).map_err(|error| disk("look for a layer", error))? {
+                uses.push(used);
+                continue;
+            }
+            let below = layers[..index].iter().map(|layer| layer.path.clone()).collect();
+            match self.pull_layer(image, layer, below, budget, promise.clone()).await? {
+                Ok((left, used)) => {
+                    budget = left;
+                    uses.push(used);
+                }
+                Err(UnpackError::Size) if bytes < self.limits.unpacked_bytes_max => return Ok(false),
+                Err(UnpackError::Io(error)) => return Err(disk("unpack a layer", error)),
+                Err(other) => return Err(refused(image, &other.to_string())),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn write_down(&self, image: &ImageRef, record: &Record) -> io::Result<()> {
+        let path = self.record_path(&image.digest);
+        let unfinished = path.with_extension("tmp");
+        let mut file = tokio::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished).await?;
+        file.write_all(&serde_json::to_vec(record)?).await?;
+        file.flush().await?;
+        tokio::fs::rename(&unfinished, &path).await
+    }
+
+    /// The image's config and its layers' blobs.
+    async fn describe(&self, image: &ImageRef) -> Result<(Config, Vec<Blob>), RuntimeError> {
         let unreadable = || refused(image, "its manifest can't be read");
         let mut document = Document::parse(&self.source.manifest(image, &image.digest).await?).ok_or_else(unreadable)?;
         if let Document::Index(manifests) = document {
@@ -177,7 +219,15 @@ impl Inner {
         if layers.len() > self.limits.layers_max {
             return Err(refused(image, &format!("it has more than {} layers", self.limits.layers_max)));
         }
-        let blobs: Option<Vec<Digest>> = layers.iter().map(Descriptor::digest).collect();
+        let limits = &self.limits;
+        let blob = |layer: &Descriptor| {
+            let bytes_max = if layer.size == 0 { limits.blob_bytes_max } else { layer.size };
+            Some(Blob { digest: layer.digest()?, bytes_max })
+        };
+        if layers.iter().any(|layer| layer.size > limits.blob_bytes_max) {
+            return Err(refused(image, "a part of it is too large"));
+        }
+        let blobs: Option<Vec<Blob>> = layers.iter().map(blob).collect();
         let (blobs, config) = blobs.zip(config.digest()).ok_or_else(unreadable)?;
         let config = self.source.json(image, &config).await?;
         let config: Config = serde_json::from_slice(&config).map_err(|_| refused(image, "its config can't be read"))?;
@@ -188,36 +238,56 @@ impl Inner {
         Ok((config, blobs))
     }
 
-    /// Downloads and unpacks one layer; answers what is left of the image's budget.
+    /// Downloads and unpacks one layer; answers what is left of the image's budget. Inner error: what is wrong with it.
     async fn pull_layer(
         &self,
         image: &ImageRef,
-        blob: &Digest,
-        diff_id: Digest,
-        path: &Path,
+        layer: &Wanted,
         below: Vec<PathBuf>,
         budget: Budget,
-    ) -> Result<Budget, RuntimeError> {
-        let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", blob.hex(), rand::random::<u32>())));
+        promise: Arc<Promise>,
+    ) -> Result<Result<(Budget, LayerUse), UnpackError>, RuntimeError> {
+        let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", layer.blob.digest.hex(), rand::random::<u32>())));
         let mut file = File::create(&download.0).await.map_err(|error| disk("write a layer", error))?;
-        self.source.layer(image, blob, &mut file).await?;
+        self.source.layer(image, &layer.blob, &mut file).await?;
         drop(file);
-        let path = path.to_owned();
+        let (path, diff_id) = (layer.path.clone(), layer.diff_id);
+        // It goes on when nobody waits any more; so does the promise of its room.
         let unpacked = task::spawn_blocking(move || {
             let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
+            let before = budget.bytes_left();
             unpack::layer(&download.0, &directory.0, &below, diff_id, &budget)?;
+            let bytes = before - budget.bytes_left();
+            layers::note_size(&directory.0, bytes)?;
+            let gone = || io::Error::other("it was removed meanwhile");
+            let used = LayerUse::take(&directory.0)?.ok_or_else(gone)?;
             // Another image with the same layers may have been faster: both have the same content.
-            if !path.exists() {
-                fs::rename(&directory.0, &path)?;
+            match fs::rename(&directory.0, &path) {
+                Ok(()) => {
+                    promise.use_up(bytes);
+                    Ok((budget, used))
+                }
+                Err(_) if path.exists() => Ok((budget, LayerUse::take(&path)?.ok_or_else(gone)?)),
+                Err(error) => Err(error.into()),
             }
-            Ok(budget)
         });
-        let outcome = unpacked.await.map_err(|error| disk("unpack a layer", io::Error::other(error)))?;
-        outcome.map_err(|error: UnpackError| match error {
-            UnpackError::Io(error) => disk("unpack a layer", error),
-            other => RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: other.to_string() },
-        })
+        unpacked.await.map_err(|error| disk("unpack a layer", io::Error::other(error)))
     }
+}
+
+/// A layer that is needed.
+struct Wanted {
+    blob: Blob,
+    diff_id: Digest,
+    path: PathBuf,
+}
+
+fn no_room(image: &ImageRef) -> RuntimeError {
+    tracing::warn!(
+        image = image.as_str(),
+        "no room for another image: those that are here are in use (CODIUS_IMAGE_DISK), or the disk is full"
+    );
+    disk("make room for an image", io::ErrorKind::StorageFull.into())
 }
 
 /// A file or directory that goes when this does, unless it has been renamed.
@@ -228,6 +298,16 @@ impl Drop for Unfinished {
         // What can't be removed now is removed at the next start.
         let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
     }
+}
+
+fn recorded(record: &Path, layers: &Path) -> Option<Image> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(record).ok()?;
+    let Record { layers: chain, settings } = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
+    let layers: Vec<PathBuf> = chain.iter().map(|chain_id| layers.join(chain_id)).collect();
+    let uses = layers.iter().map(|layer| LayerUse::take(layer).ok()?).collect::<Option<Vec<_>>>()?;
+    // When it was used last: who wasn't for longest makes room.
+    file.set_modified(SystemTime::now()).ok();
+    Some(Image { layers, settings, uses })
 }
 
 fn remove_unfinished(directory: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@
 //! | `layers` | what a layer means, and how large it may be |
 //! | `store` | whole images from layouts, whole and tampered with |
 //! | `registry` | the same from a registry |
+//! | `room` | which images go when there are too many, and which stay |
 //! | `process` | what is run, as whom |
 
 mod hostile;
@@ -14,4 +15,5 @@ mod kit;
 mod layers;
 mod process;
 mod registry;
+mod room;
 mod store;

@@ -81,7 +81,7 @@ pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: D
     let gate = Gate::new();
     let mut source = LayerReader::open(File::open(blob)?, budget, &gate)?;
     std::fs::create_dir(directory)?;
-    let unpacker = Unpacker { root: open_root(directory)?, below };
+    let unpacker = Unpacker { root: open_root(directory)?, below, budget };
     // Some archives end without their padding; a reader that fills it up is none the worse.
     let mut archive = Archive::new((&mut source).chain(io::repeat(0).take(2048)));
     for entry in archive.entries().map_err(|error| gate.cause_of(&error))? {
@@ -113,6 +113,7 @@ pub(super) fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io
 }
 
 struct Unpacker<'a> {
+    budget: &'a Budget,
     root: OwnedFd,
     below: &'a [PathBuf],
 }
@@ -184,6 +185,7 @@ impl Unpacker<'_> {
             // It leads nowhere: a dangling link, or a file.
             Existing::Directory | Existing::File => return Err(UnpackError::Path),
         }
+        self.budget.take_entry()?; // one entry of the archive can be a hundred directories
         self.make_directory(&above, name, existing)?;
         let like = self.below.iter().rev().find_map(|layer| open_in(open_root(layer).ok()?, &path, flags).ok());
         if let (Existing::Nothing, Some(like)) = (existing, like) {

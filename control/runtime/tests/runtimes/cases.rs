@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use codiusd_runtime::{PodState, Runtime, RuntimeError, embedded::Limits, error::Fault};
+use codiusd_runtime::{
+    PodState, Runtime, RuntimeError,
+    embedded::{Limits, ScratchLimit},
+    error::Fault,
+};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -208,11 +212,14 @@ pub(crate) async fn requests_for_a_pod_that_is_gone_stay_here(host: Host) {
 pub(crate) async fn nothing_of_a_host_without_pods_is_left(host: Host) {
     assert_eq!(host.fixtures().len(), 0, "{:?}", host.fixtures());
     let runtime = host.open();
+    assert_eq!(host.holdings().len(), 0, "of the self-check: {:?}", host.holdings());
+    until("the self-check's disk is free again", || async { host.disks().is_empty() }).await;
     runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     let with_a_pod = host.fixtures();
     assert!(with_a_pod.iter().any(|line| line.starts_with("table")), "{with_a_pod:?}");
     assert!(with_a_pod.iter().any(|line| line.starts_with("unreachable")), "{with_a_pod:?}");
     assert!(with_a_pod.len() > 2, "{with_a_pod:?}");
+    assert_eq!(host.disks().len(), 1, "the self-check's is gone");
     drop(runtime);
     assert_eq!(host.fixtures(), with_a_pod, "the pod runs on and needs it");
     let runtime = host.open();
@@ -242,7 +249,18 @@ pub(crate) async fn files_of_pods_are_for_root_alone(host: Host) {
 
 /// Image cached -> HTTP 200 from the pod, and stop; printed, not judged.
 pub(crate) async fn start_latency(host: Host) {
+    latency(&host).await;
+}
+
+pub(crate) async fn start_latency_in_memory(mut host: Host) {
+    host.config.limits.scratch = ScratchLimit::Memory;
+    latency(&host).await;
+}
+
+async fn latency(host: &Host) {
+    let began = Instant::now();
     let runtime = host.open();
+    println!("opening, with the self-check: {:?}", began.elapsed());
     let (mut starts, mut stops) = (Vec::new(), Vec::new());
     for _ in 0..21 {
         let began = Instant::now();

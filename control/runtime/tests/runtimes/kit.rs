@@ -12,7 +12,7 @@ use std::{
 use codiusd_runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, LogLines, Machine, PodId, PodSpec, PodState, RunningPod, Runtime,
     embedded::Subnet,
-    image::{ImageConfig, ImageLimits},
+    image::{ImageConfig, ImageLimits, RegistryConfig},
 };
 use futures::StreamExt;
 use nix::{
@@ -53,7 +53,7 @@ impl Host {
         let images = ImageConfig {
             root: root.join("images"),
             layouts: vec![layouts],
-            insecure_registries: Vec::new(),
+            registries: RegistryConfig::default(),
             limits: ImageLimits::default(),
         };
         let mut config = EmbeddedConfig::new(root.join("state"), images);
@@ -116,6 +116,15 @@ impl Host {
             }
         }
         found
+    }
+
+    /// Disks of pods that are in use.
+    pub(crate) fn disks(&self) -> Vec<String> {
+        let root = self.config.root.display().to_string();
+        // The kernel tells the begin of a path only.
+        let begin = &root[..root.len().min(60)];
+        let files = fs::read_dir("/sys/block").unwrap().map(|device| fs::read_to_string(device.unwrap().path().join("loop/backing_file")));
+        files.filter_map(Result::ok).filter(|file| file.starts_with(begin)).collect()
     }
 
     /// What this host has of the kernel apart from its pods: firewall table, route, control groups above those of pods.

@@ -95,8 +95,10 @@ pub(crate) async fn a_killed_shim_takes_its_containers(host: Host) {
     let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     get(running, 80).await;
     assert!(!processes(&host).is_empty());
+    assert_eq!(host.disks().len(), 1, "a disk of its own");
     kill(shim_pid(&host), Signal::SIGKILL).unwrap();
     until("its containers die", || async { processes(&host).is_empty() }).await;
+    until("its disk is free again", || async { host.disks().is_empty() }).await;
     until_exited(&runtime, &id('a')).await;
     assert_eq!(host.holdings().len(), 1, "only its directory: {:?}", host.holdings());
     runtime.stop(&id('a')).await.unwrap();

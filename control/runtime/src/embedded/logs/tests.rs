@@ -2,7 +2,7 @@ use futures::StreamExt;
 
 use super::*;
 
-const BOUNDS: LogBounds = LogBounds { line_bytes: 8, file_bytes: 256 };
+const BOUNDS: LogBounds = LogBounds { line_bytes: 8, file_bytes: 256, bytes_per_second: 1 << 20 };
 
 fn write(writer: &mut Writer, text: &[u8]) {
     let mut splitter = Splitter::new(LogStream::Stdout, BOUNDS);

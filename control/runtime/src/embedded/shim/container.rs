@@ -27,18 +27,18 @@ use nix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{BENCH, Failure, Step, mounts, spec, sys};
+use super::{BENCH, Failure, Step, confined, mounts, spec, sys};
 use crate::embedded::record::{ContainerOrder, Order};
 
 /// Most that a failed exec says, in bytes.
 const EXEC_ERROR_BYTES_MAX: u64 = 1024;
-/// `Seccomp:` of a process under a filter.
-const SECCOMP_FILTERED: &str = "2";
 
 /// A container that has been created.
 pub(super) struct Created {
     pub(super) name: String,
     pub(super) pid: Pid,
+    /// Its user in the pod.
+    uid: u32,
     /// Read ends of its outputs.
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -76,35 +76,20 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, m
     fs::remove_file(config).step("removing the container's configuration")?; // it holds private values
     let handle = handle?;
     let pid = handle.pid().ok_or_else(|| io::Error::other("it has no process")).step("creating the container")?;
-    Ok(Created { name: container.name.clone(), pid: Pid::from_raw(pid.as_raw()), stdout, stderr, handle, exec_error: exec_error.into() })
+    let pid = Pid::from_raw(pid.as_raw());
+    Ok(Created { name: container.name.clone(), pid, uid: container.uid, stdout, stderr, handle, exec_error: exec_error.into() })
 }
 
 impl Created {
     /// Lets the process go on to the image's program, and makes sure that it got there as locked up as it should be.
-    pub(super) fn start(&mut self) -> Result<(), Failure> {
+    pub(super) fn start(&mut self, order: &Order) -> Result<(), Failure> {
         self.handle.start().step("starting the container")?;
         let mut error = String::new();
         (&mut self.exec_error).take(EXEC_ERROR_BYTES_MAX).read_to_string(&mut error).step("starting the container")?;
         if !error.is_empty() {
             return Err(Failure::uploader(format!("container {}: {error}", self.name)));
         }
-        self.check_confined().step("checking that the container is confined")
-    }
-
-    /// A runtime that silently ran unconfined would look just as well from outside.
-    fn check_confined(&self) -> io::Result<()> {
-        let status = match fs::read_to_string(format!("/proc/{}/status", self.pid)) {
-            Ok(status) => status,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // it has exited and was checked by nobody: nothing runs
-            Err(error) => return Err(error),
-        };
-        for (field, wanted) in [("Seccomp:", SECCOMP_FILTERED), ("NoNewPrivs:", "1")] {
-            let found = status.lines().find_map(|line| line.strip_prefix(field)).map(str::trim);
-            if found != Some(wanted) {
-                return Err(io::Error::other(format!("{field} {} of the first process, expected {wanted}", found.unwrap_or("missing"))));
-            }
-        }
-        Ok(())
+        confined::check(self.pid, self.uid, order).step("checking that the container is confined")
     }
 }
 
@@ -127,7 +112,8 @@ fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
 /// What the container's first process does last.
 #[derive(Clone)]
 pub(super) struct Exec {
-    program: CString,
+    /// None: it waits, as it is, for its end.
+    program: Option<CString>,
     filters: Vec<BpfProgram>,
     /// Where a failure is reported: a descriptor inherited by number.
     report: RawFd,
@@ -151,8 +137,8 @@ impl Executor for Exec {
 
 impl Exec {
     /// Will execute `program` under `filters`.
-    pub(super) fn new(program: &Path, filters: &[BpfProgram]) -> Result<Self, Failure> {
-        let program = CString::new(program.as_os_str().as_bytes()).step("reading the command")?;
+    pub(super) fn new(program: Option<&Path>, filters: &[BpfProgram]) -> Result<Self, Failure> {
+        let program = program.map(|program| CString::new(program.as_os_str().as_bytes())).transpose().step("reading the command")?;
         Ok(Self { program, filters: filters.to_vec(), report: -1 })
     }
 
@@ -163,8 +149,9 @@ impl Exec {
         for filter in &self.filters {
             seccompiler::apply_filter(filter).map_err(io::Error::other)?;
         }
+        let Some(program) = &self.program else { sys::wait_closing(self.report) };
         // Not execvp: it would look the program up again, and hand what isn't one to a shell.
-        let Err(errno) = nix::unistd::execv(&self.program, &argv);
-        Err(io::Error::other(format!("{} can't be executed: {}", self.program.to_string_lossy(), io::Error::from(errno))))
+        let Err(errno) = nix::unistd::execv(program, &argv);
+        Err(io::Error::other(format!("{} can't be executed: {}", program.to_string_lossy(), io::Error::from(errno))))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Everything a pod needs on the way is made below a tmpfs over `/run` that only the shim sees: short paths every mapped
 //! user can traverse, whatever the permissions of the state directory, and nothing to clean up when the shim is gone.
-//! What containers write goes to a second tmpfs of limited size; it counts as their memory, so one pod can neither fill
-//! the disk nor another's memory, and no quota of the host's file system is needed.
+//! What containers write goes to the pod's own disk (`disk`), or to a second tmpfs that counts as their memory: either
+//! way of limited size, so one pod can neither fill the host's disk nor another's memory.
 
 use std::{
     fs::{self, File},
@@ -21,12 +21,13 @@ use nix::{
 };
 
 use super::{BENCH, sys};
-use crate::embedded::record::{ContainerOrder, Order};
+use crate::embedded::{
+    Defence, disk,
+    record::{ContainerOrder, Order, Scratch},
+};
 
 /// Room for bundles, state and sockets of a pod, in bytes.
 const BENCH_BYTES: u64 = 16 << 20;
-/// Files and directories the containers of a pod may create.
-const SCRATCH_INODES: u32 = 65536;
 const SCRATCH: &str = "/run/scratch";
 
 /// Enters a mount namespace of its own and lays out the bench.
@@ -36,10 +37,28 @@ pub(super) fn enter(order: &Order) -> io::Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bench"), BENCH, Some("tmpfs"), flags, Some(&*format!("mode=0711,size={BENCH_BYTES}")))?;
-    dir(Path::new(SCRATCH))?;
-    let options = format!("mode=0711,size={},nr_inodes={SCRATCH_INODES}", order.bounds.scratch_bytes);
-    mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&*options))?;
     write_names(order)
+}
+
+/// Mounts what containers write to, and answers the device if it is on one; `pod` is the pod's directory.
+pub(super) fn scratch(pod: &Path, order: &Order) -> io::Result<Option<File>> {
+    dir(Path::new(SCRATCH))?;
+    match &order.bounds.scratch {
+        Scratch::Disk { template } => disk::mount_new(template, pod, order.pod.id.as_str(), Path::new(SCRATCH)).map(Some),
+        Scratch::Memory { bytes } => {
+            let options = format!("mode=0711,size={bytes},nr_inodes={}", order.bounds.scratch_inodes);
+            mount(Some("scratch"), SCRATCH, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&*options))?;
+            Ok(None)
+        }
+    }
+}
+
+/// When nothing runs any more: what was written is nobody's.
+pub(super) fn abandon(order: &Order) -> io::Result<()> {
+    match order.bounds.scratch {
+        Scratch::Disk { .. } => disk::abandon(Path::new(SCRATCH)),
+        Scratch::Memory { .. } => Ok(()),
+    }
 }
 
 /// The files of `/etc` that say who and where the pod is.
@@ -53,7 +72,7 @@ fn write_names(order: &Order) -> io::Result<()> {
 }
 
 /// Mounts the root file system of the container: its layers, seen through the pod's uid range, under a writable one.
-pub(super) fn rootfs(container: &ContainerOrder, uid_base: u32) -> io::Result<PathBuf> {
+pub(super) fn rootfs(order: &Order, container: &ContainerOrder) -> io::Result<PathBuf> {
     let userns = File::open(Path::new(BENCH).join("ns/user"))?;
     let work = Path::new(BENCH).join("layers");
     dir(&work)?;
@@ -71,7 +90,7 @@ pub(super) fn rootfs(container: &ContainerOrder, uid_base: u32) -> io::Result<Pa
         dir(&empty)?;
         lower.push(empty);
     }
-    let root = overlay(container, &lower, uid_base)?;
+    let root = overlay(order, container, &lower)?;
     // The overlay holds copies of these mounts.
     for index in 0..container.layers.len() {
         umount2(&work.join(index.to_string()), MntFlags::MNT_DETACH)?;
@@ -80,7 +99,8 @@ pub(super) fn rootfs(container: &ContainerOrder, uid_base: u32) -> io::Result<Pa
     Ok(root)
 }
 
-fn overlay(container: &ContainerOrder, lower: &[PathBuf], uid_base: u32) -> io::Result<PathBuf> {
+fn overlay(order: &Order, container: &ContainerOrder, lower: &[PathBuf]) -> io::Result<PathBuf> {
+    let uid_base = order.uid_base;
     let writable = Path::new(SCRATCH).join(&container.name);
     let root = Path::new(BENCH).join("root").join(&container.name);
     dir(&root)?;
@@ -92,8 +112,10 @@ fn overlay(container: &ContainerOrder, lower: &[PathBuf], uid_base: u32) -> io::
     fs::set_permissions(writable.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let lowers: Vec<String> = lower.iter().rev().map(|path| path.display().to_string()).collect(); // overlayfs wants the topmost first
     let writable = writable.display();
-    let options = format!("lowerdir={},upperdir={writable}/upper,workdir={writable}/work", lowers.join(":"));
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&*options))?;
+    // Volatile: a pod that syncs all the time would keep the host's disk busy for what isn't there after a crash anyway.
+    let options = format!("lowerdir={},upperdir={writable}/upper,workdir={writable}/work,volatile", lowers.join(":"));
+    let nosuid = if order.without == Some(Defence::SetUserId) { MsFlags::empty() } else { MsFlags::MS_NOSUID };
+    mount(Some("overlay"), &root, Some("overlay"), nosuid | MsFlags::MS_NODEV, Some(&*options))?;
     Ok(root)
 }
 

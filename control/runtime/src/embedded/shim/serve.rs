@@ -1,6 +1,7 @@
 //! The shim's loop: logs, exits, the order to stop.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -22,7 +23,7 @@ use super::{container::Created, now_ms};
 use crate::{
     LogStream,
     embedded::{
-        cgroup,
+        cgroup, disk,
         logs::{self, Splitter, Writer},
         record::{LOGS_DIR, Order},
     },
@@ -33,12 +34,46 @@ const READ_BYTES: usize = 16 * 1024;
 /// What a pipe still holds after its container's exit, in reads: its capacity, amply.
 const LAST_READS_MAX: usize = 64;
 
+/// Seconds of silence that a pod may log at once afterwards.
+const SAVED_SECONDS: i64 = 4;
+
 /// One container while it runs.
 struct Supervised {
     pid: Pid,
     running: bool,
     writer: Writer,
     outputs: [Output; 2],
+}
+
+/// What a pod may still log: a flood costs this host neither its disk nor, in the shim, its processor.
+struct Allowance {
+    per_second: i64,
+    /// May be overdrawn, by what one read becomes; then nothing is read until it isn't.
+    left: i64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(per_second: u64) -> Self {
+        let per_second = i64::try_from(per_second).unwrap_or(i64::MAX / SAVED_SECONDS).clamp(1, i64::MAX / SAVED_SECONDS);
+        Self { per_second, left: per_second * SAVED_SECONDS, at: Instant::now() }
+    }
+
+    /// How long it takes until there is something left; none if there is.
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let earned = now.saturating_duration_since(self.at).as_micros() * u128::from(self.per_second.unsigned_abs()) / 1_000_000;
+        if earned > 0 {
+            let most = self.per_second * SAVED_SECONDS;
+            self.left = i64::try_from(earned).map_or(most, |earned| self.left.saturating_add(earned)).min(most);
+            self.at = now;
+        }
+        let missing = self.left.min(0).unsigned_abs();
+        (missing > 0).then(|| Duration::from_micros(missing.saturating_mul(1_000_000) / self.per_second.unsigned_abs() + 1))
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
 }
 
 /// One output of a container.
@@ -48,10 +83,14 @@ struct Output {
 }
 
 /// Returns when no container runs any more, by itself or because of SIGTERM.
-pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Created>) -> io::Result<()> {
+pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Created>, disk: Option<File>) -> io::Result<()> {
     let signals = signals()?;
     let mut pod = containers.into_iter().map(|created| supervised(dir, order, created)).collect::<io::Result<Vec<_>>>()?;
     let grace = Duration::from_millis(order.bounds.stop_grace_ms);
+    if let Some(device) = disk {
+        disk::bypass_cache(&device).ok(); // if not, what is written is kept twice
+    }
+    let mut allowance = Allowance::new(order.bounds.log.bytes_per_second);
     let mut kill_at: Option<Instant> = None;
     reap(&mut pod)?; // some may have exited before SIGCHLD was watched
     while pod.iter().any(|container| container.running) {
@@ -59,7 +98,7 @@ pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Create
             cgroup::kill_everything(&order.pod.cgroup)?;
             kill_at = None;
         }
-        wait(&signals, &mut pod, kill_at)?;
+        wait(&signals, &mut pod, &mut allowance, kill_at)?;
         while let Some(signal) = signals.read_signal()? {
             if i32::try_from(signal.ssi_signo).is_ok_and(|number| number == Signal::SIGTERM as i32) {
                 terminate(&pod);
@@ -92,12 +131,14 @@ fn supervised(dir: &Path, order: &Order, created: Created) -> io::Result<Supervi
 }
 
 /// Waits for a signal, for output, or for the time to kill.
-fn wait(signals: &SignalFd, pod: &mut [Supervised], kill_at: Option<Instant>) -> io::Result<()> {
-    let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
-        let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-    });
-    let open = || (0..pod.len()).flat_map(|container| [(container, 0), (container, 1)]);
+fn wait(signals: &SignalFd, pod: &mut [Supervised], allowance: &mut Allowance, kill_at: Option<Instant>) -> io::Result<()> {
+    let now = Instant::now();
+    let paused = allowance.wait(now);
+    let next = [paused, kill_at.map(|at| at.saturating_duration_since(now))].into_iter().flatten().min();
+    let timeout = next.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
+    // Who has logged too much waits: its pipe fills up, and its next write takes until it is its turn.
+    let pipes_open = if paused.is_some() { 0 } else { pod.len() };
+    let open = || (0..pipes_open).flat_map(|container| [(container, 0), (container, 1)]);
     let open: Vec<(usize, usize)> = open().filter(|(container, output)| pod[*container].outputs[*output].pipe.is_some()).collect();
     let pipes = open.iter().filter_map(|(container, output)| pod[*container].outputs[*output].pipe.as_ref());
     let mut polled: Vec<PollFd<'_>> =
@@ -109,7 +150,9 @@ fn wait(signals: &SignalFd, pod: &mut [Supervised], kill_at: Option<Instant>) ->
     let ready: Vec<bool> = polled.iter().skip(1).map(|fd| fd.any().unwrap_or(true)).collect();
     for ((container, output), ready) in open.into_iter().zip(ready) {
         if ready {
+            let before = pod[container].writer.total();
             pod[container].read(output)?;
+            allowance.spend(pod[container].writer.total() - before);
         }
     }
     Ok(())

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::BENCH;
-use crate::embedded::record::{ContainerOrder, Order};
+use crate::embedded::{
+    Defence,
+    record::{ContainerOrder, Order},
+};
 
 /// What uid 0 of a pod may do to files and processes of its own pod. Other users have none.
 const ROOT_CAPABILITIES: [&str; 9] = [
@@ -36,32 +39,36 @@ const MASKED: [&str; 13] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Shared memory of a container, in bytes; counts as the pod's memory.
-const SHM_BYTES: u64 = 64 << 20;
+/// Too little for a core dump in a file, and what the kernel takes for "none" where dumps are piped into a program: with 0
+/// it would run that program, as the host's root, for every crash of a pod.
+const CORE_BYTES: u64 = 1;
+
+/// The same as a bit mask, as `/proc` shows it.
+pub(super) const ROOT_CAPABILITY_MASK: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
 
 /// The configuration of `container`, whose root file system is at `rootfs`.
 pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) -> Value {
     let capabilities: &[&str] = if container.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
     json!({
         "ociVersion": "1.0.2",
-        "root": { "path": rootfs, "readonly": false },
+        "root": { "path": rootfs, "readonly": order.read_only },
         "process": {
             "terminal": false,
             "user": { "uid": container.uid, "gid": container.gid, "umask": 0o022, "additionalGids": container.groups },
             "args": container.argv,
             "env": container.env,
             "cwd": container.cwd,
-            "noNewPrivileges": true,
+            "noNewPrivileges": order.without != Some(Defence::SetUserId),
             "oomScoreAdj": order.bounds.oom_score_adj,
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities, "inheritable": [], "ambient": []
             },
             "rlimits": [
-                { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+                { "type": "RLIMIT_CORE", "soft": CORE_BYTES, "hard": CORE_BYTES },
                 { "type": "RLIMIT_NOFILE", "soft": order.bounds.open_files, "hard": order.bounds.open_files },
             ],
         },
-        "mounts": mounts(),
+        "mounts": mounts(order.bounds.shm_bytes),
         "linux": {
             // Absolute: libcontainer takes any other for one to be handed to systemd when there is a user namespace.
             "cgroupsPath": order.pod.cgroup.join(&container.name),
@@ -86,8 +93,8 @@ fn namespaces() -> Value {
     ])
 }
 
-fn mounts() -> Value {
-    let shm = format!("size={SHM_BYTES}");
+fn mounts(shm_bytes: u64) -> Value {
+    let shm = format!("size={shm_bytes}");
     let name = |file: &str| {
         json!({
             "destination": format!("/etc/{file}"), "type": "bind", "source": format!("{BENCH}/etc/{file}"),

@@ -57,6 +57,16 @@ pub(super) fn write_inherited(fd: RawFd, text: &[u8]) {
     unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
 }
 
+/// Closes a descriptor that this process inherited by number, and waits for its end.
+pub(super) fn wait_closing(fd: RawFd) -> ! {
+    // SAFETY: nothing in this process uses the descriptor any more.
+    unsafe { libc::close(fd) };
+    loop {
+        // SAFETY: always allowed.
+        unsafe { libc::pause() };
+    }
+}
+
 /// Ends a forked child without running what the parent registered for its own end.
 pub(super) fn exit_child(code: i32) -> ! {
     // SAFETY: always allowed.

@@ -14,7 +14,7 @@ use tar::{EntryType, Header};
 use tempfile::TempDir;
 
 use crate::image::{
-    Digest, ImageConfig, ImageLimits, ImageStore,
+    Digest, ImageConfig, ImageLimits, ImageStore, RegistryConfig,
     manifest::architecture,
     unpack::{self, Budget, UnpackError},
 };
@@ -121,7 +121,7 @@ impl Ground {
     pub(super) fn unpack_as(&self, name: &str, blob: &[u8], diff_id: Digest, below: &[PathBuf]) -> Result<(), UnpackError> {
         let path = self.path("blob");
         fs::write(&path, blob).unwrap();
-        let budget = Budget::new(&self.limits, Instant::now() + PATIENCE);
+        let budget = Budget::new(&self.limits, u64::MAX, Instant::now() + PATIENCE);
         let outcome = unpack::layer(&path, &self.path(name), below, diff_id, &budget);
         fs::remove_file(&path).unwrap();
         outcome
@@ -231,7 +231,7 @@ pub(super) fn store(root: &Path, layouts: &[&Path], registry: Option<&str>, limi
     ImageStore::open(ImageConfig {
         root: root.join("images"),
         layouts: layouts.iter().map(|path| (*path).to_owned()).collect(),
-        insecure_registries: registry.map(str::to_owned).into_iter().collect(),
+        registries: RegistryConfig { insecure: registry.map(str::to_owned).into_iter().collect(), ..RegistryConfig::default() },
         limits,
     })
     .unwrap()

@@ -27,7 +27,7 @@ fn spec() -> ContainerSpec {
 }
 
 fn image(ground: &Ground, settings: ImageSettings) -> Image {
-    Image { layers: vec![ground.path("lower"), ground.path("upper")], settings }
+    Image { layers: vec![ground.path("lower"), ground.path("upper")], settings, uses: Vec::new() }
 }
 
 /// Two layers: users in the lower one, groups in the upper one.

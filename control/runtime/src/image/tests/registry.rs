@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
 };
 
@@ -17,11 +17,15 @@ use oci_client::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::kit::{Blobs, PATIENCE, Tar, store, text};
 use crate::{
     RuntimeError,
-    image::{ImageLimits, ImageStore},
+    image::{ImageConfig, ImageLimits, ImageStore, RegistryConfig, RegistryCredential},
 };
 
 /// A registry of its own; ends with the value.
@@ -147,4 +151,105 @@ async fn what_the_registry_does_not_have_or_say_is_told() {
     drop(registry);
     let error = store.ensure(&unknown).await.unwrap_err();
     assert!(matches!(error, RuntimeError::ImageUnavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_denied_is_so_in_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let deny = vec!["ghcr.io".to_owned(), "docker.io/library".to_owned()];
+    let registries = RegistryConfig { deny, ..RegistryConfig::default() };
+    let limits = ImageLimits::default();
+    let store = ImageStore::open(ImageConfig { root: dir.path().join("images"), layouts: Vec::new(), registries, limits }).unwrap();
+    let digest = "0".repeat(64);
+    for denied in
+        ["ghcr.io/a/b", "GHCR.io/a/b", "ghcr.io:443/a/b", "busybox", "docker.io/library/busybox", "index.docker.io/library/busybox"]
+    {
+        let error = store.check(&format!("{denied}@sha256:{digest}")).await.expect_err(denied);
+        assert!(matches!(error, RuntimeError::ImageRefused { .. }), "{denied}: {error:?}");
+    }
+    for fine in ["ghcr.io.example/a/b", "quay.io/ghcr.io/a", "codius/busybox", "docker.io/library2/busybox"] {
+        store.check(&format!("{fine}@sha256:{digest}")).await.expect(fine);
+    }
+}
+
+/// Head and body for a path and an authorization.
+type Answers = Arc<dyn Fn(&str, &str) -> (String, Vec<u8>) + Send + Sync>;
+
+/// A request's path, and what authorises it.
+async fn ask(stream: &mut TcpStream) -> (String, String) {
+    let (mut head, mut byte) = (String::new(), [0]);
+    while !head.ends_with("\r\n\r\n") {
+        stream.read_exact(&mut byte).await.unwrap();
+        head.push(byte[0].into());
+    }
+    let path = head.split(' ').nth(1).unwrap().to_owned();
+    let authorization =
+        head.lines().find_map(|line| line.to_ascii_lowercase().starts_with("authorization: ").then(|| line[15..].to_owned()));
+    (path, authorization.unwrap_or_default())
+}
+
+/// A registry that wants a token, which is had for a login, and keeps its blobs elsewhere: what most are.
+#[tokio::test]
+async fn tokens_are_had_for_logins_and_are_nobody_elses() {
+    let mut blobs = Blobs::default();
+    let image = image(&mut blobs);
+    let (registry, elsewhere) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let at = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let (here, there) = (at(&registry), at(&elsewhere));
+    let insecure = vec![here.clone(), there.clone()];
+    let name = format!("{here}/some/thing@{}", text(&image["digest"]));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let serve = |listener: TcpListener, answers: Answers| {
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (path, authorization) = ask(&mut stream).await;
+                let (head, body) = answers(&path, &authorization);
+                let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+            }
+        })
+    };
+    let (content, asked, realm) = (blobs.0.clone(), seen.clone(), format!("http://{here}/token?a=b"));
+    serve(
+        registry,
+        Arc::new(move |path, authorization| {
+            asked.lock().unwrap().push(format!("{} {authorization}", path.split('/').next_back().unwrap()));
+            match (path.starts_with("/token"), authorization) {
+                (true, "Basic bWU6c2VjcmV0") => ("200 OK".to_owned(), br#"{"token":"t0ken"}"#.to_vec()),
+                (true, _) => ("403 Forbidden".to_owned(), Vec::new()),
+                (false, "Bearer t0ken") if path.contains("/blobs/") => {
+                    (format!("307 Temporary Redirect\r\nLocation: http://{there}{path}"), Vec::new())
+                }
+                (false, "Bearer t0ken") => ("200 OK".to_owned(), content[path.rsplit('/').next().unwrap()].clone()),
+                (false, _) => (format!("401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\""), Vec::new()),
+            }
+        }),
+    );
+    let (content, foreign) = (blobs.0.clone(), Arc::new(Mutex::new(Vec::new())));
+    let heard = foreign.clone();
+    serve(
+        elsewhere,
+        Arc::new(move |path, authorization| {
+            heard.lock().unwrap().push(authorization.to_owned());
+            ("200 OK".to_owned(), content[path.rsplit('/').next().unwrap()].clone())
+        }),
+    );
+    let open = |password: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let login = RegistryCredential { registry: here.clone(), username: "me".to_owned(), password: password.to_owned() };
+        let registries = RegistryConfig { insecure: insecure.clone(), credentials: vec![login], ..RegistryConfig::default() };
+        let config = ImageConfig { root: dir.path().join("images"), layouts: Vec::new(), registries, limits: ImageLimits::default() };
+        (ImageStore::open(config).unwrap(), dir)
+    };
+    let (store, _dir) = open("wrong");
+    let error = store.ensure(&name).await.unwrap_err().to_string();
+    assert!(error.contains("needs a login") && !error.contains("wrong"), "{error}");
+    let (store, _dir) = open("secret");
+    let pulled = store.ensure(&name).await.unwrap();
+    assert_eq!(fs::read_to_string(pulled.layers[1].join("f")).unwrap(), "upper");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.iter().filter(|asked| asked.ends_with("Basic bWU6c2VjcmV0")).count(), 1, "one token for all of it: {seen:?}");
+    assert!(seen.iter().any(|asked| asked.starts_with("token?a=b&service=s&scope=repository%3Asome%2Fthing%3Apull ")), "{seen:?}");
+    let foreign = foreign.lock().unwrap();
+    assert!(foreign.len() == 3 && foreign.iter().all(String::is_empty), "tokens are the registry's: {foreign:?}");
 }

@@ -149,7 +149,7 @@ async fn what_no_layout_holds_is_refused_before_money_moves() {
 #[tokio::test]
 async fn limits_are_for_the_image_as_a_whole() {
     let mut host = Host::new();
-    host.limits.unpacked_bytes_max = 8192;
+    host.limits.unpacked_bytes_max = 16384;
     let mut blobs = Blobs::default();
     let layers: Vec<Vec<u8>> = (0..3).map(|number| layer(&number.to_string().repeat(1500))).collect();
     let two = reference(&blobs.image(&layers[..2]));

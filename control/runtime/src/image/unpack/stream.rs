@@ -11,6 +11,7 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, ImageLimits, UnpackError};
+use crate::image::layers::ENTRY_BYTES;
 
 /// Names and extended headers before one entry, in bytes; the archive reader holds them in memory.
 const HEADERS_MAX: u64 = 64 * 1024;
@@ -24,8 +25,9 @@ pub(in crate::image) struct Budget {
 }
 
 impl Budget {
-    pub(in crate::image) fn new(limits: &ImageLimits, deadline: Instant) -> Self {
-        Self { bytes: Cell::new(limits.unpacked_bytes_max), entries: Cell::new(limits.entries_max), deadline }
+    /// All that one image may take, but no more than `bytes`.
+    pub(in crate::image) fn new(limits: &ImageLimits, bytes: u64, deadline: Instant) -> Self {
+        Self { bytes: Cell::new(limits.unpacked_bytes_max.min(bytes)), entries: Cell::new(limits.entries_max), deadline }
     }
 
     /// Takes the bytes an entry becomes that aren't in the archive: the holes of a sparse file.
@@ -33,8 +35,15 @@ impl Budget {
         take(&self.bytes, count).ok_or(UnpackError::Size)
     }
 
+    /// Takes a file, directory or link, with what it takes on a disk beside its content.
     pub(super) fn take_entry(&self) -> Result<(), UnpackError> {
-        take(&self.entries, 1).ok_or(UnpackError::Entries)
+        take(&self.entries, 1).ok_or(UnpackError::Entries)?;
+        self.take_bytes(ENTRY_BYTES)
+    }
+
+    /// How many bytes are left.
+    pub(in crate::image) fn bytes_left(&self) -> u64 {
+        self.bytes.get()
     }
 }
 

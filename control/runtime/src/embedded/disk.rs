@@ -1,0 +1,211 @@
+//! The disk of a pod: a file system of fixed size in a file, so that a full one is the pod's own affair.
+//!
+//! All of the file is set aside before the pod starts (a pod is never told of room that isn't there), and it has no name
+//! any more once it is in use: the kernel gives the room back when the pod's last process is gone, however that ends. It
+//! needs no quotas of the host's file system. Formatting takes a program and some time, so it is done once, and each pod
+//! gets a copy: an empty file system is some hundred kilobytes in a large hole.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+    libc,
+    mount::{MsFlags, mount},
+    sys::{statfs::statfs, statvfs::statvfs},
+    unistd::{Whence, lseek64},
+};
+
+/// What is always left of the host's disk, in bytes: the store and the log have to go on.
+const KEPT_FREE_BYTES: u64 = 512 << 20;
+/// File systems that are memory themselves: setting room aside there would take it at once.
+const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+/// No journal, no flushes: what a pod writes isn't there after a crash anyway, and its `fsync` isn't the host's.
+const OPTIONS: &str = "noinit_itable,nobarrier,data_err=ignore";
+const FEATURES: &str = "^has_journal,^resize_inode,^metadata_csum,^64bit";
+const BLOCK_BYTES: u32 = 4096;
+/// Between asking for a free loop device and taking it, somebody else may have.
+const ATTACH_TRIES: usize = 64;
+
+/// A small disk has fewer files: their table is on it, too.
+const BYTES_PER_INODE_MIN: u64 = 4096;
+
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4C08;
+/// LO_FLAGS_AUTOCLEAR: it is free again with its last user.
+const LOOP_FLAGS: u32 = 4;
+/// `_IOR('X', 125, u32)`: EXT4_IOC_SHUTDOWN.
+const FS_SHUTDOWN: libc::c_ulong = 0x8004_587D;
+const SHUTDOWN_NO_FLUSH: u32 = 2;
+
+/// From linux/loop.h.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// From linux/loop.h.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// Formats the file system that pods' disks are copies of, if it isn't there yet.
+pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathBuf> {
+    if IN_MEMORY.contains(&statfs(root)?.filesystem_type().0) {
+        return Err(io::Error::other("the root directory is in memory"));
+    }
+    let inodes = u64::from(inodes).min(bytes / BYTES_PER_INODE_MIN);
+    let path = root.join(format!("disk-{bytes}-{inodes}.ext4"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let unfinished = path.with_extension("tmp");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.set_len(bytes)?;
+    let mut format = Command::new("mkfs.ext4");
+    format.args(["-q", "-F", "-m", "0", "-b", "4096", "-O", FEATURES, "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"]);
+    let output = format.arg("-N").arg(inodes.to_string()).arg(&unfinished).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| io::Error::new(error.kind(), format!("running mkfs.ext4 (of e2fsprogs): {error}")))?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("mkfs.ext4: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    file.sync_all()?; // after a crash it is whole or not there
+    fs::rename(unfinished, &path)?;
+    // Those of other sizes, as it was set before; disks that were made after them need them no more.
+    for entry in fs::read_dir(root)? {
+        let (name, other) = {
+            let entry = entry?;
+            (entry.file_name(), entry.path())
+        };
+        let template = name.to_str().is_some_and(|name| name.starts_with("disk-") && name.ends_with(".ext4"));
+        if template && other != path {
+            fs::remove_file(other)?;
+        }
+    }
+    Ok(path)
+}
+
+/// Makes a disk after the template and mounts it; `dir` is the pod's directory, on the disk that is to hold it. Answers
+/// the device.
+pub(crate) fn mount_new(template: &Path, dir: &Path, label: &str, at: &Path) -> io::Result<File> {
+    let path = dir.join("disk");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    let filled = fill(&File::open(template)?, &file, dir);
+    // From here on it is there as long as it is open.
+    fs::remove_file(&path)?;
+    filled?;
+    let (device, open) = attach(&file, label)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mount(Some(&device), at, Some("ext4"), flags, Some(OPTIONS))?;
+    Ok(open)
+}
+
+/// From now on nothing is kept twice, in the pod's page cache and in the host's. Takes a while, so the pod runs by now; not
+/// every disk can.
+pub(crate) fn bypass_cache(device: &File) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_DIRECT_IO, 1 as libc::c_ulong) };
+    Errno::result(done).map(drop).map_err(io::Error::from)
+}
+
+/// What is written of it no more than what isn't: unmounting it then takes no time.
+pub(crate) fn abandon(at: &Path) -> io::Result<()> {
+    let root = File::open(at)?;
+    let how = SHUTDOWN_NO_FLUSH;
+    // SAFETY: the number is read through the call, and only that.
+    let done = unsafe { libc::ioctl(root.as_raw_fd(), FS_SHUTDOWN, &raw const how) };
+    Errno::result(done).map(drop).map_err(io::Error::from)
+}
+
+fn fill(template: &File, file: &File, dir: &Path) -> io::Result<()> {
+    let length = template.metadata()?.len();
+    let host = statvfs(dir)?;
+    let free = host.blocks_available().saturating_mul(host.fragment_size());
+    if free.saturating_sub(KEPT_FREE_BYTES) < length {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("{free} bytes are free, a pod's disk takes {length}")));
+    }
+    let size = i64::try_from(length).map_err(io::Error::other)?;
+    fallocate(file.as_raw_fd(), FallocateFlags::empty(), 0, size)?;
+    let mut at = 0;
+    while let Some((start, end)) = next_data(template, at)? {
+        let mut piece = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
+        template.read_exact_at(&mut piece, start)?;
+        file.write_all_at(&piece, start)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// The next part of a file that isn't a hole.
+fn next_data(file: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
+    let seek = |from: u64, whence| lseek64(file.as_raw_fd(), i64::try_from(from).unwrap_or(i64::MAX), whence);
+    let start = match seek(from, Whence::SeekData) {
+        Err(Errno::ENXIO) => return Ok(None),
+        found => u64::try_from(found?).map_err(io::Error::other)?,
+    };
+    let end = u64::try_from(seek(start, Whence::SeekHole)?).map_err(io::Error::other)?;
+    Ok(Some((start, end)))
+}
+
+/// Makes a block device of the file; it is one for as long as the file returned is open, or it is mounted.
+fn attach(file: &File, label: &str) -> io::Result<(PathBuf, File)> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+    let mut name = [0; 64];
+    name.iter_mut().zip(label.bytes().take(63)).for_each(|(to, from)| *to = from);
+    let info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        size_limit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: LOOP_FLAGS,
+        file_name: name,
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+    let fd = u32::try_from(file.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    let config = LoopConfig { fd, block_size: BLOCK_BYTES, info, reserved: [0; 8] };
+    for _ in 0..ATTACH_TRIES {
+        // SAFETY: this request takes no argument.
+        let number = Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })?;
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = OpenOptions::new().read(true).write(true).open(&path)?;
+        // SAFETY: the kernel reads the structure, whose layout is its own, during the call.
+        match Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) }) {
+            Ok(_) => return Ok((path, device)),
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "no loop device stays free"))
+}

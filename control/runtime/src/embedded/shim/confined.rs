@@ -1,0 +1,209 @@
+//! Whether a container that runs is as locked up as it should be, read back from the kernel: a runtime that silently ran
+//! one unconfined would look just as well from outside.
+
+use std::{
+    fs, io, thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::Pid,
+};
+
+use super::spec::ROOT_CAPABILITY_MASK;
+use crate::embedded::record::Order;
+
+/// What a process takes from leaving its groups to its end, amply.
+const END_WAIT: Duration = Duration::from_millis(500);
+const END_POLL: Duration = Duration::from_millis(1);
+/// Namespaces none of which may be the shim's, and what takes them away from a kernel.
+const NAMESPACES: [(&str, &str); 7] = [
+    ("cgroup", "CONFIG_CGROUPS"),
+    ("ipc", "CONFIG_IPC_NS"),
+    ("mnt", "CONFIG_NAMESPACES"),
+    ("net", "CONFIG_NET_NS"),
+    ("pid", "CONFIG_PID_NS"),
+    ("user", "CONFIG_USER_NS, and user.max_user_namespaces above 0"),
+    ("uts", "CONFIG_UTS_NS"),
+];
+
+/// What one line of `/proc/PID/status` must say.
+struct Expected {
+    field: &'static str,
+    value: String,
+    remedy: &'static str,
+}
+
+/// Fails on the first thing that isn't as it should be; the error names it, and what to do. A process that is gone needs
+/// no confining.
+pub(super) fn check(pid: Pid, uid: u32, order: &Order) -> io::Result<()> {
+    if order.without.is_some() {
+        return Ok(());
+    }
+    match looked_at(pid, uid, order) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        // One that is about to end has left its control groups already, and looks like none that runs.
+        Err(error) => {
+            if ends(pid)? {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        }
+        done => done,
+    }
+}
+
+/// Whether a child of this process ends before long; its exit isn't taken note of.
+fn ends(pid: Pid) -> io::Result<bool> {
+    let deadline = Instant::now() + END_WAIT;
+    loop {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        match waitid(Id::Pid(pid), flags) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => thread::sleep(END_POLL),
+            Ok(WaitStatus::StillAlive) => return Ok(false),
+            Ok(_) | Err(Errno::ECHILD) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn looked_at(pid: Pid, uid: u32, order: &Order) -> io::Result<()> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    if status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX")) {
+        return Ok(());
+    }
+    for Expected { field, value, remedy } in expected(uid, order.uid_base) {
+        let found = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap_or("missing");
+        same(field, found, &value, remedy)?;
+    }
+    let (wanted, mapped) = (format!("0 {} 65536", order.uid_base), "newuidmap and subordinate ids play no part: the daemon must be root");
+    for map in ["uid_map", "gid_map"] {
+        same(map, &fs::read_to_string(format!("/proc/{pid}/{map}"))?, &wanted, mapped)?;
+    }
+    for (kind, remedy) in NAMESPACES {
+        let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
+        if theirs == fs::read_link(format!("/proc/self/ns/{kind}"))? {
+            return Err(io::Error::other(format!("the {kind} namespace is the host's; the kernel needs {remedy}")));
+        }
+    }
+    is_limited(pid, order)
+}
+
+fn expected(uid: u32, uid_base: u32) -> Vec<Expected> {
+    let capabilities = format!("{:016x}", if uid == 0 { ROOT_CAPABILITY_MASK } else { 0 });
+    let host_uid = uid_base + uid;
+    let entry = |field, value: &str, remedy| Expected { field, value: value.to_owned(), remedy };
+    let kept = "a security module of the kernel gives capabilities back; pods need to be without";
+    vec![
+        entry("Seccomp", "2", "the kernel needs CONFIG_SECCOMP_FILTER"),
+        entry("NoNewPrivs", "1", "the kernel must be 3.5 or later"),
+        entry("CapEff", &capabilities, kept),
+        entry("CapPrm", &capabilities, kept),
+        entry("CapBnd", &capabilities, kept),
+        entry("CapInh", "0000000000000000", kept),
+        entry("CapAmb", "0000000000000000", kept),
+        entry("Uid", &format!("{host_uid} {host_uid} {host_uid} {host_uid}"), "CONFIG_USER_NS"),
+    ]
+}
+
+/// Compared without regard to how many blanks are between words.
+fn same(what: &str, found: &str, wanted: &str, remedy: &str) -> io::Result<()> {
+    if found.split_whitespace().eq(wanted.split_whitespace()) {
+        return Ok(());
+    }
+    let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(io::Error::other(format!("{what} is {found} and should be {wanted}; {remedy}")))
+}
+
+/// Limits are the group's: a process elsewhere has none.
+fn is_limited(pid: Pid, order: &Order) -> io::Result<()> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let own = order.pod.cgroup.to_string_lossy();
+    let limited = |line: &&str| {
+        let controllers = line.split(':').nth(1).unwrap_or_default();
+        controllers.is_empty() || controllers.split(',').any(|name| matches!(name, "memory" | "pids" | "cpu"))
+    };
+    // With hierarchies of version 1, the one of version 2 limits nothing.
+    let hybrid = groups.lines().any(|line| line.split(':').nth(1).is_some_and(|controllers| controllers.contains("memory")));
+    let unified = |line: &&str| line.split(':').nth(1) == Some("");
+    match groups.lines().filter(limited).filter(|line| !(hybrid && unified(line))).find(|line| !line.contains(&*own)) {
+        Some(line) => Err(io::Error::other(format!(
+            "its control group is {line}, not below {own}; delegate control groups to codiusd (Delegate=yes)"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Machine,
+        embedded::record::{Bounds, LogBounds, PodRecord, Scratch, VERSION},
+    };
+
+    fn order() -> Order {
+        let log = LogBounds { line_bytes: 1, file_bytes: 1, bytes_per_second: 1 };
+        Order {
+            pod: PodRecord {
+                version: VERSION,
+                id: "a".repeat(52).parse().unwrap(),
+                incarnation: 0,
+                slot: 0,
+                address: [10, 0, 0, 2].into(),
+                link: String::new(),
+                cgroup: "/codius/pod".into(),
+                memory_bytes: 0,
+                containers: Vec::new(),
+            },
+            machine: Machine { vcpus: 1, memory_bytes: 0 },
+            claim: "/".into(),
+            gateway: [10, 0, 0, 1].into(),
+            uid_base: 1 << 28,
+            resolv_conf: String::new(),
+            read_only: false,
+            bounds: Bounds {
+                pids: 1,
+                scratch: Scratch::Memory { bytes: 0 },
+                scratch_inodes: 1,
+                shm_bytes: 0,
+                open_files: 1,
+                stop_grace_ms: 0,
+                oom_score_adj: 0,
+                log,
+            },
+            probe: false,
+            without: None,
+            containers: Vec::new(),
+        }
+    }
+
+    /// This process is as a container must not be: each thing that is looked at is off.
+    #[test]
+    fn what_is_not_confined_is_named_with_a_remedy() {
+        let told = |order: &Order| looked_at(Pid::this(), 0, order).unwrap_err().to_string();
+        assert_eq!(told(&order()), "Seccomp is 0 and should be 2; the kernel needs CONFIG_SECCOMP_FILTER");
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        for Expected { field, value, .. } in expected(0, 1 << 28) {
+            let found = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the kernel tells it");
+            if !matches!(field, "CapInh" | "CapAmb") {
+                assert!(same(field, found, &value, "").is_err(), "{field} of a test is{found}");
+            }
+        }
+        let cgroup = is_limited(Pid::this(), &order()).unwrap_err().to_string();
+        assert!(cgroup.contains("not below /codius/pod; delegate control groups"), "{cgroup}");
+    }
+
+    #[test]
+    fn one_that_has_ended_needs_no_confining() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        check(pid, 0, &order()).expect("it ends");
+        assert!(child.wait().unwrap().success(), "its exit is there for whoever waits for it");
+        assert!(ends(Pid::this()).is_ok_and(|ended| ended), "nobody's child isn't waited for");
+    }
+}
