@@ -6,10 +6,11 @@ use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
     net::SocketAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use codiusd_control::{
     manifest::Rules,
     orders::Orders,
     pay::{Asset, Desk, asset_of},
-    pods::{Keeper, KeeperConfig, PodMetrics},
+    pods::{Capacity, DiskShare, Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
 use codiusd_ilp::{
@@ -117,8 +118,7 @@ impl App {
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
-        let memory_max_bytes = config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?);
-        let keeper = KeeperConfig::new(public_uri.clone(), memory_max_bytes);
+        let keeper = KeeperConfig::new(public_uri.clone(), capacity(config)?);
         let keeper = Keeper::new(keeper, runtime, Arc::new(Bridge(routes)), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
@@ -132,7 +132,7 @@ impl App {
             Some(address) => Some(Admin::start(address, registry).await.map_err(StartError::Admin)?),
             None => None,
         };
-        let orders = Orders::new(config.cost_per_month, desk, keeper.clone(), receiver, interledger.account());
+        let orders = Orders::new(config.cost_per_month, config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
         let until = async {
@@ -383,10 +383,28 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -
         draining: draining.clone(),
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month: config.cost_per_month,
-        rules: Rules::default(),
+        rules: rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,
     }
+}
+
+/// What this host runs. A port the front door reaches no pod at is refused before anyone pays for it.
+fn rules(config: &Config) -> Rules {
+    let refused = (1..=u16::MAX).filter(|port| codiusd_proxy::refuses_port(*port));
+    let denied_ports = refused.map(|port| (port, "no pod is reached at it, for what listens there is no web server".to_owned())).collect();
+    Rules { machines: config.machines.clone(), denied_ports, ..Rules::default() }
+}
+
+/// What pods may hold of this machine. Only the embedded runtime keeps their disks below our directory.
+fn capacity(config: &Config) -> Result<Capacity, StartError> {
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let disk = DiskShare { of: config.root.clone(), full_at: config.max_disk_fraction };
+    Ok(Capacity {
+        memory_bytes: config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?),
+        vcpus: config.cpu_overcommit.of(u64::try_from(cpus).unwrap_or(u64::MAX)),
+        disk: (config.runtime == RuntimeChoice::Embedded).then_some(disk),
+    })
 }
 
 /// The office's socket, in a directory only we may enter.

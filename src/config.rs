@@ -15,7 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use codiusd_control::pay::CostPerMonth;
+use codiusd_control::{
+    factor::Factor,
+    machines::Machines,
+    pay::CostPerMonth,
+};
 use codiusd_ilp::btp::client::BtpUrl;
 use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -25,6 +29,9 @@ pub use source::Settings;
 
 /// Where the file is looked for if none is named.
 pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
+
+/// What a share of something is written as.
+const FRACTION: &str = "a decimal number above 0 and up to 1, such as 0.75";
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,32 +105,6 @@ pub enum LogFormat {
     Text,
 }
 
-/// The pods' share of the machine's memory, in millionths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fraction(u32);
-
-impl Fraction {
-    /// That share of `whole`.
-    pub fn of(self, whole: u64) -> u64 {
-        u64::try_from(u128::from(whole) * u128::from(self.0) / 1_000_000).unwrap_or(u64::MAX)
-    }
-}
-
-impl FromStr for Fraction {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (whole, digits) = text.split_once('.').unwrap_or((text, "0"));
-        if digits.is_empty() || digits.len() > 6 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(());
-        }
-        let whole: u32 = whole.parse().map_err(|_| ())?;
-        let millionths: u32 = format!("{digits:0<6}").parse().map_err(|_| ())?;
-        let sum = whole.checked_mul(1_000_000).and_then(|sum| sum.checked_add(millionths)).ok_or(())?;
-        if sum == 0 || sum > 1_000_000 { Err(()) } else { Ok(Self(sum)) }
-    }
-}
-
 /// A private IPv4 network (RFC 1918, or RFC 6598's shared one), as `10.200.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -166,8 +147,14 @@ pub struct Config {
     pub root: PathBuf,
     /// What a small pod costs for a month.
     pub cost_per_month: CostPerMonth,
+    /// The sizes of pods that are sold.
+    pub machines: Machines,
     /// The pods' share of the machine's memory.
-    pub max_memory_fraction: Fraction,
+    pub max_memory_fraction: Factor,
+    /// How full the disk may get.
+    pub max_disk_fraction: Factor,
+    /// Virtual processors for each of the machine's.
+    pub cpu_overcommit: Factor,
     /// Longest run time bought at once, in seconds.
     pub duration_max: NonZeroU32,
     /// What runs pods.
@@ -227,7 +214,16 @@ impl Config {
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
                 parse,
             )?,
-            max_memory_fraction: settings.get("max_memory_fraction", "a decimal number above 0 and up to 1, such as 0.75", parse)?,
+            machines: settings.get(
+                "machines",
+                "sizes such as medium cpus=2 memory=1GiB disk=2GiB price=1.9, separated by commas, each name once; the price of small is 1",
+                parse,
+            )?,
+            max_memory_fraction: settings.get("max_memory_fraction", FRACTION, parse_fraction)?,
+            max_disk_fraction: settings.get("max_disk_fraction", FRACTION, parse_fraction)?,
+            cpu_overcommit: settings.get("cpu_overcommit", "a decimal number from 1 to 1000, such as 4 or 1.5", |text| {
+                parse(text).filter(|factor| *factor >= Factor::ONE)
+            })?,
             duration_max: settings.get("duration_max", duration, parse)?,
             runtime: runtime(settings)?,
             ilp: ilp(settings, dev)?,
@@ -348,6 +344,10 @@ fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
 
 fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
+}
+
+fn parse_fraction(text: &str) -> Option<Factor> {
+    parse(text).filter(|factor| *factor <= Factor::ONE)
 }
 
 fn parse_bool(text: &str) -> Option<bool> {

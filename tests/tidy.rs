@@ -28,6 +28,8 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 /// Files that decide and nothing else: no clock, no files, no network, no tasks.
 const PURE: &[&str] = &[
+    "control/src/factor.rs",
+    "control/src/machines.rs",
     "control/src/manifest/canonical.rs",
     "control/src/manifest/rules.rs",
     "control/src/manifest/vars.rs",

@@ -8,11 +8,15 @@
 //! | `orders` | a paid request, from its Pay-Token to its receipt |
 //! | `api` | the HTTP of it |
 //! | `store` | what must survive, in SQLite |
+//! | `machines` | the sizes of pods this host sells |
+//! | `factor` | exact factors |
 //! | `clock` | time as an input |
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod clock;
+pub mod factor;
+pub mod machines;
 pub mod manifest;
 pub mod orders;
 pub mod pay;

@@ -75,6 +75,6 @@ mod visit;
 pub use access::{AccessFormat, AccessLog};
 pub use edge::{Edge, EdgeConfig, StartError};
 pub use limits::Limits;
-pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};
+pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy, refuses_port};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
 pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};

@@ -56,8 +56,26 @@ pub const KEYS: &[Key] = &[
         Some("10"),
         "price of a small pod for a month, in whole units of the uplink's asset; an exact decimal",
     ),
+    key(
+        "machines",
+        &["CODIUS_MACHINES"],
+        Some("small cpus=1 memory=512MiB disk=1GiB price=1"),
+        "sizes of pods that are sold, by the name manifests give as machine, separated by commas; price is the multiple of cost_per_month, exact. small is always among them",
+    ),
     key("duration_max", &["CODIUS_DURATION_MAX"], Some("31536000"), "longest run time bought at once, in seconds"),
     key("max_memory_fraction", &["CODIUS_MAX_MEMORY_FRACTION"], Some("0.75"), "share of the machine's memory pods may hold"),
+    key(
+        "max_disk_fraction",
+        &["CODIUS_MAX_DISK_FRACTION"],
+        Some("0.95"),
+        "how full the file system of root may get by pods' disks, which are set aside when they start (embedded)",
+    ),
+    key(
+        "cpu_overcommit",
+        &["CODIUS_CPU_OVERCOMMIT"],
+        Some("8"),
+        "virtual processors pods may hold for each of the machine's: with 8, a pod has an eighth of what it bought when all are busy at once",
+    ),
     key(
         "runtime",
         &["CODIUS_RUNTIME"],

@@ -165,10 +165,24 @@ fn a_file_that_is_no_toml_is_told_by_its_line_and_not_shown() {
 }
 
 #[test]
-fn fractions_are_exact() {
-    assert_eq!("0.75".parse::<Fraction>().unwrap().of(1000), 750);
-    assert_eq!("1".parse::<Fraction>().unwrap().of(u64::MAX), u64::MAX);
-    for bad in ["0", "1.000001", "0.0000001", "-0.5", ".5", "1e-1", ""] {
-        assert!(bad.parse::<Fraction>().is_err(), "{bad}");
+fn shares_are_up_to_all_of_it() {
+    for good in ["1", "0.75", "0.000001"] {
+        assert!(parse_fraction(good).is_some(), "{good}");
     }
+    for bad in ["0", "1.000001", "0.0000001", "-0.5", ".5", "1e-1", ""] {
+        assert!(parse_fraction(bad).is_none(), "{bad}");
+    }
+}
+
+#[test]
+fn sizes_of_pods_are_a_list() {
+    let names = |config: Config| config.machines.iter().map(|size| size.name.clone()).collect::<Vec<_>>();
+    let medium = "medium cpus=2 memory=1GiB disk=2GiB price=1.9";
+    let file = format!("dev = true\nmachines = [\"{medium}\", \"tiny cpus=1 memory=64MiB disk=64MiB price=0.2\"]");
+    assert_eq!(names(read(&file, &[]).unwrap()), ["small", "medium", "tiny"]);
+    assert_eq!(names(read("dev = true", &[("CODIUS_MACHINES", medium)]).unwrap()), ["small", "medium"]);
+    let message = read("dev = true", &[("CODIUS_MACHINES", "medium cpus=2")]).unwrap_err().to_string();
+    assert!(message.starts_with("CODIUS_MACHINES = \"medium cpus=2\": must be sizes such as medium cpus=2 memory=1GiB"), "{message}");
+    let message = read("dev = true", &[("CODIUS_CPU_OVERCOMMIT", "0.5")]).unwrap_err().to_string();
+    assert!(message.starts_with("CODIUS_CPU_OVERCOMMIT = \"0.5\": must be a decimal number from 1 to 1000"), "{message}");
 }

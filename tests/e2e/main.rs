@@ -3,6 +3,7 @@
 //! | room | what is shown |
 //! |---|---|
 //! | `paying` | what money buys, once, and what is refused before any moves |
+//! | `shares` | sizes of pods, and who gets the last place |
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
@@ -21,6 +22,7 @@ mod javascript;
 mod paying;
 mod pods;
 mod restart;
+mod shares;
 mod tls;
 
 use codiusd_kit::{Host, HostBuilder};

@@ -99,11 +99,12 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
-            Refusal::Changing(_) | Refusal::Full | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
+            Refusal::Changing(_) | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
+            Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
             // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
             Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
             Refusal::Runtime(error) => match error.fault() {

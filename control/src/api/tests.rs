@@ -12,8 +12,9 @@ use tokio::{
 use super::*;
 use crate::{
     clock::SystemClock,
+    machines::Machines,
     pay::{Asset, Desk},
-    pods::{Keeper, KeeperConfig, PodMetrics, Routes},
+    pods::{Capacity, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
 
@@ -48,13 +49,13 @@ impl Office {
         let (account, no_account) = watch::channel(None);
         let clock = SystemClock::shared();
         let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known).unwrap());
-        let config = KeeperConfig::new("http://host.example".parse().unwrap(), 64 << 30);
+        let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(64 << 30));
         let metrics = PodMetrics::register(&prometheus::Registry::new()).unwrap();
         let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, metrics);
         keeper.recover(Vec::new()).await.unwrap();
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let cost_per_month: CostPerMonth = "10".parse().unwrap();
-        let orders = Orders::new(cost_per_month, desk, keeper, receiver, no_account);
+        let orders = Orders::new(cost_per_month, Machines::default(), desk, keeper, receiver, no_account);
         let config = ApiConfig {
             draining: tokio_util::sync::CancellationToken::new(),
             public_uri: "http://host.example/?<&".to_owned(),

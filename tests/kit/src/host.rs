@@ -298,6 +298,11 @@ impl Host {
         status
     }
 
+    /// Sets an environment variable, for its next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.insert(key.to_owned(), value.to_owned());
+    }
+
     fn ready_file(&self) -> PathBuf {
         self.root().join("run/ready.json")
     }

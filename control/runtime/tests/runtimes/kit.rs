@@ -91,7 +91,7 @@ impl Host {
     }
 
     pub(crate) fn pod(&self, seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
-        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20 }, containers }
+        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20, disk_bytes: Machine::DISK_DEFAULT }, containers }
     }
 
     /// What of this host's the machine holds: links, control groups, mounts, pod directories, processes.
