@@ -20,6 +20,7 @@ use codiusd_control::{
     manifest::Rules,
     orders::Orders,
     pay::{Asset, Desk, asset_of},
+    peers::{Peers, PeersConfig, Rhythm},
     pods::{Capacity, DiskShare, Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
@@ -48,7 +49,7 @@ use url::Url;
 use crate::{
     admin::Admin,
     bridge::Bridge,
-    config::{Config, IlpChoice, RuntimeChoice},
+    config::{self, Config, IlpChoice, RuntimeChoice},
     ready::ReadyFile,
 };
 
@@ -112,6 +113,8 @@ impl App {
 
         let clock = SystemClock::shared();
         let (asset, received_in) = watch::channel(None);
+        let peers =
+            Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
         let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?;
         let desk = Arc::new(desk);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
@@ -127,6 +130,8 @@ impl App {
         tasks.spawn(forget_payments(desk.clone()));
         let watched = keeper.clone();
         tasks.spawn(async move { watched.watch().await });
+        let found = peers.clone();
+        tasks.spawn(async move { found.run().await });
 
         let admin = match config.admin {
             Some(address) => Some(Admin::start(address, registry).await.map_err(StartError::Admin)?),
@@ -140,7 +145,7 @@ impl App {
             let _ = stopped.await;
         };
         let draining = CancellationToken::new();
-        let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, until));
+        let api = tokio::spawn(api::serve(listener, api_config(config, &public_uri, &draining), orders, peers, until));
         wait_for_account(&interledger).await;
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
@@ -386,6 +391,16 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -
         rules: rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,
+    }
+}
+
+fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
+    PeersConfig {
+        public_uri: public_uri.as_str().to_owned(),
+        bootstrap: config.bootstrap_peers.clone(),
+        reach: config::reach(config.dev),
+        known_max: config.peers_max.into(),
+        rhythm: if config.dev { Rhythm::DEVELOPMENT } else { Rhythm::default() },
     }
 }
 

@@ -19,6 +19,7 @@ use codiusd_control::{
     factor::Factor,
     machines::Machines,
     pay::CostPerMonth,
+    peers::{PeerUri, Reach},
 };
 use codiusd_ilp::btp::client::BtpUrl;
 use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
@@ -171,6 +172,10 @@ pub struct Config {
     pub self_test: bool,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
+    /// Other hosts to begin with.
+    pub bootstrap_peers: Vec<PeerUri>,
+    /// Other hosts that are known, at most.
+    pub peers_max: u16,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
     /// Proxies in front of this host, whose word on clients is believed.
@@ -232,6 +237,8 @@ impl Config {
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
+            bootstrap_peers: bootstrap_peers(settings, dev)?,
+            peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
             admin: admin(settings)?,
             trusted_proxies: settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?,
             access_log: access_log(settings)?,
@@ -333,6 +340,20 @@ fn access_log(settings: &Settings) -> Result<Option<AccessLog>, ConfigError> {
         path => parse_path(path).map(Some),
     })?;
     Ok(place.map(|file| AccessLog { file, format, sample }))
+}
+
+/// Which other hosts are spoken to.
+pub(crate) fn reach(dev: bool) -> Reach {
+    if dev { Reach::Anywhere } else { Reach::Public }
+}
+
+/// As a list, or as JSON, which the Node codiusd wanted.
+fn bootstrap_peers(settings: &Settings, dev: bool) -> Result<Vec<PeerUri>, ConfigError> {
+    settings.get("bootstrap_peers", "origins such as https://codius.example.com, separated by commas", |text| {
+        let of_json = serde_json::from_str::<Vec<String>>(text).ok();
+        let names = of_json.unwrap_or_else(|| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect());
+        names.iter().map(|name| PeerUri::parse(name, reach(dev))).collect()
+    })
 }
 
 /// On this machine only: it has no password.

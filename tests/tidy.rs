@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "control/src/manifest/vars.rs",
     "control/src/pay/book.rs",
     "control/src/pay/price.rs",
+    "control/src/peers/set.rs",
+    "control/src/peers/uri.rs",
     "control/src/pods/reconcile.rs",
     "control/src/pods/state.rs",
     "proxy/src/host.rs",

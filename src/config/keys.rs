@@ -125,6 +125,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("access_log_format", &["CODIUS_ACCESS_LOG_FORMAT"], Some("text"), "text, or json: one object per line"),
     key("access_log_sample", &["CODIUS_ACCESS_LOG_SAMPLE"], Some("1"), "one request in so many is logged"),
+    key(
+        "bootstrap_peers",
+        &["CODIUS_BOOTSTRAP_PEERS"],
+        Some(""),
+        "other hosts to begin with, as https://codius.example.com separated by commas; they are asked whom they know, and told of this one",
+    ),
+    key("peers_max", &["CODIUS_PEERS_MAX"], Some("1000"), "other hosts that are known, at most; 0: none, and nobody is asked"),
     key("admin_api", &["CODIUS_ADMIN_API"], Some("false"), "true opens the operator's listener on 127.0.0.1: /metrics for Prometheus"),
     key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),

@@ -12,7 +12,8 @@ use super::{
 /// How much a key must look like another to be taken for a slip, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.85;
 /// Keys with any number of values.
-const LISTS: [&str; 7] = ["ilp_listen", "image_layouts", "insecure_registries", "machines", "tls_certs", "tls_listen", "trusted_proxies"];
+const LISTS: [&str; 8] =
+    ["bootstrap_peers", "ilp_listen", "image_layouts", "insecure_registries", "machines", "tls_certs", "tls_listen", "trusted_proxies"];
 
 /// What was set, and where.
 #[derive(Debug)]

@@ -175,6 +175,24 @@ fn shares_are_up_to_all_of_it() {
 }
 
 #[test]
+fn peers_to_begin_with_are_a_list_or_json() {
+    let base = ("CODIUS_PUBLIC_URI", "https://codius.example.com");
+    let peers = |text| {
+        read("", &[base, ("CODIUS_BOOTSTRAP_PEERS", text)])
+            .map(|config| config.bootstrap_peers.iter().map(PeerUri::to_string).collect::<Vec<_>>())
+    };
+    for text in ["https://a.example, https://b.example/,", r#"["https://a.example","https://b.example"]"#] {
+        assert_eq!(peers(text).unwrap(), ["https://a.example", "https://b.example"], "{text}");
+    }
+    let message = peers("http://a.example").unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "CODIUS_BOOTSTRAP_PEERS = \"http://a.example\": must be origins such as https://codius.example.com, separated by commas"
+    );
+    assert_eq!(read("dev = true\nbootstrap_peers = [\"http://localhost:3000\"]", &[]).unwrap().bootstrap_peers.len(), 1);
+}
+
+#[test]
 fn sizes_of_pods_are_a_list() {
     let names = |config: Config| config.machines.iter().map(|size| size.name.clone()).collect::<Vec<_>>();
     let medium = "medium cpus=2 memory=1GiB disk=2GiB price=1.9";

@@ -3,6 +3,7 @@
 //! | room | what is shown |
 //! |---|---|
 //! | `paying` | what money buys, once, and what is refused before any moves |
+//! | `peers` | hosts that find each other |
 //! | `shares` | sizes of pods, and who gets the last place |
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
@@ -20,6 +21,7 @@ mod ending;
 mod hyperd;
 mod javascript;
 mod paying;
+mod peers;
 mod pods;
 mod restart;
 mod shares;

@@ -51,6 +51,10 @@ pub(super) enum ApiError {
     NotFound,
     #[error(transparent)]
     Order(#[from] OrderError),
+    #[error("Invalid request payload JSON format: {0}")]
+    Json(String),
+    #[error("Invalid request payload input: {0}")]
+    Payload(String),
     #[error("Invalid request query input: {0}")]
     Query(String),
     #[error("the request body can't be read")]
@@ -75,8 +79,10 @@ impl ApiError {
             Self::Body
             | Self::ContentTypeHeader
             | Self::Gzip
+            | Self::Json(_)
             | Self::Manifest(ManifestError::Field { .. } | ManifestError::Json(_))
             | Self::NoToken
+            | Self::Payload(_)
             | Self::Query(_)
             | Self::Token(_)
             | Self::UnexpectedBody => StatusCode::BAD_REQUEST,

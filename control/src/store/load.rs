@@ -31,6 +31,7 @@ pub(super) fn everything(connection: &Connection) -> Result<Snapshot, LoadError>
     Ok(Snapshot {
         server_secret: apply::server_secret(connection)?,
         payments: payments(connection)?,
+        peers: peers(connection)?,
         pods: pods(connection)?,
         totals: totals(connection)?,
     })
@@ -69,6 +70,12 @@ fn payments(connection: &Connection) -> Result<Vec<(PaymentRow, Vec<CreditRow>)>
         payments.push((payment, credits));
     }
     Ok(payments)
+}
+
+fn peers(connection: &Connection) -> Result<Vec<String>, LoadError> {
+    let mut select = connection.prepare("SELECT uri FROM peers")?;
+    let uris = select.query_map([], |row| row.get(0))?;
+    Ok(uris.collect::<rusqlite::Result<_>>()?)
 }
 
 fn pods(connection: &Connection) -> Result<Vec<PodRecord>, LoadError> {

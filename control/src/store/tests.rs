@@ -40,7 +40,7 @@ impl Rows {
                     sums.earned += added.earned;
                     sums.forfeited += added.forfeited;
                 }
-                Write::ForgetPod(_) | Write::Pod(_) | Write::PodProgress(..) => {}
+                Write::ForgetPeer(_) | Write::ForgetPod(_) | Write::Peer(_) | Write::Pod(_) | Write::PodProgress(..) => {}
             }
         }
     }
