@@ -6,10 +6,11 @@ use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
     net::SocketAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -19,7 +20,8 @@ use codiusd_control::{
     manifest::Rules,
     orders::Orders,
     pay::{Asset, Desk, asset_of},
-    pods::{Keeper, KeeperConfig, PodMetrics},
+    peers::{Peers, PeersConfig, Rhythm},
+    pods::{Capacity, DiskShare, Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
 use codiusd_ilp::{
@@ -47,7 +49,7 @@ use url::Url;
 use crate::{
     admin::Admin,
     bridge::Bridge,
-    config::{Config, IlpChoice, RuntimeChoice},
+    config::{self, Config, IlpChoice, RuntimeChoice},
     open_files,
     ready::ReadyFile,
 };
@@ -115,24 +117,25 @@ impl App {
 
         let clock = SystemClock::shared();
         let (asset, received_in) = watch::channel(None);
+        let peers =
+            Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
         let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?;
         let desk = Arc::new(desk);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
-        let memory_max_bytes = config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?);
-        let keeper = KeeperConfig::new(public_uri.clone(), memory_max_bytes);
+        let keeper = KeeperConfig::new(public_uri.clone(), capacity(config)?);
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let tasks = chores(&interledger, asset, &desk, &keeper);
+        let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
         let admin = match config.admin {
             Some(address) => Some(Admin::start(address, registry.clone(), routes).await.map_err(StartError::Admin)?),
             None => None,
         };
-        let orders = Orders::new(config.cost_per_month, desk, keeper.clone(), receiver, interledger.account());
+        let orders = Orders::new(config.cost_per_month, config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
         let until = async {
@@ -141,7 +144,7 @@ impl App {
         };
         let draining = CancellationToken::new();
         let api_config = ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining) };
-        let api = tokio::spawn(api::serve(listener, api_config, orders, until));
+        let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
@@ -271,12 +274,14 @@ fn policy(config: &Config) -> Policy {
 }
 
 /// What goes on in the background, until dropped.
-fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper) -> JoinSet<()> {
+fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper, peers: &Peers) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(tell_asset(interledger.account(), asset));
     tasks.spawn(forget_payments(desk.clone()));
     let watched = keeper.clone();
     tasks.spawn(async move { watched.watch().await });
+    let found = peers.clone();
+    tasks.spawn(async move { found.run().await });
     tasks
 }
 
@@ -409,10 +414,38 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -
         metrics: None,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month: config.cost_per_month,
-        rules: Rules::default(),
+        rules: rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,
     }
+}
+
+fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
+    PeersConfig {
+        public_uri: public_uri.as_str().to_owned(),
+        bootstrap: config.bootstrap_peers.clone(),
+        reach: config::reach(config.dev),
+        known_max: config.peers_max.into(),
+        rhythm: if config.dev { Rhythm::DEVELOPMENT } else { Rhythm::default() },
+    }
+}
+
+/// What this host runs. A port the front door reaches no pod at is refused before anyone pays for it.
+fn rules(config: &Config) -> Rules {
+    let refused = (1..=u16::MAX).filter(|port| codiusd_proxy::refuses_port(*port));
+    let denied_ports = refused.map(|port| (port, "no pod is reached at it, for what listens there is no web server".to_owned())).collect();
+    Rules { machines: config.machines.clone(), denied_ports, ..Rules::default() }
+}
+
+/// What pods may hold of this machine. Only the embedded runtime keeps their disks below our directory.
+fn capacity(config: &Config) -> Result<Capacity, StartError> {
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let disk = DiskShare { of: config.root.clone(), full_at: config.max_disk_fraction };
+    Ok(Capacity {
+        memory_bytes: config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?),
+        vcpus: config.cpu_overcommit.of(u64::try_from(cpus).unwrap_or(u64::MAX)),
+        disk: (config.runtime == RuntimeChoice::Embedded).then_some(disk),
+    })
 }
 
 /// The office's socket, in a directory only we may enter.

@@ -12,13 +12,17 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
 
-use codiusd_control::pay::CostPerMonth;
+use codiusd_control::{
+    factor::Factor,
+    machines::Machines,
+    pay::CostPerMonth,
+    peers::{PeerUri, Reach},
+};
 use codiusd_ilp::btp::client::BtpUrl;
 use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
 use codiusd_runtime::{
@@ -33,11 +37,12 @@ pub use source::Settings;
 
 /// Less disk space for images holds none that is worth running, in bytes.
 const IMAGE_DISK_MIN: u64 = 1 << 30;
-/// What a pod's disk may hold, in bytes.
-const POD_DISK: RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 /// Where the file is looked for if none is named.
 pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
+
+/// What a share of something is written as.
+const FRACTION: &str = "a decimal number above 0 and up to 1, such as 0.75";
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -111,32 +116,6 @@ pub enum LogFormat {
     Text,
 }
 
-/// The pods' share of the machine's memory, in millionths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fraction(u32);
-
-impl Fraction {
-    /// That share of `whole`.
-    pub fn of(self, whole: u64) -> u64 {
-        u64::try_from(u128::from(whole) * u128::from(self.0) / 1_000_000).unwrap_or(u64::MAX)
-    }
-}
-
-impl FromStr for Fraction {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (whole, digits) = text.split_once('.').unwrap_or((text, "0"));
-        if digits.is_empty() || digits.len() > 6 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(());
-        }
-        let whole: u32 = whole.parse().map_err(|_| ())?;
-        let millionths: u32 = format!("{digits:0<6}").parse().map_err(|_| ())?;
-        let sum = whole.checked_mul(1_000_000).and_then(|sum| sum.checked_add(millionths)).ok_or(())?;
-        if sum == 0 || sum > 1_000_000 { Err(()) } else { Ok(Self(sum)) }
-    }
-}
-
 /// A private IPv4 network (RFC 1918, or RFC 6598's shared one), as `10.200.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -179,8 +158,14 @@ pub struct Config {
     pub root: PathBuf,
     /// What a small pod costs for a month.
     pub cost_per_month: CostPerMonth,
+    /// The sizes of pods that are sold.
+    pub machines: Machines,
     /// The pods' share of the machine's memory.
-    pub max_memory_fraction: Fraction,
+    pub max_memory_fraction: Factor,
+    /// How full the disk may get.
+    pub max_disk_fraction: Factor,
+    /// Virtual processors for each of the machine's.
+    pub cpu_overcommit: Factor,
     /// Longest run time bought at once, in seconds.
     pub duration_max: NonZeroU32,
     /// What runs pods.
@@ -205,6 +190,10 @@ pub struct Config {
     pub self_test: bool,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
+    /// Other hosts to begin with.
+    pub bootstrap_peers: Vec<PeerUri>,
+    /// Other hosts that are known, at most.
+    pub peers_max: u16,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
     /// Whether its metrics are everybody's to see.
@@ -259,19 +248,30 @@ impl Config {
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
                 parse,
             )?,
-            max_memory_fraction: settings.get("max_memory_fraction", "a decimal number above 0 and up to 1, such as 0.75", parse)?,
+            machines: settings.get(
+                "machines",
+                "sizes such as medium cpus=2 memory=1GiB disk=2GiB price=1.9, separated by commas, each name once; the price of small is 1",
+                parse,
+            )?,
+            max_memory_fraction: settings.get("max_memory_fraction", FRACTION, parse_fraction)?,
+            max_disk_fraction: settings.get("max_disk_fraction", FRACTION, parse_fraction)?,
+            cpu_overcommit: settings.get("cpu_overcommit", "a decimal number from 1 to 1000, such as 4 or 1.5", |text| {
+                parse(text).filter(|factor| *factor >= Factor::ONE)
+            })?,
             duration_max: settings.get("duration_max", duration, parse)?,
             runtime: runtime(settings)?,
             ilp: ilp(settings, dev)?,
             image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
             registries: registries(settings)?,
             image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", parse_image_disk)?,
-            pod_disk: settings.get("pod_disk", "memory, or a size from 16MiB to 1024GiB", parse_pod_disk)?,
+            pod_disk: settings.get("pod_disk", "own or memory", parse_pod_disk)?,
             pod_dns: settings.list("pod_dns", "IPv4 addresses pods can reach, separated by commas", parse_name_server)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
+            bootstrap_peers: bootstrap_peers(settings, dev)?,
+            peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
             admin: admin(settings)?,
             public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
@@ -404,6 +404,20 @@ fn access_log(settings: &Settings) -> Result<Option<AccessLog>, ConfigError> {
     Ok(place.map(|file| AccessLog { file, format, sample }))
 }
 
+/// Which other hosts are spoken to.
+pub(crate) fn reach(dev: bool) -> Reach {
+    if dev { Reach::Anywhere } else { Reach::Public }
+}
+
+/// As a list, or as JSON, which the Node codiusd wanted.
+fn bootstrap_peers(settings: &Settings, dev: bool) -> Result<Vec<PeerUri>, ConfigError> {
+    settings.get("bootstrap_peers", "origins such as https://codius.example.com, separated by commas", |text| {
+        let of_json = serde_json::from_str::<Vec<String>>(text).ok();
+        let names = of_json.unwrap_or_else(|| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect());
+        names.iter().map(|name| PeerUri::parse(name, reach(dev))).collect()
+    })
+}
+
 /// On this machine only: it has no password.
 fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
     let port = settings.get("admin_port", "a port number from 0 (any free one) to 65535", parse)?;
@@ -413,6 +427,10 @@ fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
 
 fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
+}
+
+fn parse_fraction(text: &str) -> Option<Factor> {
+    parse(text).filter(|factor| *factor <= Factor::ONE)
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -475,10 +493,10 @@ fn parse_image_disk(text: &str) -> Option<u64> {
 }
 
 fn parse_pod_disk(text: &str) -> Option<ScratchLimit> {
-    if text == "memory" {
-        Some(ScratchLimit::Memory)
-    } else {
-        parse_size(text).filter(|bytes| POD_DISK.contains(bytes)).map(ScratchLimit::Disk)
+    match text {
+        "own" => Some(ScratchLimit::Disk),
+        "memory" => Some(ScratchLimit::Memory),
+        _ => None,
     }
 }
 

@@ -35,11 +35,15 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 /// Files that decide and nothing else: no clock, no files, no network, no tasks.
 const PURE: &[&str] = &[
+    "control/src/factor.rs",
+    "control/src/machines.rs",
     "control/src/manifest/canonical.rs",
     "control/src/manifest/rules.rs",
     "control/src/manifest/vars.rs",
     "control/src/pay/book.rs",
     "control/src/pay/price.rs",
+    "control/src/peers/set.rs",
+    "control/src/peers/uri.rs",
     "control/src/pods/reconcile.rs",
     "control/src/pods/state.rs",
     "proxy/src/gone.rs",

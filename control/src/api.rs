@@ -6,6 +6,7 @@
 //! | `logs` | `/pods/{hash}/logs` |
 //! | `metrics` | `/metrics`, if everybody may see it |
 //! | `info` | `/info`, `/memory` |
+//! | `peers` | `/peers`, `/peers/discover` |
 //! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
 //! | `answer` | what every answer passes on its way out |
@@ -17,17 +18,22 @@ mod info;
 mod logs;
 mod metrics;
 mod page;
+mod peers;
 mod pods;
 mod request;
 
 use std::{num::NonZeroU32, sync::Arc, time::Instant};
 
-use axum::{Json, Router, middleware::from_fn, routing::get};
+use axum::{
+    Json, Router,
+    middleware::from_fn,
+    routing::{get, post},
+};
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth};
+use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth, peers::Peers};
 use error::ApiError;
 pub use metrics::shown;
 
@@ -54,6 +60,7 @@ pub struct ApiConfig {
 struct Api {
     config: ApiConfig,
     orders: Orders,
+    peers: Peers,
     started: Instant,
 }
 
@@ -62,12 +69,13 @@ pub async fn serve(
     listener: UnixListener,
     config: ApiConfig,
     orders: Orders,
+    peers: Peers,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(config, orders)).with_graceful_shutdown(stop).await
+    axum::serve(listener, router(config, orders, peers)).with_graceful_shutdown(stop).await
 }
 
-fn router(config: ApiConfig, orders: Orders) -> Router {
+fn router(config: ApiConfig, orders: Orders, peers: Peers) -> Router {
     let pods = get(pods::state).post(pods::upload).put(pods::extend).options(pods::quote);
     let public = match config.metrics.clone() {
         Some(registry) => Router::new().route("/metrics", get(async move || shown(&registry))),
@@ -77,24 +85,29 @@ fn router(config: ApiConfig, orders: Orders) -> Router {
         .route("/", get(page::index))
         .route("/pods", pods)
         .route("/pods/{hash}/logs", get(logs::logs))
+        .route("/peers", get(peers::list))
+        .route("/peers/discover", post(peers::discover))
         .route("/info", get(info::info))
         .route("/memory", get(info::memory))
         .route("/version", get(version))
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn(answer::finish))
-        .with_state(Arc::new(Api { config, orders, started: Instant::now() }))
+        .with_state(Arc::new(Api { config, orders, peers, started: Instant::now() }))
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Version {
     name: &'static str,
     version: &'static str,
 }
 
 async fn version() -> Json<Version> {
-    Json(Version { name: "Codiusd (Rust)", version: env!("CARGO_PKG_VERSION") })
+    Json(VERSION)
 }
+
+/// What we are.
+const VERSION: Version = Version { name: "Codiusd (Rust)", version: env!("CARGO_PKG_VERSION") };
 
 #[cfg(test)]
 mod tests;

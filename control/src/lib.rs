@@ -6,15 +6,21 @@
 //! | `pay` | price, payments, what each may still be used for |
 //! | `pods` | a pod's life: start, extension, expiry, exit, recovery |
 //! | `orders` | a paid request, from its Pay-Token to its receipt |
+//! | `peers` | other hosts |
 //! | `api` | the HTTP of it |
 //! | `store` | what must survive, in SQLite |
+//! | `machines` | the sizes of pods this host sells |
+//! | `factor` | exact factors |
 //! | `clock` | time as an input |
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod clock;
+pub mod factor;
+pub mod machines;
 pub mod manifest;
 pub mod orders;
 pub mod pay;
+pub mod peers;
 pub mod pods;
 pub mod store;

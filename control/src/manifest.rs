@@ -27,6 +27,8 @@ pub use rules::Rules;
 use vars::Secrets;
 use wire::Manifest;
 
+use crate::machines::SMALL;
+
 /// Characters of a field's path, or of what is wrong with it, that an error shows.
 const SHOWN_MAX: usize = 200;
 
@@ -89,9 +91,9 @@ impl Upload {
         Self::from_value(parse_json(body)?, rules, Secrets::Needed)
     }
 
-    /// The hash of an upload that is only asked about: private values may be missing, but what is there must fit.
-    pub fn hash_of(body: &[u8], rules: &Rules) -> Result<ManifestHash, ManifestError> {
-        Self::from_value(parse_json(body)?, rules, Secrets::MayBeMissing).map(|upload| upload.hash)
+    /// Reads an upload that is only asked about: private values may be missing, but what is there must fit.
+    pub fn parse_question(body: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
+        Self::from_value(parse_json(body)?, rules, Secrets::MayBeMissing)
     }
 
     /// Reads a file for people: an upload, or a bare manifest, whose private values are elsewhere.
@@ -131,6 +133,11 @@ impl Upload {
     /// The manifest as uploaded, without private values.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// The size of pod it asks for.
+    pub fn machine(&self) -> &str {
+        self.manifest.machine.as_deref().unwrap_or(SMALL)
     }
 
     /// Where the pod listens for HTTP.

@@ -15,7 +15,8 @@ use codiusd_runtime::PodId;
 use tokio::{sync::watch, task::JoinError, time};
 
 use crate::{
-    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, PriceTooLarge, Standing, price},
+    machines::{Machines, SMALL},
+    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, price},
     pods::{Keeper, Order, PodView, Receipt, Refusal},
     store::StoreFailed,
 };
@@ -88,6 +89,7 @@ pub enum OrderError {
 #[derive(Clone, Debug)]
 pub struct Orders {
     cost: CostPerMonth,
+    machines: Machines,
     desk: Arc<Desk>,
     keeper: Keeper,
     receiver: Arc<Receiver>,
@@ -101,22 +103,35 @@ enum Deed {
     Upload(Arc<Order>),
 }
 
+impl Deed {
+    /// What it needs of the machine; a pod that runs has its place.
+    fn place(&self, seconds: NonZeroU32) -> Option<Place> {
+        match self {
+            Self::Extend(_) => None,
+            Self::Upload(order) => Some(Place { pod: order.spec.id.clone(), machine: order.spec.machine, seconds: seconds.get() }),
+        }
+    }
+}
+
 impl Orders {
-    /// Takes requests at `cost`, paid to `account` through `receiver`.
+    /// Takes requests for pods of the sizes of `machines`, of which the small one costs `cost`, paid to `account` through `receiver`.
     pub fn new(
         cost: CostPerMonth,
+        machines: Machines,
         desk: Arc<Desk>,
         keeper: Keeper,
         receiver: Arc<Receiver>,
         account: watch::Receiver<Option<Account>>,
     ) -> Self {
-        Self { cost, desk, keeper, receiver, account }
+        Self { cost, machines, desk, keeper, receiver, account }
     }
 
-    /// The price of `seconds`, free and without obligation.
-    pub fn quote(&self, seconds: NonZeroU32) -> Result<Quote, OrderError> {
+    /// The price of `seconds` of a pod of the size `machine`, free and without obligation.
+    pub fn quote(&self, machine: &str, seconds: NonZeroU32) -> Result<Quote, OrderError> {
         let asset = self.desk.asset()?;
-        Ok(Quote { price: price(self.cost, seconds, asset.scale)?, asset })
+        // One that isn't sold any more is refused before it is paid for, but its paid requests are still answered.
+        let size = self.machines.get(machine).unwrap_or_else(|| self.machines.small());
+        Ok(Quote { price: price(self.cost.times(size.price), seconds, asset.scale)?, asset })
     }
 
     /// Whether an upload could be carried out now; what `upload` checks before it asks for money.
@@ -150,9 +165,10 @@ impl Orders {
     }
 
     async fn carry_out(&self, deed: Deed, seconds: NonZeroU32, payment: Payment) -> Result<Receipt, OrderError> {
-        let quote = self.quote(seconds)?;
+        let quote = self.quote(&self.machine(&deed), seconds)?;
+        let place = deed.place(seconds);
         loop {
-            match self.desk.present(&payment.token, payment.binding, quote.price, &quote.asset).await? {
+            match self.desk.present(&payment.token, payment.binding, quote.price, &quote.asset, place.as_ref()).await? {
                 Standing::Answered(answer) => return Ok(serde_json::from_str(&answer)?),
                 Standing::Due { segment, required, received, .. } => {
                     let refused = |refusal| OrderError::Refused { refusal, paid: received > 0 };
@@ -175,9 +191,18 @@ impl Orders {
         match deed {
             Deed::Extend(id) => {
                 self.keeper.ready().await?;
-                self.keeper.running(id).map(|_| ())
+                let machine = &self.keeper.running(id)?.order.machine;
+                if self.machines.get(machine).is_some() { Ok(()) } else { Err(Refusal::NotSold(machine.clone())) }
             }
             Deed::Upload(order) => self.keeper.admit(order).await,
+        }
+    }
+
+    /// The size of the pod a request is about; any, if there is no such pod.
+    fn machine(&self, deed: &Deed) -> String {
+        match deed {
+            Deed::Extend(id) => self.keeper.order(id).map_or_else(|| SMALL.to_owned(), |order| order.machine.clone()),
+            Deed::Upload(order) => order.machine.clone(),
         }
     }
 

@@ -12,7 +12,7 @@ mod desk;
 mod price;
 mod token;
 
-pub use book::{Denied, Limits, NotPaid, Standing, SumsDisagree};
+pub use book::{Denied, Limits, NotPaid, Place, Standing, SumsDisagree};
 pub use desk::{Desk, DeskError, asset_of};
 pub use price::{Asset, BadCost, CostPerMonth, PriceTooLarge, price};
 pub use token::{BadToken, Binding, PayToken, TokenHash};

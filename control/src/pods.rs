@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
+//! | `shares` | what pods hold of the machine, and whether one more fits |
 //! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
 //! | `keeper` | the table of pods, and what may be asked of it |
 //! | `start` | a paid order and its pod, step by step |
@@ -18,10 +19,12 @@ mod metrics;
 mod notice;
 mod reconcile;
 mod recover;
+mod shares;
 mod start;
 mod state;
 mod watch;
 
-pub use keeper::{Gone, Keeper, KeeperConfig, Memory, PodView, Receipt, Refusal, Routes};
+pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
 pub use metrics::PodMetrics;
+pub use shares::{Capacity, DiskShare, Resource, Room, Shares};
 pub use state::{Order, Pod, PodRecord};

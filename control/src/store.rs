@@ -1,4 +1,4 @@
-//! What must survive: payments, credits, pods, manifests, earnings, in one SQLite file.
+//! What must survive: payments, credits, pods, manifests, earnings, peers, in one SQLite file.
 //!
 //! One thread writes. Callers reserve a place in its queue, change their state in memory and send the changes in one breath
 //! (so that memory and file see the same order), then wait until they are durable. What has queued up meanwhile is

@@ -95,7 +95,7 @@ pub use edge::{Edge, EdgeConfig, Prepared, StartError};
 pub use gone::Gone;
 pub use limits::Limits;
 pub use listen::{Inherited, ListenError};
-pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy};
+pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy, refuses_port};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
 pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};
 pub use traffic::PodTraffic;

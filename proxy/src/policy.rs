@@ -138,7 +138,7 @@ impl UpstreamPolicy {
     pub(crate) fn check(&self, pod: SocketAddr, is_own: impl FnOnce(IpAddr) -> bool) -> Result<(), Unwanted> {
         let UpstreamPolicy::Pods(networks) = self else { return Ok(()) };
         let address = pod.ip().to_canonical();
-        if pod.port() == 0 || REFUSED_PORTS.iter().any(|range| range.contains(&pod.port())) {
+        if refuses_port(pod.port()) {
             return Err(Unwanted::Port);
         }
         if is_special(address) {
@@ -149,6 +149,11 @@ impl UpstreamPolicy {
         }
         if is_own(address) { Err(Unwanted::Own) } else { Ok(()) }
     }
+}
+
+/// Whether no pod is reached at this port, by [`UpstreamPolicy::Pods`].
+pub fn refuses_port(port: u16) -> bool {
+    port == 0 || REFUSED_PORTS.iter().any(|range| range.contains(&port))
 }
 
 fn is_special(address: IpAddr) -> bool {

@@ -72,6 +72,9 @@ pub enum StartError {
     /// The pods of an earlier process.
     #[error("the pods from before can't be taken over")]
     Recover(#[source] StoreFailed),
+    /// What other hosts are asked with.
+    #[error("other hosts can't be asked")]
+    Peers(#[source] reqwest::Error),
     /// The admin listener.
     #[error("the admin listener can't be opened (CODIUS_ADMIN_PORT)")]
     Admin(#[source] io::Error),

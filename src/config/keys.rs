@@ -63,8 +63,26 @@ pub const KEYS: &[Key] = &[
         Some("10"),
         "price of a small pod for a month, in whole units of the uplink's asset; an exact decimal",
     ),
+    key(
+        "machines",
+        &["CODIUS_MACHINES"],
+        Some("small cpus=1 memory=512MiB disk=1GiB price=1"),
+        "sizes of pods that are sold, by the name manifests give as machine, separated by commas; price is the multiple of cost_per_month, exact. small is always among them",
+    ),
     key("duration_max", &["CODIUS_DURATION_MAX"], Some("31536000"), "longest run time bought at once, in seconds"),
     key("max_memory_fraction", &["CODIUS_MAX_MEMORY_FRACTION"], Some("0.75"), "share of the machine's memory pods may hold"),
+    key(
+        "max_disk_fraction",
+        &["CODIUS_MAX_DISK_FRACTION"],
+        Some("0.95"),
+        "how full the file system of root may get by pods' disks, which are set aside when they start (embedded)",
+    ),
+    key(
+        "cpu_overcommit",
+        &["CODIUS_CPU_OVERCOMMIT"],
+        Some("8"),
+        "virtual processors pods may hold for each of the machine's: with 8, a pod has an eighth of what it bought when all are busy at once",
+    ),
     key(
         "runtime",
         &["CODIUS_RUNTIME"],
@@ -120,8 +138,8 @@ pub const KEYS: &[Key] = &[
     key(
         "pod_disk",
         &["CODIUS_POD_DISK"],
-        Some("1GiB"),
-        "what a pod can write, such as 1GiB, set aside on the disk when it starts; memory: half of its memory instead (embedded)",
+        Some("own"),
+        "where a pod writes. own: on a disk of the machine's size, set aside when it starts; memory: in half of its memory (embedded)",
     ),
     key(
         "pod_dns",
@@ -164,6 +182,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("access_log_format", &["CODIUS_ACCESS_LOG_FORMAT"], Some("text"), "text, or json: one object per line"),
     key("access_log_sample", &["CODIUS_ACCESS_LOG_SAMPLE"], Some("1"), "one request in so many is logged"),
+    key(
+        "bootstrap_peers",
+        &["CODIUS_BOOTSTRAP_PEERS"],
+        Some(""),
+        "other hosts to begin with, as https://codius.example.com separated by commas; they are asked whom they know, and told of this one",
+    ),
+    key("peers_max", &["CODIUS_PEERS_MAX"], Some("1000"), "other hosts that are known, at most; 0: none, and nobody is asked"),
     key("admin_api", &["CODIUS_ADMIN_API"], Some("false"), "true opens the operator's listener on 127.0.0.1: /metrics for Prometheus"),
     key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("public_metrics", &["CODIUS_PUBLIC_METRICS"], Some("false"), "true shows /metrics to everybody, at the host's own name"),

@@ -12,10 +12,12 @@ use super::{
 /// How much a key must look like another to be taken for a slip, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.85;
 /// Keys with any number of values.
-const LISTS: [&str; 11] = [
+const LISTS: [&str; 13] = [
+    "bootstrap_peers",
     "ilp_listen",
     "image_layouts",
     "insecure_registries",
+    "machines",
     "pod_dns",
     "proxy_protocol",
     "registries_allow",

@@ -38,8 +38,8 @@ fn names_of_the_node_codiusd_are_kept() {
 fn what_pods_get_has_units_and_logins_are_not_shown() {
     let logins = ("CODIUS_REGISTRY_CREDENTIALS", r#"{"docker.io":"me:s3cret:with:colons"}"#);
     let dev = ("CODIUS_DEV", "true");
-    let config = read("pod_disk = \"512MiB\"\npod_dns = [\"9.9.9.9\"]\nregistries_allow = [\"ghcr.io/us\"]", &[dev, logins]).unwrap();
-    assert_eq!((config.pod_disk, config.image_disk), (ScratchLimit::Disk(512 << 20), 40 << 30));
+    let config = read("pod_disk = \"own\"\npod_dns = [\"9.9.9.9\"]\nregistries_allow = [\"ghcr.io/us\"]", &[dev, logins]).unwrap();
+    assert_eq!((config.pod_disk, config.image_disk), (ScratchLimit::Disk, 40 << 30));
     assert_eq!((config.pod_dns.clone(), config.registries.allow.clone()), (vec![Ipv4Addr::new(9, 9, 9, 9)], vec!["ghcr.io/us".to_owned()]));
     let login = &config.registries.credentials[0];
     assert_eq!((&*login.registry, &*login.username, &*login.password), ("index.docker.io", "me", "s3cret:with:colons"));
@@ -209,10 +209,42 @@ fn a_file_that_is_no_toml_is_told_by_its_line_and_not_shown() {
 }
 
 #[test]
-fn fractions_are_exact() {
-    assert_eq!("0.75".parse::<Fraction>().unwrap().of(1000), 750);
-    assert_eq!("1".parse::<Fraction>().unwrap().of(u64::MAX), u64::MAX);
-    for bad in ["0", "1.000001", "0.0000001", "-0.5", ".5", "1e-1", ""] {
-        assert!(bad.parse::<Fraction>().is_err(), "{bad}");
+fn shares_are_up_to_all_of_it() {
+    for good in ["1", "0.75", "0.000001"] {
+        assert!(parse_fraction(good).is_some(), "{good}");
     }
+    for bad in ["0", "1.000001", "0.0000001", "-0.5", ".5", "1e-1", ""] {
+        assert!(parse_fraction(bad).is_none(), "{bad}");
+    }
+}
+
+#[test]
+fn peers_to_begin_with_are_a_list_or_json() {
+    let base = ("CODIUS_PUBLIC_URI", "https://codius.example.com");
+    let peers = |text| {
+        read("", &[base, ("CODIUS_BOOTSTRAP_PEERS", text)])
+            .map(|config| config.bootstrap_peers.iter().map(PeerUri::to_string).collect::<Vec<_>>())
+    };
+    for text in ["https://a.example, https://b.example/,", r#"["https://a.example","https://b.example"]"#] {
+        assert_eq!(peers(text).unwrap(), ["https://a.example", "https://b.example"], "{text}");
+    }
+    let message = peers("http://a.example").unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "CODIUS_BOOTSTRAP_PEERS = \"http://a.example\": must be origins such as https://codius.example.com, separated by commas"
+    );
+    assert_eq!(read("dev = true\nbootstrap_peers = [\"http://localhost:3000\"]", &[]).unwrap().bootstrap_peers.len(), 1);
+}
+
+#[test]
+fn sizes_of_pods_are_a_list() {
+    let names = |config: Config| config.machines.iter().map(|size| size.name.clone()).collect::<Vec<_>>();
+    let medium = "medium cpus=2 memory=1GiB disk=2GiB price=1.9";
+    let file = format!("dev = true\nmachines = [\"{medium}\", \"tiny cpus=1 memory=64MiB disk=64MiB price=0.2\"]");
+    assert_eq!(names(read(&file, &[]).unwrap()), ["small", "medium", "tiny"]);
+    assert_eq!(names(read("dev = true", &[("CODIUS_MACHINES", medium)]).unwrap()), ["small", "medium"]);
+    let message = read("dev = true", &[("CODIUS_MACHINES", "medium cpus=2")]).unwrap_err().to_string();
+    assert!(message.starts_with("CODIUS_MACHINES = \"medium cpus=2\": must be sizes such as medium cpus=2 memory=1GiB"), "{message}");
+    let message = read("dev = true", &[("CODIUS_CPU_OVERCOMMIT", "0.5")]).unwrap_err().to_string();
+    assert!(message.starts_with("CODIUS_CPU_OVERCOMMIT = \"0.5\": must be a decimal number from 1 to 1000"), "{message}");
 }

@@ -3,6 +3,8 @@
 //! | room | what is shown |
 //! |---|---|
 //! | `paying` | what money buys, once, and what is refused before any moves |
+//! | `peers` | hosts that find each other |
+//! | `shares` | sizes of pods, and who gets the last place |
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
@@ -22,8 +24,10 @@ mod hyperd;
 mod javascript;
 mod operating;
 mod paying;
+mod peers;
 mod pods;
 mod restart;
+mod shares;
 mod stopping;
 mod tls;
 

@@ -77,7 +77,8 @@ struct Inner {
     images: ImageStore,
     pods_dir: PathBuf,
     /// What pods' disks are made after; none: what they write is kept in their memory.
-    template: Option<PathBuf>,
+    /// Whether what a pod writes is on a disk of its own.
+    has_disks: bool,
     pods: Mutex<Pods>,
     starts: Semaphore,
     _claim: SubnetClaim,
@@ -103,14 +104,14 @@ impl EmbeddedRuntime {
         link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
-        let template = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
+        let has_disks = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
         let inner = Inner {
             pods: Mutex::new(Pods::new(config.slots(), adopted)),
             starts: Semaphore::new(config.limits.starts_max),
             images,
             pods_dir,
             config,
-            template,
+            has_disks,
             _claim: claim,
             _root_lock: root_lock,
         };
@@ -188,7 +189,8 @@ impl Inner {
     }
 
     async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<keep::Held, RuntimeError> {
-        let setup = Setup { config: &self.config, template: self.template.as_deref() };
+        let template = self.disk_template(spec).await?;
+        let setup = Setup { config: &self.config, template: template.as_deref() };
         // The layers are ours until the shim has them.
         let (order, _layers) = launch::order(&setup, &self.images, spec, slot).await?;
         // Only now: a slow registry doesn't keep others from starting.
@@ -200,6 +202,15 @@ impl Inner {
             blocking("undoing a failed start", move || keep::undo(&dir, &groups)).await?;
         }
         launched
+    }
+
+    /// What the pod's disk is made after, if pods have disks here.
+    async fn disk_template(&self, spec: &PodSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        if !self.has_disks {
+            return Ok(None);
+        }
+        let (root, bytes, inodes) = (self.config.root.clone(), spec.machine.disk_bytes, self.config.limits.scratch_inodes_max);
+        blocking("formatting a pod's disk", move || disk::template(&root, bytes, inodes)).await.map(Some)
     }
 
     /// Takes from a dead pod what it held, unless somebody is stopping it: its slot must not be another's by now.
@@ -235,13 +246,13 @@ impl Drop for Inner {
     }
 }
 
-/// Whether containers are confined here, before there are any; returns what their disks are made after.
-fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Result<Option<PathBuf>, OpenError> {
+/// Whether containers are confined here, before there are any; returns whether they can have disks.
+fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Result<bool, OpenError> {
     let template = probe::template(config);
     let id = probe::id()?;
     let Ok((slot, _)) = pods.reserve(&id, usize::MAX) else {
         tracing::info!("every slot has a pod that was checked when it started: no self-check");
-        return Ok(template);
+        return Ok(template.is_some());
     };
     let began = Instant::now();
     let in_memory = || probe::check(&Setup { config, template: None }, pods_dir, slot);
@@ -249,13 +260,13 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
     let outcome = match checked {
         Ok(Outcome::NoDisk(cause)) => {
             probe::warn_of_memory(&cause);
-            in_memory().map(|_| None)
+            in_memory().map(|_| false)
         }
         Ok(Outcome::DiskFull(cause)) => {
             tracing::warn!(cause, "no pod can be started: there is no room for its disk (CODIUS_POD_DISK)");
-            in_memory().map(|_| template)
+            in_memory().map(|_| true)
         }
-        other => other.map(|_| template),
+        other => other.map(|_| template.is_some()),
     };
     tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "self-check");
     outcome

@@ -72,6 +72,18 @@ pub struct Machine {
     pub vcpus: u32,
     /// Memory and swap together, in bytes.
     pub memory_bytes: u64,
+    /// What it may write to its disk, in bytes.
+    #[serde(default = "Machine::disk_default")]
+    pub disk_bytes: u64,
+}
+
+impl Machine {
+    /// Disk of a pod that was started before machines had one, in bytes.
+    pub const DISK_DEFAULT: u64 = 1 << 30;
+
+    fn disk_default() -> u64 {
+        Self::DISK_DEFAULT
+    }
 }
 
 /// Everything needed to start a pod.

@@ -51,6 +51,10 @@ pub(super) enum ApiError {
     NotFound,
     #[error(transparent)]
     Order(#[from] OrderError),
+    #[error("Invalid request payload JSON format: {0}")]
+    Json(String),
+    #[error("Invalid request payload input: {0}")]
+    Payload(String),
     #[error("Invalid request query input: {0}")]
     Query(String),
     #[error("the request body can't be read")]
@@ -75,8 +79,10 @@ impl ApiError {
             Self::Body
             | Self::ContentTypeHeader
             | Self::Gzip
+            | Self::Json(_)
             | Self::Manifest(ManifestError::Field { .. } | ManifestError::Json(_))
             | Self::NoToken
+            | Self::Payload(_)
             | Self::Query(_)
             | Self::Token(_)
             | Self::UnexpectedBody => StatusCode::BAD_REQUEST,
@@ -99,11 +105,12 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
-            Refusal::Changing(_) | Refusal::Full | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
+            Refusal::Changing(_) | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
+            Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
             // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
             Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
             Refusal::Runtime(error) => match error.fault() {

@@ -19,7 +19,7 @@ const MIB: u64 = 1024 * 1024;
 /// `/`: what this host is, what it costs, and how to upload.
 pub(super) async fn index(State(api): State<Arc<Api>>) -> Response {
     let exact_cost = api.config.cost_per_month.to_string();
-    let axum::Json(mut info) = info::info(State(api)).await;
+    let mut info = info::facts(&api).await;
     info["costPerMonth"] = exact_cost.into();
     info["freeMebibytes"] = info["serverFreeMemory"].as_u64().map(|bytes| bytes / MIB).into();
     let fields = info.as_object().into_iter().flatten();

@@ -26,11 +26,11 @@ pub(super) async fn quote(State(api): State<Arc<Api>>, uri: Uri, headers: Header
         return Ok(preflight());
     }
     let body = request::json_body(&headers, body).await?;
-    let hash = Upload::hash_of(&body, &api.config.rules)?;
+    let upload = Upload::parse_question(&body, &api.config.rules)?;
     let seconds = request::duration(&uri, &api.config)?;
-    let quote = api.orders.quote(seconds)?;
+    let quote = api.orders.quote(upload.machine(), seconds)?;
     let answer = json!({
-        "manifestHash": hash.to_string(),
+        "manifestHash": upload.hash().to_string(),
         "price": quote.price.to_string(),
         "assetCode": quote.asset.code,
         "assetScale": quote.asset.scale,

@@ -12,11 +12,15 @@ use tokio::{
 use super::*;
 use crate::{
     clock::SystemClock,
+    machines::Machines,
     pay::{Asset, Desk},
-    pods::{Gone, Keeper, KeeperConfig, PodMetrics, Routes},
+    peers::{PeersConfig, Reach, Rhythm},
+    pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
 
+/// Hosts the office knows, as the recorded one did.
+const PEERS: [&str; 3] = ["https://peer-a.example.com", "https://peer-b.example.com", "https://peer-other.example.com"];
 const MIB: usize = 1024 * 1024;
 
 #[derive(Debug)]
@@ -32,7 +36,7 @@ impl Routes for NoRoutes {
     }
 }
 
-/// A whole API on a socket, without pods and peers.
+/// A whole API on a socket, without pods. Nobody asks its peers.
 struct Office {
     socket: PathBuf,
     _files: tempfile::TempDir,
@@ -52,13 +56,21 @@ impl Office {
         let (account, no_account) = watch::channel(None);
         let clock = SystemClock::shared();
         let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known).unwrap());
-        let config = KeeperConfig::new("http://host.example".parse().unwrap(), 64 << 30);
+        let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(64 << 30));
         let pods = PodMetrics::register(&prometheus::Registry::new()).unwrap();
+        let peers = PeersConfig {
+            public_uri: "https://host.example".to_owned(),
+            bootstrap: Vec::new(),
+            reach: Reach::Public,
+            known_max: 100,
+            rhythm: Rhythm::default(),
+        };
+        let peers = Peers::new(peers, &PEERS.map(str::to_owned), store.clone(), clock.clone()).unwrap();
         let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, pods);
         keeper.recover(Vec::new()).await.unwrap();
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let cost_per_month: CostPerMonth = "10".parse().unwrap();
-        let orders = Orders::new(cost_per_month, desk, keeper, receiver, no_account);
+        let orders = Orders::new(cost_per_month, Machines::default(), desk, keeper, receiver, no_account);
         let config = ApiConfig {
             draining: tokio_util::sync::CancellationToken::new(),
             metrics,
@@ -70,7 +82,7 @@ impl Office {
         };
         let socket = files.path().join("control.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        tokio::spawn(serve(listener, config, orders, std::future::pending()));
+        tokio::spawn(serve(listener, config, orders, peers, std::future::pending()));
         Self { socket, _files: files, _asset: asset, _account: account }
     }
 
@@ -194,5 +206,45 @@ async fn metrics_are_shown_only_if_that_is_wanted() {
         assert_eq!(body.contains("codius_pods_renewed_total{reason=\"lost\"} 0\n"), get == "200", "{body}");
         let (head, _) = office.ask("POST /metrics", "", b"").await;
         assert!(head.starts_with(&format!("http/1.1 {post} ")), "{head}");
+    }
+}
+
+/// Requests whose answers differ from the Node codiusd's on purpose: `(id, our status, why)`.
+const DIFFERENT: &[(&str, u16, &str)] =
+    &[("discover-proto", 400, "an unknown key is refused, whatever its name"), ("discover-get", 405, "only / is a page")];
+
+#[tokio::test]
+async fn peers_are_told_as_the_node_codiusd_tells_them() {
+    let office = Office::open().await;
+    let path = format!("{}/tests/data/http-peers.json", env!("CARGO_MANIFEST_DIR"));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(rows.len(), 43);
+    for row in rows {
+        let text = |name: &str| row[name].as_str().unwrap_or_default();
+        let body = text("body");
+        let kind = row.get("contentType").map_or("application/json", |kind| kind.as_str().unwrap());
+        let mut head = if row.get("body").is_some() { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+        if !kind.is_empty() {
+            head += &format!("Content-Type: {kind}\r\n");
+        }
+        let (answer, said) = office.ask(&format!("{} {}", text("method"), text("path")), &head, body.as_bytes()).await;
+        let expected = match DIFFERENT.iter().find(|(id, ..)| *id == text("id")) {
+            Some((_, status, _)) => u64::from(*status),
+            None => row["status"].as_u64().unwrap(),
+        };
+        assert!(answer.starts_with(&format!("http/1.1 {expected} ")), "{row}: {answer} {said}");
+        if expected != row["status"] || expected != 200 {
+            continue;
+        }
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let (ours, theirs) = (said.as_object().unwrap(), row["answer"].as_object().unwrap());
+        let missing: Vec<_> = theirs.keys().filter(|key| !ours.contains_key(*key) && *key != "selfTestSuccess").collect();
+        assert!(missing.is_empty() && (ours.contains_key("peers") == theirs.contains_key("peers")), "{row}: {missing:?} {said}");
+        if let Some(peers) = theirs.get("peers") {
+            // Nobody has looked at the recorded newcomer here.
+            let count = peers.as_array().unwrap().len().min(PEERS.len());
+            let told = said["peers"].as_array().unwrap();
+            assert!(told.len() == count && told.iter().all(|peer| PEERS.contains(&peer.as_str().unwrap())), "{row}: {said}");
+        }
     }
 }

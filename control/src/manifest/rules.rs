@@ -1,13 +1,12 @@
 //! What a host won't run, whatever its shape. The Node codiusd took money for most of this and then failed.
 
-use std::{collections::HashSet, ops::RangeInclusive};
-
-use codiusd_runtime::Machine;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     ManifestError,
-    wire::{Container, MachineName, Manifest},
+    wire::{Container, Manifest},
 };
+use crate::machines::Machines;
 
 /// A container's environment can't hold a longer string (`MAX_ARG_STRLEN` of Linux), and the manifest is one of them.
 const VARIABLE_MAX: usize = 128 * 1024 - 64;
@@ -17,31 +16,29 @@ const VARIABLE_MAX: usize = 128 * 1024 - 64;
 pub struct Rules {
     /// Containers of one pod, at most.
     pub containers_max: usize,
-    /// What `machine: small` is; the default machine, too.
-    pub small: Machine,
-    /// Ports a pod may be reached at.
-    pub ports: RangeInclusive<u16>,
+    /// The sizes of pods it sells.
+    pub machines: Machines,
+    /// Ports no pod is reached at, and why.
+    pub denied_ports: BTreeMap<u16, String>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { containers_max: 16, small: Machine { vcpus: 1, memory_bytes: 512 * 1024 * 1024 }, ports: 1..=u16::MAX }
+        Self { containers_max: 16, machines: Machines::default(), denied_ports: BTreeMap::new() }
     }
 }
 
 impl Rules {
-    /// The machine a manifest asks for.
-    pub(super) fn machine(&self, name: Option<MachineName>) -> Machine {
-        match name {
-            None | Some(MachineName::Small) => self.small,
-        }
-    }
-
     pub(super) fn check(&self, manifest: &Manifest) -> Result<(), ManifestError> {
         not_empty("manifest.name", &manifest.name)?;
         not_empty("manifest.version", &manifest.version)?;
         if let Some(port) = &manifest.port {
             self.check_port(port)?;
+        }
+        if let Some(name) = &manifest.machine
+            && self.machines.get(name).is_none()
+        {
+            return Err(ManifestError::field("manifest.machine", format!("must be {}", self.machines.names())));
         }
         let count = manifest.containers.len();
         if count == 0 || count > self.containers_max {
@@ -70,9 +67,12 @@ impl Rules {
 
     fn check_port(&self, port: &str) -> Result<(), ManifestError> {
         let plain = !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
-        match port.parse::<u16>() {
-            Ok(number) if plain && self.ports.contains(&number) => Ok(()),
-            _ => Err(ManifestError::field("manifest.port", "must be a decimal number from 1 to 65535, as a string")),
+        let Some(number) = port.parse::<u16>().ok().filter(|number| plain && *number > 0) else {
+            return Err(ManifestError::field("manifest.port", "must be a decimal number from 1 to 65535, as a string"));
+        };
+        match self.denied_ports.get(&number) {
+            Some(reason) => Err(ManifestError::field("manifest.port", format!("{number} is refused: {reason}"))),
+            None => Ok(()),
         }
     }
 }

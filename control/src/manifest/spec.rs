@@ -25,7 +25,9 @@ impl Upload {
             }
         });
         let id = self.hash.pod_id().clone();
-        let spec = PodSpec { id, machine: rules.machine(self.manifest.machine), containers: containers.collect() };
-        Order { spec, manifest: self.json.as_str().into(), port: self.port(), debug: self.debug() }
+        // The rules have found the size in their table.
+        let size = rules.machines.get(self.machine()).unwrap_or_else(|| rules.machines.small());
+        let spec = PodSpec { id, machine: size.machine, containers: containers.collect() };
+        Order { spec, machine: size.name.clone(), manifest: self.json.as_str().into(), port: self.port(), debug: self.debug() }
     }
 }

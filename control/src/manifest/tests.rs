@@ -174,7 +174,7 @@ fn a_value_is_the_one_type_it_is() {
         ("/manifest/containers/0/environment", r#"[["A","1"]]"#, "manifest.containers[0].environment: must be an object, not an array"),
         ("/manifest/containers/0/environment/A", "7", "manifest.containers[0].environment.A: must be a string, not a number"),
         ("/manifest/containers/0/command/0", "[]", "manifest.containers[0].command[0]: must be a string, not an array"),
-        ("/manifest/machine", r#"{"small":null}"#, r#"manifest.machine: must be "small", not an object"#),
+        ("/manifest/machine", r#"{"small":null}"#, "manifest.machine: must be a string, not an object"),
         ("/manifest/machine", r#""TOPSECRET""#, r#"manifest.machine: must be "small""#),
         ("/manifest/debug", r#""TOPSECRET""#, "manifest.debug: must be true or false, not a string"),
         ("/manifest/port", "80", "manifest.port: must be a string, not a number"),
@@ -232,9 +232,9 @@ fn a_quote_needs_no_private_values() {
     let vars = r#"{"KEY":{"encoding":"private:sha256","value":"00"}}"#;
     let body = |private: &str| format!(r#"{{"manifest":{{"name":"a","version":"1","containers":[{container}],"vars":{vars}}}{private}}}"#);
     let (without, wrong) = (body(""), body(r#","private":{"vars":{"KEY":{"nonce":"n","value":"v"}}}"#));
-    assert!(Upload::hash_of(without.as_bytes(), &Rules::default()).is_ok());
+    assert!(Upload::parse_question(without.as_bytes(), &Rules::default()).is_ok());
     assert_eq!(status(&Upload::parse(without.as_bytes(), &Rules::default())), 422);
-    assert!(Upload::hash_of(wrong.as_bytes(), &Rules::default()).is_err());
+    assert!(Upload::parse_question(wrong.as_bytes(), &Rules::default()).is_err());
 }
 
 #[test]
@@ -244,4 +244,42 @@ fn what_no_container_can_be_given_is_refused() {
     assert!(Upload::parse(manifest(&"x".repeat(100_000)).as_bytes(), &Rules::default()).is_ok());
     let error = Upload::parse(manifest(&"x".repeat(140_000)).as_bytes(), &Rules::default()).unwrap_err();
     assert!(error.to_string().starts_with("manifest: is "), "{error}");
+}
+
+#[test]
+fn sizes_and_ports_are_refused_by_the_tables_of_the_host() {
+    let rules = Rules {
+        machines: "medium cpus=2 memory=1GiB disk=2GiB price=1.9".parse().unwrap(),
+        denied_ports: [(25, "mail".to_owned())].into(),
+        ..Rules::default()
+    };
+    let parse = |field: &str, value: &str| {
+        let mut manifest = serde_json::json!({ "name": "a", "version": "1", "containers": [{ "id": "app", "image": DIGEST }] });
+        manifest[field] = value.into();
+        Upload::parse(serde_json::json!({ "manifest": manifest }).to_string().as_bytes(), &rules)
+    };
+    for (machine, vcpus, memory_mib, disk_mib) in [("small", 1, 512, 1024), ("medium", 2, 1024, 2048)] {
+        let order = parse("machine", machine).unwrap().order(&rules, "");
+        let machine_of_order = order.spec.machine;
+        assert_eq!(order.machine, machine);
+        assert_eq!(
+            (machine_of_order.vcpus, machine_of_order.memory_bytes >> 20, machine_of_order.disk_bytes >> 20),
+            (vcpus, memory_mib, disk_mib)
+        );
+    }
+    assert_eq!(parse("port", "80").unwrap().order(&rules, "").machine, "small", "the size of who names none");
+    let table = [
+        ("machine", "large", "manifest.machine: must be \"small\" or \"medium\""),
+        ("machine", "", "manifest.machine: must be \"small\" or \"medium\""),
+        ("port", "25", "manifest.port: 25 is refused: mail"),
+        ("port", "0", "manifest.port: must be a decimal number from 1 to 65535, as a string"),
+        ("port", "65536", "manifest.port: must be a decimal number from 1 to 65535, as a string"),
+        ("port", "+25", "manifest.port: must be a decimal number from 1 to 65535, as a string"),
+    ];
+    for (field, value, expected) in table {
+        let error = parse(field, value).unwrap_err();
+        assert!(matches!(error, ManifestError::Field { .. }), "{error:?}");
+        assert_eq!(error.to_string(), expected);
+    }
+    assert!(parse("port", "26").is_ok());
 }

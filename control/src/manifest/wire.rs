@@ -27,18 +27,12 @@ pub(super) struct Manifest {
     #[serde(default, deserialize_with = "present")]
     pub(super) port: Option<String>,
     #[serde(default, deserialize_with = "present")]
-    pub(super) machine: Option<MachineName>,
+    pub(super) machine: Option<String>,
     #[serde(default, deserialize_with = "present")]
     pub(super) debug: Option<bool>,
     pub(super) containers: Vec<Container>,
     #[serde(default)]
     pub(super) vars: Vars,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum MachineName {
-    Small,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -9,6 +9,12 @@
 //!          forgotten         forfeited                                            forgotten
 //! ```
 //!
+//! # Who has a place
+//!
+//! A price that is asked for holds nothing: whoever may ask for free could keep everybody else out. From its first packet on a payment
+//! holds the place of its pod, for as long as the run time it has paid for so far, and at most [`Limits::hold_max`]. So the last place
+//! goes to who pays for it first, holding one costs what running one costs, and what is held for someone who doesn't come back decays.
+//!
 //! "Paid" is `Open` with `received >= price`: there is no third place where the two could disagree. A payment nobody has
 //! paid into is only remembered, not stored: asking for a price costs the host no disk write.
 //!
@@ -17,6 +23,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use codiusd_ilp::stream::ledger::{Credit, Lookup, Terms};
+use codiusd_runtime::{Machine, PodId};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Asset, Binding, TokenHash};
@@ -33,6 +40,8 @@ pub struct Limits {
     pub credit_ttl: SignedDuration,
     /// How long the answer of a paid request is kept for a repeated one.
     pub answer_ttl: SignedDuration,
+    /// How long after its first packet a payment holds its pod's place, at most.
+    pub hold_max: SignedDuration,
 }
 
 impl Default for Limits {
@@ -42,6 +51,7 @@ impl Default for Limits {
             unpaid_ttl: SignedDuration::from_mins(15),
             credit_ttl: SignedDuration::from_hours(7 * 24),
             answer_ttl: SignedDuration::from_hours(24),
+            hold_max: SignedDuration::from_mins(1),
         }
     }
 }
@@ -81,6 +91,24 @@ pub struct Denied;
 #[error("the payment isn't there to be used")]
 pub struct NotPaid;
 
+/// What a paid request needs of the machine, if it starts a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The pod.
+    pub pod: PodId,
+    /// Its size.
+    pub machine: Machine,
+    /// What is bought of it, in seconds.
+    pub seconds: u32,
+}
+
+/// A place that is held by a payment.
+#[derive(Debug)]
+struct Hold {
+    place: Place,
+    until: Timestamp,
+}
+
 /// A request that is to be paid for.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
@@ -90,6 +118,7 @@ pub(super) struct Claim {
     pub(super) asset: Asset,
     /// The segment to use if this is the token's first request.
     pub(super) segment: String,
+    pub(super) place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -98,6 +127,10 @@ struct Payment {
     received: u64,
     conditions: HashSet<[u8; 32]>,
     last_packet: Option<Timestamp>,
+    /// What it would hold; not known of a payment from before the start until its request comes again.
+    place: Option<Place>,
+    /// When it began to.
+    held_since: Option<Timestamp>,
 }
 
 impl Payment {
@@ -108,6 +141,12 @@ impl Payment {
     fn terms(&self, asset: &Asset) -> Terms {
         let open = self.row.state == PaymentState::Open && self.received < self.row.price && self.row.asset == *asset;
         Terms { receive_max: self.row.price, received: self.received, open }
+    }
+
+    /// How much of the seconds it buys has been paid for, rounded down to milliseconds.
+    fn run_time(&self, seconds: u32) -> SignedDuration {
+        let milliseconds = u128::from(seconds) * 1000 * u128::from(self.received) / u128::from(self.row.price.max(1));
+        SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX))
     }
 
     /// Money on it that hasn't been spent.
@@ -136,6 +175,8 @@ pub(super) struct Book {
     /// Segments of payments that were unpaid when they were opened, oldest first.
     unpaid: VecDeque<String>,
     sums: HashMap<Asset, Sums>,
+    /// Places that are held, by segment.
+    holds: HashMap<String, Hold>,
     limits: Limits,
 }
 
@@ -150,14 +191,21 @@ impl Book {
         totals: Vec<(Asset, Totals)>,
         limits: Limits,
     ) -> Result<Self, SumsDisagree> {
-        let mut book = Self { payments: HashMap::new(), by_token: HashMap::new(), unpaid: VecDeque::new(), sums: HashMap::new(), limits };
+        let mut book = Self {
+            payments: HashMap::new(),
+            by_token: HashMap::new(),
+            unpaid: VecDeque::new(),
+            sums: HashMap::new(),
+            holds: HashMap::new(),
+            limits,
+        };
         for (asset, totals) in totals {
             book.sums.insert(asset, Sums { totals, credit: 0 });
         }
         for (row, credits) in payments {
             let received = credits.iter().map(|credit| credit.amount).sum();
             let conditions = credits.iter().map(|credit| credit.condition).collect();
-            let payment = Payment { row, received, conditions, last_packet: None };
+            let payment = Payment { row, received, conditions, last_packet: None, place: None, held_since: None };
             book.sums.entry(payment.row.asset.clone()).or_default().credit += payment.credit();
             book.by_token.insert(TokenHash(payment.row.token), payment.row.segment.clone());
             book.payments.insert(payment.row.segment.clone(), payment);
@@ -175,6 +223,7 @@ impl Book {
         if payment.row.binding != claim.binding.0 {
             return Err(Denied);
         }
+        payment.place = claim.place;
         if payment.received == 0 && payment.row.state == PaymentState::Open {
             // Nothing is paid yet: the price may still follow the asset of the uplink.
             (payment.row.price, payment.row.asset) = (claim.price, claim.asset);
@@ -198,7 +247,7 @@ impl Book {
             state: PaymentState::Open,
             expires_at: now.saturating_add(self.limits.unpaid_ttl).unwrap_or(Timestamp::MAX),
         };
-        let payment = Payment { row, received: 0, conditions: HashSet::new(), last_packet: None };
+        let payment = Payment { row, received: 0, conditions: HashSet::new(), last_packet: None, place: claim.place, held_since: None };
         let standing = if payment.is_paid() { Standing::Paid { segment: claim.segment.clone() } } else { due(&payment) };
         self.by_token.insert(claim.token, claim.segment.clone());
         self.unpaid.push_back(claim.segment.clone());
@@ -241,6 +290,12 @@ impl Book {
         sums.totals.received += credit.amount;
         sums.credit += credit.amount;
         assert!(sums.agree(), "received = earned + forfeited + credit, after a credit");
+        if let Some(place) = &payment.place {
+            // Counted from its very first packet: what comes later doesn't begin anew.
+            let since = *payment.held_since.get_or_insert(now);
+            let until = since.saturating_add(payment.run_time(place.seconds).min(self.limits.hold_max)).unwrap_or(since);
+            self.holds.insert(credit.segment.clone(), Hold { place: place.clone(), until });
+        }
         let added = Totals { received: credit.amount, ..Totals::default() };
         let row = CreditRow { condition: credit.condition, amount: credit.amount };
         let writes = vec![
@@ -255,7 +310,15 @@ impl Book {
     pub(super) fn begin(&mut self, segment: &str) -> Result<Write, NotPaid> {
         let payment = self.payments.get_mut(segment).filter(|payment| payment.is_paid()).ok_or(NotPaid)?;
         payment.row.state = PaymentState::Consuming;
+        // From here on the pod itself holds it.
+        self.holds.remove(segment);
         Ok(Write::Payment(payment.row.clone()))
+    }
+
+    /// The places that are held now, by pod: two payments for one pod are for one place.
+    pub(super) fn held(&mut self, now: Timestamp) -> HashMap<PodId, Machine> {
+        self.holds.retain(|_, hold| hold.until > now);
+        self.holds.values().map(|hold| (hold.place.pod.clone(), hold.place.machine)).collect()
     }
 
     /// Consuming -> Consumed: the money is earned.
@@ -308,6 +371,7 @@ impl Book {
 
     fn remove(&mut self, segment: &str) -> Option<Payment> {
         let payment = self.payments.remove(segment)?;
+        self.holds.remove(segment);
         self.by_token.remove(&TokenHash(payment.row.token));
         Some(payment)
     }

@@ -3,7 +3,10 @@
 //! One lock, never held across an await: a place in the store's queue is reserved first, then the book is changed and the
 //! change is sent while the lock is held, so the file sees changes in the book's order.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,11 +14,12 @@ use codiusd_ilp::{
     ildcp::Account,
     stream::ledger::{Credit, CreditError, Ledger, Lookup, Terms},
 };
+use codiusd_runtime::{Machine, PodId};
 use tokio::{sync::watch, time};
 
 use super::{
     Asset, Binding, PayToken,
-    book::{Book, Claim, Denied, Limits, NotPaid, Standing, SumsDisagree},
+    book::{Book, Claim, Denied, Limits, NotPaid, Place, Standing, SumsDisagree},
 };
 use crate::{
     clock::Clock,
@@ -69,10 +73,18 @@ impl Desk {
 
     /// Where a token stands with the request it comes with. A request that is being carried out is waited for, and so, for
     /// two seconds, is the rest of a payment whose packets are coming in.
-    pub async fn present(&self, token: &PayToken, binding: Binding, price: u64, asset: &Asset) -> Result<Standing, DeskError> {
+    /// Once it is being paid for, a request holds `place`.
+    pub async fn present(
+        &self,
+        token: &PayToken,
+        binding: Binding,
+        price: u64,
+        asset: &Asset,
+        place: Option<&Place>,
+    ) -> Result<Standing, DeskError> {
         let claim = || {
             let segment = URL_SAFE_NO_PAD.encode(rand::random::<[u8; SEGMENT_BYTES]>());
-            Claim { token: token.hash(), binding, price, asset: asset.clone(), segment }
+            Claim { token: token.hash(), binding, price, asset: asset.clone(), segment, place: place.cloned() }
         };
         let mut changed = self.changed.subscribe();
         let patience = time::Instant::now() + REST_WAIT;
@@ -93,6 +105,12 @@ impl Desk {
                 return Ok(standing);
             }
         }
+    }
+
+    /// The places that payments on their way hold now.
+    pub(crate) fn held(&self) -> HashMap<PodId, Machine> {
+        let now = self.clock.now();
+        self.book().held(now)
     }
 
     /// paid -> Consuming; the caller makes the change durable together with what it does with the payment.

@@ -1,8 +1,11 @@
-//! What run time costs, in exact integers: `price = ceil(duration * cost_per_month * 10^scale / 2628000)`.
+//! What run time costs, in exact integers: `price = ceil(duration * cost_per_month * factor * 10^scale / 2628000)`, where the factor
+//! is that of the pod's size.
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::factor::Factor;
 
 /// Seconds in the month hosts price by: 365 days / 12.
 const SECONDS_PER_MONTH: u128 = 2_628_000;
@@ -22,12 +25,12 @@ impl fmt::Display for Asset {
     }
 }
 
-/// What a small pod costs for a month, in whole units of the currency; an exact decimal, never a float.
+/// What a pod costs for a month, in whole units of the currency; an exact decimal, never a float.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CostPerMonth {
     /// The digits without the point.
-    digits: u64,
-    /// How many of them are behind the point, at most [`Self::DECIMALS_MAX`].
+    digits: u128,
+    /// How many of them are behind the point: [`Self::DECIMALS_MAX`] as it is written, more if it was multiplied.
     decimals: u8,
 }
 
@@ -36,6 +39,17 @@ impl CostPerMonth {
     pub const DECIMALS_MAX: usize = 18;
     /// Ten units a month, as the Node codiusd had it.
     pub const DEFAULT: Self = Self { digits: 10, decimals: 0 };
+
+    /// What a pod costs whose size is so many times as dear.
+    #[must_use]
+    pub fn times(self, factor: Factor) -> Self {
+        // A cost is read from 64 bits and multiplied once: this fits.
+        let mut product = Self { digits: self.digits.saturating_mul(factor.millionths().into()), decimals: self.decimals + 6 };
+        while product.decimals > 0 && product.digits.is_multiple_of(10) {
+            product = Self { digits: product.digits / 10, decimals: product.decimals - 1 };
+        }
+        product
+    }
 }
 
 /// The text is no non-negative decimal number of at most 18 digits.
@@ -53,9 +67,9 @@ impl FromStr for CostPerMonth {
             return Err(BadCost);
         }
         let fraction = fraction.trim_end_matches('0');
-        let digits = format!("{whole}{fraction}").parse().map_err(|_| BadCost)?;
+        let digits: u64 = format!("{whole}{fraction}").parse().map_err(|_| BadCost)?;
         let decimals = u8::try_from(fraction.len()).map_err(|_| BadCost)?;
-        if fraction.len() > Self::DECIMALS_MAX { Err(BadCost) } else { Ok(Self { digits, decimals }) }
+        if fraction.len() > Self::DECIMALS_MAX { Err(BadCost) } else { Ok(Self { digits: digits.into(), decimals }) }
     }
 }
 
@@ -83,7 +97,7 @@ pub struct PriceTooLarge {
 pub fn price(cost: CostPerMonth, duration: NonZeroU32, scale: u8) -> Result<u64, PriceTooLarge> {
     let too_large = PriceTooLarge { seconds: duration.get(), scale };
     let power = |exponent: u8| 10_u128.checked_pow(u32::from(exponent)).ok_or(too_large);
-    let dividend = u128::from(duration.get()) * u128::from(cost.digits);
+    let dividend = u128::from(duration.get()).checked_mul(cost.digits).ok_or(too_large)?;
     // 10^scale and 10^decimals are cancelled before anything is multiplied, so that high scales don't overflow needlessly.
     let (dividend, divisor) = match scale.checked_sub(cost.decimals) {
         Some(up) => (dividend.checked_mul(power(up)?), Some(SECONDS_PER_MONTH)),
@@ -117,6 +131,23 @@ mod tests {
         assert_eq!(price_of("2.628", 1000, 6), 1000);
         assert_eq!(price_of("2.6280000000000001", 1000, 6), 1001);
         assert_eq!(price_of("2628000", 1, 2), 100);
+    }
+
+    #[test]
+    fn a_size_costs_its_exact_multiple_rounded_up_once() {
+        for (cost, factor, shown) in [("10", "1.5", "15"), ("0.1", "0.1", "0.01"), ("7", "1", "7"), ("0", "2", "0"), ("2.5", "400", "1000")]
+        {
+            let product = cost.parse::<CostPerMonth>().unwrap().times(factor.parse().unwrap());
+            assert_eq!(product.to_string(), shown, "{cost} x {factor}");
+            assert_eq!(product.times(Factor::ONE), product);
+        }
+        let of = |factor: &str, seconds| price("10".parse::<CostPerMonth>().unwrap().times(factor.parse().unwrap()), seconds, 9).unwrap();
+        let minute = NonZeroU32::new(60).unwrap();
+        // 10 * 10^9 * 60 / 2628000 is 228310.50...: three times it is 684931.50..., not three times the rounded price.
+        assert_eq!((of("1", minute), of("3", minute), of("1.5", minute)), (228_311, 684_932, 342_466));
+        let dearest = "999999999999999999".parse::<CostPerMonth>().unwrap().times("1000".parse().unwrap());
+        assert!(price(dearest, NonZeroU32::MAX, 0).is_err() && price(dearest, NonZeroU32::MAX, 255).is_err());
+        assert!(price(dearest, NonZeroU32::MIN, 0).is_ok());
     }
 
     #[test]

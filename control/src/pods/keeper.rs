@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     fmt::Debug,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +24,7 @@ use url::Url;
 
 use super::{
     metrics::PodMetrics,
+    shares::{Capacity, Resource, Room, Shares},
     state::{Decision, Entry, Order, Stage, decide, later},
 };
 use crate::{
@@ -59,8 +61,8 @@ pub trait Routes: Debug + Send + Sync + 'static {
 pub struct KeeperConfig {
     /// Where visitors reach this host; pods are at `<hash>.` before its host name.
     pub public_uri: Url,
-    /// Memory all pods may hold together, in bytes.
-    pub memory_max_bytes: u64,
+    /// What all pods may hold together.
+    pub capacity: Capacity,
     /// How often the runtime is asked which pods still run.
     pub look_every: Duration,
     /// How long after something the runtime couldn't do it is tried again.
@@ -69,8 +71,8 @@ pub struct KeeperConfig {
 
 impl KeeperConfig {
     /// The usual rhythm.
-    pub fn new(public_uri: Url, memory_max_bytes: u64) -> Self {
-        Self { public_uri, memory_max_bytes, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+    pub fn new(public_uri: Url, capacity: Capacity) -> Self {
+        Self { public_uri, capacity, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
     }
 }
 
@@ -89,9 +91,12 @@ pub struct Receipt {
 /// Why an order can't be carried out (now). Nothing that was paid is lost: it stays on the Pay-Token.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The pods hold all the memory they may.
-    #[error("Memory usage exceeded. Send pod request later.")]
-    Full,
+    /// The pods hold all they may of something.
+    #[error("{0} usage exceeded. Send pod request later.")]
+    Full(Resource),
+    /// The operator has taken the pod's size out of the table: what it costs to run longer can't be said.
+    #[error("machine: this host doesn't sell {0:?} any more")]
+    NotSold(String),
     /// There is no such pod.
     #[error("no pod found with id. id={0}")]
     NoSuchPod(PodId),
@@ -124,22 +129,6 @@ pub struct PodView {
     pub receipt: Receipt,
 }
 
-/// Memory of pods, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// What all pods may hold together.
-    pub max: u64,
-    /// What they hold, and what the runtime holds for others.
-    pub held: u64,
-}
-
-impl Memory {
-    /// What is left.
-    pub fn free(self) -> u64 {
-        self.max.saturating_sub(self.held)
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) table: Mutex<HashMap<PodId, Entry>>,
@@ -152,6 +141,8 @@ pub(super) struct Inner {
     pub(super) metrics: PodMetrics,
     /// Memory the runtime holds for others than the pods of the table, in bytes, as of the last look.
     pub(super) others_bytes: AtomicU64,
+    /// Disk that pods may still hold, in bytes, as of the last look.
+    pub(super) disk_bytes: AtomicU64,
     /// Whether the pods from before the start are still unknown.
     pub(super) recovering: AtomicBool,
     /// Wakes whoever waits for a change of the table.
@@ -175,7 +166,10 @@ impl Keeper {
     ) -> Self {
         let (table, changed) = (Mutex::new(HashMap::new()), watch::Sender::new(()));
         let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self(Arc::new(Inner { table, config, runtime, routes, desk, store, clock, metrics, others_bytes, recovering, changed }))
+        // Nothing fits on a disk that hasn't been measured.
+        let disk_bytes = AtomicU64::new(if config.capacity.disk.is_some() { 0 } else { u64::MAX });
+        let inner = Inner { table, config, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
+        Self(Arc::new(inner))
     }
 
     /// Whether the host could take an order at all now.
@@ -184,9 +178,9 @@ impl Keeper {
         self.0.known()
     }
 
-    /// What pods hold of the machine's memory.
-    pub fn memory(&self) -> Memory {
-        self.0.memory(&self.0.table(), None)
+    /// What pods hold of the machine.
+    pub fn room(&self) -> Room {
+        self.0.room(&self.0.table(), None)
     }
 
     /// How many pods run.
@@ -207,8 +201,8 @@ impl Keeper {
         }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
-            Decision::Start { .. } if !self.0.fits(&table, order) => Err(Refusal::Full),
-            _ => Ok(()),
+            Decision::Start { .. } => self.0.fits(&table, order),
+            Decision::Extend | Decision::Wait => Ok(()),
         }
     }
 
@@ -334,16 +328,31 @@ impl Inner {
         if self.recovering.load(Ordering::Acquire) { Err(Refusal::Recovering) } else { Ok(()) }
     }
 
-    /// What is held by others than the pod `except`.
-    fn memory(&self, table: &HashMap<PodId, Entry>, except: Option<&PodId>) -> Memory {
-        let holding = table.values().filter(|entry| entry.stage.holds_memory() && Some(&entry.order.spec.id) != except);
-        let others = self.others_bytes.load(Ordering::Relaxed);
-        let held = holding.fold(others, |sum, entry| sum.saturating_add(entry.order.spec.machine.memory_bytes));
-        Memory { max: self.config.memory_max_bytes, held }
+    /// What is held by others than the pod `except`: by pods, and by payments that are on their way.
+    fn room(&self, table: &HashMap<PodId, Entry>, except: Option<&PodId>) -> Room {
+        let mut held = self.desk.held();
+        held.extend(table.iter().filter_map(|(id, entry)| Some((id.clone(), entry.holds()?))));
+        let others = Shares { memory_bytes: self.others_bytes.load(Ordering::Relaxed), ..Shares::default() };
+        let held = held.iter().filter(|(id, _)| Some(*id) != except).fold(others, |sum, (_, machine)| sum.and(machine));
+        let Capacity { memory_bytes, vcpus, .. } = self.config.capacity;
+        Room { max: Shares { memory_bytes, vcpus, disk_bytes: self.disk_bytes.load(Ordering::Relaxed) }, held }
     }
 
-    pub(super) fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> bool {
-        order.spec.machine.memory_bytes <= self.memory(table, Some(&order.spec.id)).free()
+    pub(super) fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> Result<(), Refusal> {
+        match self.room(table, Some(&order.spec.id)).short_of(&order.spec.machine) {
+            Some(resource) => Err(Refusal::Full(resource)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks how much disk there is. What can't be said stays what it was.
+    pub(super) async fn measure_disk(&self) {
+        let Some(disk) = self.config.capacity.disk.clone() else { return };
+        let measured = tokio::task::spawn_blocking(move || disk.measure()).await;
+        match measured.map_err(io::Error::other).flatten() {
+            Ok(bytes) => self.disk_bytes.store(bytes, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, "can't say how much disk is free"),
+        }
     }
 
     /// How long until `at`, not less than nothing.

@@ -58,6 +58,7 @@ impl Inner {
     pub(super) async fn look(self: &Arc<Self>, earlier: &mut Earlier) -> Result<(), StoreFailed> {
         // Before the runtime is asked: what starts meanwhile isn't missing.
         let before = self.run_before();
+        self.measure_disk().await;
         let found = match self.runtime.list().await {
             Ok(found) => found,
             Err(error) => {
@@ -114,7 +115,7 @@ impl Inner {
     /// Memory that isn't our pods' to give: others', and what pods hold that nobody here counts.
     pub(super) fn count_others(&self, found: &[PodStatus]) {
         let table = self.table();
-        let uncounted = found.iter().filter(|status| table.get(&status.id).is_none_or(|entry| !entry.stage.holds_memory()));
+        let uncounted = found.iter().filter(|status| table.get(&status.id).is_none_or(|entry| entry.holds().is_none()));
         let sum = uncounted.fold(self.runtime.foreign_memory_bytes(), |sum, status| sum.saturating_add(status.memory_bytes));
         self.others_bytes.store(sum, Ordering::Relaxed);
     }

@@ -24,6 +24,7 @@ impl Keeper {
     /// pods lost with the machine are started again. While the runtime is away nothing can be said of them: this returns,
     /// orders are refused, and they are taken over when it is back.
     pub async fn recover(&self, stored: Vec<PodRecord>) -> Result<(), StoreFailed> {
+        self.0.measure_disk().await;
         match self.0.runtime.list().await {
             Ok(found) => self.take_over(stored, &found).await,
             Err(error) => {

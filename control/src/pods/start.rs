@@ -49,9 +49,7 @@ impl Inner {
         kept_seconds: u32,
         segment: &str,
     ) -> Result<Vec<Write>, Refusal> {
-        if !self.fits(table, order) {
-            return Err(Refusal::Full);
-        }
+        self.fits(table, order)?;
         let payment = self.desk.begin(segment)?;
         let seconds = seconds.saturating_add(kept_seconds);
         let pod = Pod::Starting { segment: segment.to_owned(), seconds, kept_seconds };
@@ -94,6 +92,8 @@ impl Inner {
     /// Starting -> Running: uses up the payment and opens the route.
     pub(super) async fn started(&self, order: &Arc<Order>, run: RunningPod, started_at: Timestamp) -> Result<Receipt, StoreFailed> {
         let id = &order.spec.id;
+        // From here on the pod's disk is counted as what isn't free.
+        self.measure_disk().await;
         let permit = self.store.reserve().await?;
         let (receipt, durable) = {
             let mut table = self.table();

@@ -12,7 +12,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use codiusd_runtime::{PodSpec, RunningPod};
+use codiusd_runtime::{Machine, PodSpec, RunningPod};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long what an exited pod had left to run is kept for another upload of its manifest.
@@ -23,6 +23,8 @@ pub(super) const EXITED_KEPT: SignedDuration = SignedDuration::from_hours(24);
 pub struct Order {
     /// What to run; holds private values.
     pub spec: PodSpec,
+    /// The size it was sold as: what running longer costs follows from it.
+    pub machine: String,
     /// The manifest as uploaded: JSON without private values.
     pub manifest: Arc<str>,
     /// Where it listens for HTTP; none: it has no page.
@@ -94,18 +96,23 @@ pub(super) enum Stage {
     Stopping,
 }
 
-impl Stage {
-    /// Whether the pod holds the machine's memory.
-    pub(super) fn holds_memory(&self) -> bool {
-        !matches!(self, Self::Exited { .. })
-    }
-}
-
 /// A pod's place in the table.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) order: Arc<Order>,
     pub(super) stage: Stage,
+}
+
+impl Entry {
+    /// What the pod holds, beyond what the machine itself counts as taken: the disk of one that was started is.
+    pub(super) fn holds(&self) -> Option<Machine> {
+        let machine = self.order.spec.machine;
+        match self.stage {
+            Stage::Exited { .. } => None,
+            Stage::Starting { .. } | Stage::Reviving => Some(machine),
+            Stage::Running { .. } | Stage::Stopping => Some(Machine { disk_bytes: 0, ..machine }),
+        }
+    }
 }
 
 /// What a paid upload does.

@@ -29,10 +29,16 @@ fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
         Write::ForgetPayment(segment) => {
             to.prepare_cached("DELETE FROM payments WHERE segment = ?")?.execute([segment])?;
         }
+        Write::ForgetPeer(uri) => {
+            to.prepare_cached("DELETE FROM peers WHERE uri = ?")?.execute([uri])?;
+        }
         Write::ForgetPod(id) => {
             to.prepare_cached("DELETE FROM manifests WHERE hash = ?")?.execute([id.as_str()])?;
         }
         Write::Payment(row) => payment(to, row)?,
+        Write::Peer(uri) => {
+            to.prepare_cached("INSERT OR IGNORE INTO peers (uri) VALUES (?)")?.execute([uri])?;
+        }
         Write::Pod(record) => pod(to, record)?,
         Write::PodProgress(id, pod) => progress(to, id.as_str(), pod)?,
         Write::Totals(asset, added) => totals(to, asset, added)?,

@@ -10,6 +10,7 @@ use super::{
     apply,
     rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals},
 };
+use crate::machines::SMALL;
 use crate::pay::Asset;
 use crate::pods::{Order, Pod, PodRecord};
 
@@ -30,6 +31,7 @@ pub(super) fn everything(connection: &Connection) -> Result<Snapshot, LoadError>
     Ok(Snapshot {
         server_secret: apply::server_secret(connection)?,
         payments: payments(connection)?,
+        peers: peers(connection)?,
         pods: pods(connection)?,
         totals: totals(connection)?,
     })
@@ -70,6 +72,12 @@ fn payments(connection: &Connection) -> Result<Vec<(PaymentRow, Vec<CreditRow>)>
     Ok(payments)
 }
 
+fn peers(connection: &Connection) -> Result<Vec<String>, LoadError> {
+    let mut select = connection.prepare("SELECT uri FROM peers")?;
+    let uris = select.query_map([], |row| row.get(0))?;
+    Ok(uris.collect::<rusqlite::Result<_>>()?)
+}
+
 fn pods(connection: &Connection) -> Result<Vec<PodRecord>, LoadError> {
     let mut select = connection.prepare("SELECT * FROM manifests JOIN pods USING (hash)")?;
     let mut rows = select.query([])?;
@@ -91,10 +99,17 @@ fn pods(connection: &Connection) -> Result<Vec<PodRecord>, LoadError> {
             "exited" => Pod::Exited { seconds: row.get("seconds")?, forget_at: time(row, "at")? },
             _ => return Err(bad("pods.state")),
         };
-        let order = Order { spec, manifest: manifest.into(), port: row.get("port")?, debug: row.get("debug")? };
+        let machine = machine_of(&manifest).ok_or_else(|| bad("manifests.manifest"))?;
+        let order = Order { spec, machine, manifest: manifest.into(), port: row.get("port")?, debug: row.get("debug")? };
         pods.push(PodRecord { order, pod });
     }
     Ok(pods)
+}
+
+/// The size a stored manifest asks for.
+fn machine_of(manifest: &str) -> Option<String> {
+    let manifest: serde_json::Value = serde_json::from_str(manifest).ok()?;
+    manifest.get("machine").map_or(Some(SMALL), serde_json::Value::as_str).map(str::to_owned)
 }
 
 fn totals(connection: &Connection) -> Result<Vec<(Asset, Totals)>, LoadError> {

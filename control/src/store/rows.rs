@@ -70,10 +70,14 @@ pub enum Write {
     },
     /// Removes a payment with its credits.
     ForgetPayment(String),
+    /// Removes a host that is no peer any more.
+    ForgetPeer(String),
     /// Removes a pod with its manifest and private values.
     ForgetPod(codiusd_runtime::PodId),
     /// Adds or replaces a payment.
     Payment(PaymentRow),
+    /// Adds a host that is a peer, by its origin.
+    Peer(String),
     /// Adds or replaces a pod.
     Pod(Box<PodRecord>),
     /// Replaces what is known of a pod but its manifest and spec.
@@ -89,6 +93,8 @@ pub struct Snapshot {
     pub server_secret: [u8; 32],
     /// Payments with their credits.
     pub payments: Vec<(PaymentRow, Vec<CreditRow>)>,
+    /// Other hosts, by their origins.
+    pub peers: Vec<String>,
     /// Pods.
     pub pods: Vec<PodRecord>,
     /// Totals by asset.

@@ -2,7 +2,8 @@
 
 use rusqlite::Connection;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE payments (
         segment TEXT PRIMARY KEY,
@@ -44,7 +45,9 @@ const MIGRATIONS: &[&str] = &["
         kept_seconds INTEGER,                -- starting: left from an earlier run, given back if the start fails
         at INTEGER                           -- running: when it expires; exited: when it is forgotten
     ) STRICT, WITHOUT ROWID;
-    "];
+    ",
+    "CREATE TABLE peers (uri TEXT PRIMARY KEY) STRICT, WITHOUT ROWID; -- origins of other hosts that have shown who they are",
+];
 
 /// Brings an older (or new) database up to date.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {

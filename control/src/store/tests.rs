@@ -40,7 +40,7 @@ impl Rows {
                     sums.earned += added.earned;
                     sums.forfeited += added.forfeited;
                 }
-                Write::ForgetPod(_) | Write::Pod(_) | Write::PodProgress(..) => {}
+                Write::ForgetPeer(_) | Write::ForgetPod(_) | Write::Peer(_) | Write::Pod(_) | Write::PodProgress(..) => {}
             }
         }
     }
@@ -62,10 +62,12 @@ fn payment(segment: &str, state: PaymentState) -> PaymentRow {
 
 fn record(pod: Pod) -> PodRecord {
     let spec = serde_json::json!({
-        "id": "a".repeat(52), "machine": { "vcpus": 1, "memory_bytes": 512 },
+        "id": "a".repeat(52), "machine": { "vcpus": 1, "memory_bytes": 512 }, // as it was written before machines had a disk
         "containers": [{ "name": "app", "image": "i", "command": null, "workdir": null, "env": [["SECRET", "hush"]] }],
     });
-    let order = Order { spec: serde_json::from_value(spec).unwrap(), manifest: r#"{"z":1,"a":2}"#.into(), port: Some(8080), debug: true };
+    let spec = serde_json::from_value(spec).unwrap();
+    let manifest = r#"{"z":1,"machine":"medium","a":2}"#.into();
+    let order = Order { spec, machine: "medium".to_owned(), manifest, port: Some(8080), debug: true };
     PodRecord { order, pod }
 }
 

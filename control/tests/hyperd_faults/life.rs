@@ -11,7 +11,7 @@ use std::{
 use codiusd_control::{
     clock::SystemClock,
     pay::{Asset, Desk},
-    pods::{Gone, Keeper, KeeperConfig, PodMetrics, Routes},
+    pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
 use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
@@ -77,7 +77,7 @@ impl Life {
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),
             retry_after: Duration::from_millis(60),
-            ..KeeperConfig::new("http://codius.example".parse().unwrap(), 64 << 30)
+            ..KeeperConfig::new("http://codius.example".parse().unwrap(), Capacity::of_memory(64 << 30))
         };
         let metrics = PodMetrics::register(&Registry::new()).unwrap();
         let keeper = Keeper::new(config, runtime, board.clone(), desk.clone(), store.clone(), clock, metrics);

@@ -165,7 +165,7 @@ impl World {
             order: self.orders[pod].clone(),
         };
         let life = self.life();
-        let standing = life.desk.present(&paid.token, paid.binding, paid.price, &asset()).await.expect("a new token");
+        let standing = life.desk.present(&paid.token, paid.binding, paid.price, &asset(), None).await.expect("a new token");
         let Standing::Due { segment, .. } = standing else { panic!("a new token owes its price, but is {standing:?}") };
         let condition: [u8; 32] = std::array::from_fn(|_| self.random.byte());
         let credit = Credit { segment: segment.clone(), condition, amount: paid.price, granularity: None };
@@ -185,7 +185,7 @@ impl World {
         let mut all_answered = true;
         for paid in self.paid.clone() {
             let asset = asset();
-            let asked = self.life().desk.present(&paid.token, paid.binding, paid.price, &asset);
+            let asked = self.life().desk.present(&paid.token, paid.binding, paid.price, &asset, None);
             let standing: Result<Standing, DeskError> =
                 timeout(PATIENCE, asked).await.expect("a request that is carried out comes to its end");
             match standing.expect("the token is known") {

@@ -43,6 +43,7 @@ pub struct HostBuilder {
     binary: PathBuf,
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
+    has_pods: bool,
     socket: Option<TcpListener>,
 }
 
@@ -75,6 +76,13 @@ impl HostBuilder {
         self
     }
 
+    /// It accepts uploads and runs nothing. Any number of such hosts run at once.
+    #[must_use]
+    pub fn without_pods(mut self) -> Self {
+        self.has_pods = false;
+        self.set("CODIUS_RUNTIME", "noop")
+    }
+
     /// Its pods run on when it ends.
     #[must_use]
     pub fn keep_pods(self) -> Self {
@@ -83,7 +91,7 @@ impl HostBuilder {
 
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Host {
-        let slot = Slot::take().await;
+        let slot = if self.has_pods { Some(Slot::take().await) } else { None };
         let files = tempfile::Builder::new().prefix("codiusd-").tempdir().unwrap_or_else(|error| panic!("make a directory: {error}"));
         // Containers are set up by an unprivileged user id, which must be able to pass through.
         fs::set_permissions(files.path(), fs::Permissions::from_mode(0o711)).unwrap_or_else(|error| panic!("open up a directory: {error}"));
@@ -101,7 +109,9 @@ impl HostBuilder {
         );
         environment.insert("CODIUS_ROOT".to_owned(), files.path().join("root").display().to_string());
         environment.insert("CODIUS_IMAGE_LAYOUTS".to_owned(), images.display().to_string());
-        environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
+        if let Some(slot) = &slot {
+            environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
+        }
         environment.extend(self.environment);
         let Self { binary, subcommand, socket, .. } = self;
         let (process, has_run, ready, image) = (None, false, None, String::new());
@@ -137,13 +147,13 @@ pub struct Host {
     image: String,
     files: TempDir,
     // The last to go: until here nobody else may use the subnet.
-    slot: Slot,
+    slot: Option<Slot>,
 }
 
 impl Host {
     /// A host in development mode on free ports, with the demo image and a connector of its own. `binary` is codiusd.
     pub fn builder(binary: &str) -> HostBuilder {
-        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new(), socket: None }
+        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new(), has_pods: true, socket: None }
     }
 
     /// Starts it on the same files as before, once it has ended.
@@ -298,7 +308,8 @@ impl Host {
 
     /// What its pods are to the machine.
     pub fn traces(&self) -> Traces {
-        Traces::find(&self.root(), self.slot.pod_network())
+        let slot = self.slot.as_ref().unwrap_or_else(|| panic!("this host has no pods"));
+        Traces::find(&self.root(), slot.pod_network())
     }
 
     /// Kills the process, and nothing but the process, without a chance to say good-bye.
@@ -319,6 +330,11 @@ impl Host {
         let status = process.exit(END_WITHIN).await;
         self.ready = None;
         status
+    }
+
+    /// Sets an environment variable, for its next start.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.environment.insert(key.to_owned(), value.to_owned());
     }
 
     fn ready_file(&self) -> PathBuf {

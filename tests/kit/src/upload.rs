@@ -41,6 +41,13 @@ impl Upload {
         self
     }
 
+    /// It is of this size.
+    #[must_use]
+    pub fn machine(mut self, name: &str) -> Self {
+        self.0["manifest"]["machine"] = json!(name);
+        self
+    }
+
     /// One more container.
     #[must_use]
     pub fn container(mut self, container: Value) -> Self {

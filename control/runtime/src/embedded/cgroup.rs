@@ -281,7 +281,7 @@ fn remove(group: &Path, deadline: Instant) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine { vcpus: 2, memory_bytes: 512 << 20 };
+    const MACHINE: Machine = Machine { vcpus: 2, memory_bytes: 512 << 20, disk_bytes: 1 << 30 };
 
     /// The files of the unified hierarchy, on a disk: this shows what is written where, not that a kernel obeys.
     #[test]

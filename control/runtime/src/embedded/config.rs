@@ -16,9 +16,6 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 /// Interface names have at most 15 characters; four are the slot's.
 const LINK_PREFIX_MAX: usize = 11;
 
-/// What file systems are made in, in bytes.
-const SCRATCH_DISK_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
-
 /// How an embedded runtime is set up.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
@@ -83,9 +80,6 @@ impl EmbeddedConfig {
             _ if !named(&self.instance) => Some("the instance is made of letters, digits, - and _"),
             _ if !named(&self.link_prefix) || self.link_prefix.len() > LINK_PREFIX_MAX => {
                 Some("the link prefix is 1 to 11 letters or digits")
-            }
-            _ if matches!(self.limits.scratch, ScratchLimit::Disk(bytes) if !SCRATCH_DISK_BYTES.contains(&bytes)) => {
-                Some("a pod's disk has 16 MiB to 1 TiB")
             }
             _ if !(8..=30).contains(&self.subnet.prefix) => Some("the subnet's prefix is 8 to 30 bits"),
             _ => None,
@@ -157,12 +151,12 @@ pub struct Limits {
     pub log_bytes_per_second_max: u64,
 }
 
-/// Where what pods write is kept, and how much of it.
+/// Where what pods write is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScratchLimit {
-    /// On disk, in a file system of this many bytes per pod, all of it set aside when the pod starts. In memory if this
-    /// machine can't.
-    Disk(u64),
+    /// On disk, in a file system of the machine's size per pod, all of it set aside when the pod starts. In memory if this
+    /// host can't.
+    Disk,
     /// In the pod's own memory, half of it at most.
     Memory,
 }
@@ -177,7 +171,7 @@ impl Default for Limits {
             stop_grace: STOP_GRACE,
             pids_max: 1024,
             open_files_max: 65536,
-            scratch: ScratchLimit::Disk(1 << 30),
+            scratch: ScratchLimit::Disk,
             scratch_inodes_max: 65536,
             shm_bytes_max: 64 << 20,
             log_line_bytes_max: 16 << 10,

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    ops::RangeInclusive,
     os::{
         fd::{AsFd, AsRawFd},
         unix::fs::{FileExt, OpenOptionsExt},
@@ -24,6 +25,7 @@ use nix::{
     sys::{statfs::statfs, statvfs::statvfs},
     unistd::{Whence, lseek64},
 };
+use tempfile::NamedTempFile;
 
 /// What is always left of the host's disk, in bytes: the store and the log have to go on.
 const KEPT_FREE_BYTES: u64 = 512 << 20;
@@ -75,8 +77,25 @@ struct LoopInfo {
     init: [u64; 2],
 }
 
-/// Formats the file system that pods' disks are copies of, if it isn't there yet.
+/// What a disk may have, in bytes: less isn't worth a file system, more isn't made.
+const DISK_BYTES: RangeInclusive<u64> = 16 << 20..=1 << 40;
+
+/// Removes templates of an earlier process, whose machines may have had other sizes.
+pub(crate) fn forget_templates(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("disk-") && name.ends_with(".ext4")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Formats the file system that pods' disks of this size are copies of, if it isn't there yet.
 pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathBuf> {
+    if !DISK_BYTES.contains(&bytes) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pod's disk has 16 MiB to 1 TiB"));
+    }
     if IN_MEMORY.contains(&statfs(root)?.filesystem_type().0) {
         return Err(io::Error::other("the root directory is in memory"));
     }
@@ -85,29 +104,18 @@ pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathB
     if path.exists() {
         return Ok(path);
     }
-    let unfinished = path.with_extension("tmp");
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.set_len(bytes)?;
+    // Of a name of its own: another pod of this size may start, too.
+    let unfinished = NamedTempFile::with_prefix_in("disk-", root)?;
+    unfinished.as_file().set_len(bytes)?;
     let mut format = Command::new("mkfs.ext4");
     format.args(["-q", "-F", "-m", "0", "-b", "4096", "-O", FEATURES, "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"]);
-    let output = format.arg("-N").arg(inodes.to_string()).arg(&unfinished).stdin(Stdio::null()).output();
+    let output = format.arg("-N").arg(inodes.to_string()).arg(unfinished.path()).stdin(Stdio::null()).output();
     let output = output.map_err(|error| io::Error::new(error.kind(), format!("running mkfs.ext4 (of e2fsprogs): {error}")))?;
     if !output.status.success() {
         return Err(io::Error::other(format!("mkfs.ext4: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }
-    file.sync_all()?; // after a crash it is whole or not there
-    fs::rename(unfinished, &path)?;
-    // Those of other sizes, as it was set before; disks that were made after them need them no more.
-    for entry in fs::read_dir(root)? {
-        let (name, other) = {
-            let entry = entry?;
-            (entry.file_name(), entry.path())
-        };
-        let template = name.to_str().is_some_and(|name| name.starts_with("disk-") && name.ends_with(".ext4"));
-        if template && other != path {
-            fs::remove_file(other)?;
-        }
-    }
+    unfinished.as_file().sync_all()?; // after a crash it is whole or not there
+    unfinished.persist(&path).map_err(|error| error.error)?;
     Ok(path)
 }
 

@@ -24,7 +24,7 @@ use crate::{Machine, PodId, PodSpec};
 /// Not the hash of any manifest that will be seen.
 const ID: &str = "probeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Room enough for a process that does nothing.
-const MACHINE: Machine = Machine { vcpus: 1, memory_bytes: 32 << 20 };
+const MACHINE: Machine = Machine { vcpus: 1, memory_bytes: 32 << 20, disk_bytes: Machine::DISK_DEFAULT };
 /// From its answer to the end of a shim that has nothing left to do.
 const EXIT: Duration = Duration::from_secs(5);
 
@@ -120,8 +120,11 @@ fn end(shim: &mut Child, deadline: Instant) -> io::Result<()> {
 
 /// What the file system of pods is copied from, if pods can have disks here.
 pub(crate) fn template(setup: &super::EmbeddedConfig) -> Option<std::path::PathBuf> {
-    let super::ScratchLimit::Disk(bytes) = setup.limits.scratch else { return None };
-    let made = super::disk::template(&setup.root, bytes, setup.limits.scratch_inodes_max);
+    if setup.limits.scratch == super::ScratchLimit::Memory {
+        return None;
+    }
+    let made = super::disk::forget_templates(&setup.root)
+        .and_then(|()| super::disk::template(&setup.root, MACHINE.disk_bytes, setup.limits.scratch_inodes_max));
     made.inspect_err(|error| warn_of_memory(&error.to_string())).ok()
 }
 

@@ -71,6 +71,8 @@ fn lines(text: &str, actions: &[&[&str]]) -> Vec<String> {
 pub(crate) struct Host {
     pub(crate) config: EmbeddedConfig,
     pub(crate) image: String,
+    /// Of each pod's disk.
+    pub(crate) disk_bytes: u64,
     dir: tempfile::TempDir,
 }
 
@@ -99,7 +101,7 @@ impl Host {
         config.instance = format!("codius-attack-{pid}-{number}");
         config.shim_exe = env::current_exe().unwrap();
         config.limits.stop_grace = Duration::from_millis(100);
-        Self { config, image, dir }
+        Self { config, image, disk_bytes: Machine::DISK_DEFAULT, dir }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -119,7 +121,8 @@ impl Host {
             workdir: None,
             env: vec![("POD_SECRET".to_owned(), format!("secret-of-{seed}"))],
         };
-        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: memory_mib << 20 }, containers: vec![container] }
+        let machine = Machine { vcpus: 1, memory_bytes: memory_mib << 20, disk_bytes: self.disk_bytes };
+        PodSpec { id: id(seed), machine, containers: vec![container] }
     }
 
     /// What a run of actions in a pod of its own comes to.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use codiusd_runtime::{Runtime, embedded::ScratchLimit};
+use codiusd_runtime::Runtime;
 
 use crate::kit::{Host, Report, collect, id, on_host, start};
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(report: &mut Report) {
     let actions: Vec<&[&str]> = ATTACKS.iter().map(|(_, action, _)| *action).collect();
     let mut tight = Host::new(1, "");
     tight.config.limits.pids_max = 64;
-    tight.config.limits.scratch = ScratchLimit::Disk(16 << 20);
+    tight.disk_bytes = 16 << 20;
     tight.config.limits.shm_bytes_max = 16 << 20;
     tight.config.limits.open_files_max = 128;
     let runtime = tight.open();

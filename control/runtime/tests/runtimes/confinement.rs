@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use codiusd_runtime::{PodState, Runtime, embedded::ScratchLimit, error::Fault};
+use codiusd_runtime::{PodState, Runtime, error::Fault};
 use futures::StreamExt;
 
 use crate::busybox;
@@ -137,7 +137,7 @@ pub(crate) async fn processes_are_limited(mut host: Host) {
 }
 
 pub(crate) async fn what_is_written_is_limited(mut host: Host) {
-    host.config.limits.scratch = ScratchLimit::Disk(16 << 20);
+    host.disk_bytes = 16 << 20;
     let runtime = host.open();
     let script = "busybox dd if=/dev/zero of=/big bs=1M count=32 2>&1; busybox rm /big; echo fine >/small && busybox cat /small";
     let lines = output_of(&host, &runtime, host.script("main", script)).await;
@@ -149,17 +149,19 @@ pub(crate) async fn room_that_is_not_there_is_not_sold(mut host: Host) {
     std::fs::create_dir_all(&host.config.root).unwrap();
     let disk = nix::sys::statvfs::statvfs(&host.config.root).unwrap();
     let free = disk.blocks_available() * disk.fragment_size();
-    host.config.limits.scratch = ScratchLimit::Disk((free + (8 << 30)).next_multiple_of(1 << 20));
+    host.disk_bytes = (free + (8 << 30)).next_multiple_of(1 << 20);
     let runtime = host.open(); // pods of before run on, whatever room there is
     let error = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap_err();
     assert_eq!((error.fault(), error.to_string().contains("the host's is full")), (Fault::Host, true), "{error}");
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
     drop(runtime);
-    host.config.limits.scratch = ScratchLimit::Disk(16 << 20);
+    host.disk_bytes = 16 << 20;
     let runtime = host.open();
-    let template = |name: &String| name.starts_with("disk-");
-    let names = std::fs::read_dir(&host.config.root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(names.filter(template).count(), 1, "one template, of the size that is set");
+    let templates = || {
+        let names = std::fs::read_dir(&host.config.root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("disk-")).count()
+    };
+    assert_eq!(templates(), 1, "none of before, and that of the self-check");
     runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     runtime.stop(&id('a')).await.unwrap();
 }

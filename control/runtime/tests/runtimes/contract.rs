@@ -46,7 +46,7 @@ pub(crate) fn open_hyperd(hyperd: &Hyperd) -> HyperdRuntime {
 }
 
 pub(crate) fn pod(seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
-    PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20 }, containers }
+    PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20, disk_bytes: Machine::DISK_DEFAULT }, containers }
 }
 
 pub(crate) fn command(image: &str, name: &str, command: &[&str]) -> ContainerSpec {

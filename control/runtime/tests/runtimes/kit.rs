@@ -34,6 +34,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Host {
     pub(crate) config: EmbeddedConfig,
     pub(crate) image: String,
+    /// Of each pod's disk.
+    pub(crate) disk_bytes: u64,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -63,7 +65,7 @@ impl Host {
         config.instance = format!("codius-test-{pid}-{number}");
         config.shim_exe = std::env::current_exe().unwrap();
         config.limits.stop_grace = Duration::from_millis(200); // most programs here ignore SIGTERM
-        Self { config, image, _dir: None }
+        Self { config, image, disk_bytes: Machine::DISK_DEFAULT, _dir: None }
     }
 
     pub(crate) fn open(&self) -> EmbeddedRuntime {
@@ -91,7 +93,7 @@ impl Host {
     }
 
     pub(crate) fn pod(&self, seed: char, containers: Vec<ContainerSpec>) -> PodSpec {
-        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20 }, containers }
+        PodSpec { id: id(seed), machine: Machine { vcpus: 1, memory_bytes: 64 << 20, disk_bytes: self.disk_bytes }, containers }
     }
 
     /// What of this host's the machine holds: links, control groups, mounts, pod directories, processes.

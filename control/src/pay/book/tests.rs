@@ -17,7 +17,14 @@ fn book() -> Book {
 }
 
 fn claim(token: u8, binding: u8, price: u64) -> Claim {
-    Claim { token: TokenHash([token; 32]), binding: Binding([binding; 32]), price, asset: asset(), segment: format!("segment-{token}") }
+    Claim {
+        token: TokenHash([token; 32]),
+        binding: Binding([binding; 32]),
+        price,
+        asset: asset(),
+        segment: format!("segment-{token}"),
+        place: None,
+    }
 }
 
 fn packet(token: u8, condition: u8, amount: u64) -> Credit {
@@ -179,4 +186,52 @@ proptest! {
         let (again, paid) = (again.unwrap(), |book: &Book| book.payments.values().map(Payment::credit).sum::<u64>());
         prop_assert_eq!(paid(&again), paid(&book));
     }
+}
+
+/// A pod of a size of its own, by which it is told from others.
+fn place(number: u8, seconds: u32) -> Place {
+    let pod = char::from(b'a' + number).to_string().repeat(PodId::LENGTH).parse().unwrap();
+    Place { pod, machine: Machine { vcpus: number.into(), memory_bytes: 1, disk_bytes: 1 }, seconds }
+}
+
+#[test]
+fn a_place_is_held_by_money_and_decays() {
+    let mut book = book();
+    let asked = |number, place| Claim { place: Some(place), ..claim(number, number, 1000) };
+    let held = |book: &mut Book, second| {
+        let mut held: Vec<u32> = book.held(at(second)).values().map(|machine| machine.vcpus).collect();
+        held.sort_unstable();
+        held
+    };
+    book.present(asked(1, place(1, 100)), at(0)).unwrap();
+    assert_eq!(held(&mut book, 0), [0; 0], "who asks holds nothing");
+
+    book.credit(&packet(1, 1, 100), &asset(), at(0)).unwrap();
+    assert_eq!((held(&mut book, 9), held(&mut book, 10)), (vec![1], vec![]), "a tenth of 100 s is paid for");
+    book.credit(&packet(1, 2, 200), &asset(), at(20)).unwrap();
+    assert_eq!((held(&mut book, 20), held(&mut book, 30)), (vec![1], vec![]), "30 s from the first packet on");
+    book.credit(&packet(1, 3, 699), &asset(), at(40)).unwrap();
+    assert_eq!((held(&mut book, 59), held(&mut book, 60)), (vec![1], vec![]), "no more than a minute");
+    book.credit(&packet(1, 4, 1), &asset(), at(100)).unwrap();
+    assert_eq!(held(&mut book, 100), [0; 0], "and never again");
+
+    book.present(asked(2, place(2, 3600)), at(200)).unwrap();
+    book.credit(&packet(2, 1, 1000), &asset(), at(200)).unwrap();
+    book.present(asked(3, place(2, 60)), at(200)).unwrap();
+    book.credit(&packet(3, 1, 1000), &asset(), at(200)).unwrap();
+    assert_eq!(held(&mut book, 200), [2], "two payments for one pod are for one place");
+    book.begin("segment-2").unwrap();
+    book.begin("segment-3").unwrap();
+    assert_eq!(held(&mut book, 200), [0; 0], "the pod has it now");
+}
+
+#[test]
+fn a_payment_that_is_forgotten_holds_nothing() {
+    let limits = Limits { credit_ttl: SignedDuration::from_secs(5), ..Limits::default() };
+    let mut book = Book::restore_from(Vec::new(), Vec::new(), limits).unwrap();
+    book.present(Claim { place: Some(place(1, 3600)), ..claim(1, 1, 1000) }, at(0)).unwrap();
+    book.credit(&packet(1, 1, 1000), &asset(), at(0)).unwrap();
+    assert_eq!(book.held(at(5)).len(), 1);
+    book.expire(at(5));
+    assert_eq!(book.held(at(5)).len(), 0);
 }

@@ -160,7 +160,7 @@ mod tests {
                 memory_bytes: 0,
                 containers: Vec::new(),
             },
-            machine: Machine { vcpus: 1, memory_bytes: 0 },
+            machine: Machine { vcpus: 1, memory_bytes: 0, disk_bytes: 0 },
             claim: "/".into(),
             gateway: [10, 0, 0, 1].into(),
             uid_base: 1 << 28,

@@ -1,0 +1,138 @@
+//! `/peers` and `/peers/discover`: whom we know, and whom we are told of. As the Node codiusd has them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Uri},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{Api, VERSION, Version, error::ApiError, request};
+use crate::peers::PeerUri;
+
+/// Hosts of one answer, at most.
+pub(super) const LIMIT_MAX: u16 = 1000;
+
+/// Some of the hosts we know.
+pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, ApiError> {
+    let mut limit = None;
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match (name.as_ref(), limit) {
+            ("limit", None) => limit = Some(number(&value).ok_or_else(|| ApiError::Query(bad_limit()))?),
+            ("limit", Some(_)) => return Err(ApiError::Query("limit is given more than once".to_owned())),
+            _ => return Err(ApiError::Query("limit is all there is to say".to_owned())),
+        }
+    }
+    Ok(Json(json!({ "peers": api.peers.sample(limit.unwrap_or(LIMIT_MAX).into()) })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Discovery {
+    peers: Value,
+    #[serde(default)]
+    limit: Option<Value>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Discovered {
+    #[serde(flatten)]
+    version: Version,
+    peers: Vec<PeerUri>,
+}
+
+/// Takes note of hosts, and answers with some. They aren't looked at before, nor all of them after.
+pub(super) async fn discover(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Discovered>, ApiError> {
+    let body = request::json_body(&headers, body).await?;
+    let payload: Value = serde_json::from_slice(&body).map_err(|error| ApiError::Json(error.to_string()))?;
+    // A list of values would be read as one of fields.
+    let payload = Some(payload).filter(Value::is_object).ok_or_else(|| ApiError::Payload("must be {\"peers\": [...]}".to_owned()))?;
+    let discovery: Discovery = serde_json::from_value(payload).map_err(|error| ApiError::Payload(error.to_string()))?;
+    if discovery.limit.is_some_and(|limit| limit.as_str().map_or_else(|| number(&limit.to_string()), number).is_none()) {
+        return Err(ApiError::Payload(bad_limit()));
+    }
+    let names =
+        names(discovery.peers).ok_or_else(|| ApiError::Payload("peers must be a list of strings, none of them empty".to_owned()))?;
+    let peers = api.peers.sample(LIMIT_MAX.into());
+    api.peers.submit(submitter(&headers), names.iter().map(String::as_str).take(LIMIT_MAX.into()));
+    Ok(Json(Discovered { version: VERSION, peers }))
+}
+
+fn bad_limit() -> String {
+    format!("limit must be a whole number from 1 to {LIMIT_MAX}")
+}
+
+/// A list of names, or the JSON text of one.
+fn names(peers: Value) -> Option<Vec<String>> {
+    let list = match peers {
+        Value::String(text) => serde_json::from_str(&text).ok()?,
+        list => list,
+    };
+    let names: Vec<String> = serde_json::from_value(list).ok()?;
+    (!names.iter().any(String::is_empty)).then_some(names)
+}
+
+/// A whole number from 1 to the limit, as JavaScript reads numbers: `1e2`, and ` 1`.
+fn number(text: &str) -> Option<u16> {
+    let number: f64 = text.trim().parse().ok()?;
+    (1..=LIMIT_MAX).find(|whole| f64::from(*whole) == number)
+}
+
+/// Where a request comes from, as the front door says: what it adds comes last.
+fn submitter(headers: &HeaderMap) -> Option<IpAddr> {
+    let chain = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+    chain.rsplit(',').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_as_the_node_codiusd_does() {
+        let table = [
+            ("1", Some(1)),
+            ("2", Some(2)),
+            ("1000", Some(1000)),
+            ("1e2", Some(100)),
+            (" 1", Some(1)),
+            ("5.0", Some(5)),
+            ("0", None),
+            ("-1", None),
+            ("1001", None),
+            ("1.5", None),
+            ("", None),
+            ("abc", None),
+            ("0x10", None),
+            ("99999999999999999999", None),
+            ("null", None),
+            ("true", None),
+            ("inf", None),
+            ("NaN", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(number(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_front_door_has_the_last_word_on_who_asks() {
+        let from = |fields: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append("x-forwarded-for", field.parse().unwrap());
+            }
+            submitter(&headers).map(|address| address.to_string())
+        };
+        assert_eq!(from(&["192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(from(&["6.6.6.6", "7.7.7.7, 192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(from(&["2001:db8::1"]).as_deref(), Some("2001:db8::1"));
+        assert_eq!(from(&["nonsense"]), None);
+        assert_eq!(from(&[]), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! What pods share: memory, processors and disk; what of it is held, and whether one more pod fits.
+//!
+//! | of | there is | a pod holds |
+//! |---|---|---|
+//! | memory | a share of the machine's | its limit, all of it: what is promised can be used |
+//! | processors | the machine's, times how far they are overcommitted | its virtual ones |
+//! | disk | what is free where the host's files are, but for a part that is left alone | its limit until it is started; from then on it is set aside, and not free any more |
+
+use std::{fmt, io, path::PathBuf};
+
+use codiusd_runtime::Machine;
+
+use crate::factor::Factor;
+
+/// What all pods may hold together.
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Virtual processors.
+    pub vcpus: u64,
+    /// Where disk is taken from; none: pods' disks are elsewhere, and not counted.
+    pub disk: Option<DiskShare>,
+}
+
+/// How full a file system may get.
+#[derive(Clone, Debug)]
+pub struct DiskShare {
+    /// A directory on it.
+    pub of: PathBuf,
+    /// The part of it that may be in use, by pods and everything else.
+    pub full_at: Factor,
+}
+
+impl DiskShare {
+    /// What may still be used now, in bytes.
+    pub(super) fn measure(&self) -> io::Result<u64> {
+        let system = rustix::fs::statvfs(&self.of)?;
+        let [total, free] = [system.f_blocks, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
+        Ok(free.saturating_sub(total - self.full_at.of(total).min(total)))
+    }
+}
+
+impl Capacity {
+    /// Limited by memory only.
+    pub fn of_memory(memory_bytes: u64) -> Self {
+        Self { memory_bytes, vcpus: u64::MAX, disk: None }
+    }
+}
+
+/// Something pods hold of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Processors.
+    Cpu,
+    /// Disk.
+    Disk,
+    /// Memory.
+    Memory,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "CPU",
+            Self::Disk => "Disk",
+            Self::Memory => "Memory",
+        })
+    }
+}
+
+/// An amount of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Virtual processors.
+    pub vcpus: u64,
+    /// Disk, in bytes.
+    pub disk_bytes: u64,
+}
+
+impl Shares {
+    /// What is held when a pod of this size comes to it.
+    #[must_use]
+    pub(super) fn and(self, machine: &Machine) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_add(machine.memory_bytes),
+            vcpus: self.vcpus.saturating_add(machine.vcpus.into()),
+            disk_bytes: self.disk_bytes.saturating_add(machine.disk_bytes),
+        }
+    }
+}
+
+/// What there is, and what is held of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What all pods may hold together.
+    pub max: Shares,
+    /// What they hold, what is being paid for, and what the runtime holds for others.
+    pub held: Shares,
+}
+
+impl Room {
+    /// Memory that is left, in bytes.
+    pub fn free_memory_bytes(&self) -> u64 {
+        self.max.memory_bytes.saturating_sub(self.held.memory_bytes)
+    }
+
+    /// What there is too little of for one more pod of this size; none: it fits.
+    pub fn short_of(&self, machine: &Machine) -> Option<Resource> {
+        let then = self.held.and(machine);
+        let table = [
+            (Resource::Memory, then.memory_bytes, self.max.memory_bytes),
+            (Resource::Cpu, then.vcpus, self.max.vcpus),
+            (Resource::Disk, then.disk_bytes, self.max.disk_bytes),
+        ];
+        table.into_iter().find(|(_, then, max)| then > max).map(|(resource, ..)| resource)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_fits_if_there_is_enough_of_everything() {
+        let shares = |memory_bytes, vcpus, disk_bytes| Shares { memory_bytes, vcpus, disk_bytes };
+        let machine = Machine { vcpus: 2, memory_bytes: 100, disk_bytes: 1000 };
+        let room = Room { max: shares(200, 4, 2000), held: shares(100, 2, 1000) };
+        assert_eq!(room.short_of(&machine), None, "exactly");
+        let table = [
+            (shares(101, 2, 1000), Resource::Memory),
+            (shares(100, 3, 1000), Resource::Cpu),
+            (shares(100, 2, 1001), Resource::Disk),
+            (shares(u64::MAX, 2, 1000), Resource::Memory),
+            (shares(300, 9, 9000), Resource::Memory),
+        ];
+        for (held, short) in table {
+            assert_eq!(Room { held, ..room }.short_of(&machine), Some(short), "{held:?}");
+        }
+        assert_eq!(Room { held: shares(300, 0, 0), ..room }.free_memory_bytes(), 0);
+    }
+}
