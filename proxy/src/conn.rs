@@ -230,11 +230,14 @@ impl Clock {
         self.phase.load(Ordering::Relaxed) == HEAD
     }
 
-    /// Waits until no request's headers are awaited, at most `patience`.
+    /// Waits until no request's headers are on their way, at most `patience`: what has come already is noticed first.
     async fn head_ended(&self, patience: Duration) {
         let over = Moment::now().after(patience);
-        while self.is_in_head() && Moment::now() < over {
+        while matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD) {
             sleep(LOOK_AGAIN).await;
+            if !self.is_in_head() || Moment::now() >= over {
+                return;
+            }
         }
     }
 

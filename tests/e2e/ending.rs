@@ -55,7 +55,7 @@ async fn ctrl_c_lets_requests_finish_and_stops_the_pods() {
     })
     .await;
     assert_eq!(first + web::length(body).await.expect("the rest"), LENGTH);
-    let status = host.interrupt(Signal::SIGINT).await;
+    let status = host.running().exit(Duration::from_secs(40)).await;
     assert!(status.success(), "codiusd ended with {status}");
     assert!(host.traces().is_empty(), "left behind: {:?}", host.traces());
 }

@@ -182,15 +182,17 @@ async fn a_request_that_has_begun_to_come_is_still_answered() {
     let house = House::new().await;
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let (first, rest) = request.split_at(9);
-    let (mut connected, mut begun) = (house.connect().await, house.connect().await);
+    let (mut connected, mut begun, mut again) = (house.connect().await, house.connect().await, house.connect().await);
     begun.send(first).await;
-    within("both to be with the edge", async {
-        while house.metric("codius_edge_connections") < 2.0 {
+    assert_eq!(again.ask(request).await.status, 200);
+    within("all to be with the edge", async {
+        while house.metric("codius_edge_connections") < 3.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     let address = house.edge.address();
+    again.send(first).await;
     let drained = tokio::spawn(house.edge.drain(PATIENCE));
     within("the listener to be closed", async {
         while TcpStream::connect(address).await.is_ok() {
@@ -199,9 +201,11 @@ async fn a_request_that_has_begun_to_come_is_still_answered() {
     })
     .await;
     assert_eq!(connected.ask(request).await.status, 200);
-    begun.send(rest).await;
-    assert_eq!(begun.answer(false).await.status, 200);
-    for client in [&mut connected, &mut begun] {
+    for half in [&mut begun, &mut again] {
+        half.send(rest).await;
+        assert_eq!(half.answer(false).await.status, 200);
+    }
+    for client in [&mut connected, &mut begun, &mut again] {
         assert_eq!(client.closed().await, "");
     }
     within("the drain to end", drained).await.unwrap();
