@@ -381,7 +381,7 @@ fn embedded(config: &Config) -> EmbeddedConfig {
     }
     embedded.subnet = subnet;
     embedded.limits.scratch = config.pod_disk;
-    embedded.nameservers.clone_from(&config.pod_dns);
+    embedded.network.nameservers.clone_from(&config.pod_dns);
     embedded.read_only = config.pod_read_only;
     embedded
 }

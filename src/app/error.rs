@@ -72,6 +72,9 @@ pub enum StartError {
     /// The pods of an earlier process.
     #[error("the pods from before can't be taken over")]
     Recover(#[source] StoreFailed),
+    /// Pods could send what they like.
+    #[error("pods are not run without a network policy; see `codiusd network check`")]
+    Policy(#[source] embedded::OpenError),
     /// What other hosts are asked with.
     #[error("other hosts can't be asked")]
     Peers(#[source] reqwest::Error),
@@ -93,6 +96,7 @@ impl From<embedded::OpenError> for StartError {
             embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
             embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
             embedded::OpenError::SelfCheck { .. } => Self::SelfCheck(error),
+            embedded::OpenError::Policy(_) => Self::Policy(error),
             embedded::OpenError::Runtime(error) => Self::Runtime(error),
         }
     }

@@ -19,7 +19,7 @@
 //! | `record`, `lock` | the files daemon and shim share |
 //! | `shim/` | everything that happens in the shim |
 //! | `logs/` | log files: writing, rotating, following |
-//! | `cgroup`, `link`, `firewall/`, `netlink` | the kernel's limits, wires and rules |
+//! | `cgroup`, `link` | the kernel's limits and wires |
 //!
 //! This is a shared-kernel sandbox, not a virtual machine: namespaces with a user range of their own, a system call
 //! allow-list, dropped capabilities, resource limits.
@@ -29,13 +29,11 @@ mod claim;
 mod config;
 mod disk;
 mod error;
-mod firewall;
 mod keep;
 mod launch;
 mod link;
 mod lock;
 mod logs;
-mod netlink;
 mod pods;
 mod privileges;
 mod probe;
@@ -53,11 +51,15 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use crate::{Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError, image::ImageStore};
+pub use crate::network::Subnet;
+use crate::{
+    Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
+    image::ImageStore,
+    network::{self, Guard},
+};
 pub use claim::SubnetClaim;
 pub use config::{Defence, EmbeddedConfig, Limits, ScratchLimit};
 pub use error::OpenError;
-pub use firewall::Subnet;
 use launch::{Setup, unavailable};
 use pods::{Denied, PodLock, Pods};
 pub use privileges::check as check_privileges;
@@ -76,20 +78,20 @@ struct Inner {
     config: EmbeddedConfig,
     images: ImageStore,
     pods_dir: PathBuf,
-    /// What pods' disks are made after; none: what they write is kept in their memory.
     /// Whether what a pod writes is on a disk of its own.
     has_disks: bool,
     pods: Mutex<Pods>,
     starts: Semaphore,
+    guard: Guard,
     _claim: SubnetClaim,
     /// Held for life: two processes on one root would undo each other's pods.
     _root_lock: fs::File,
 }
 
 impl EmbeddedRuntime {
-    /// Opens the runtime: takes its network, installs the firewall table and adopts the pods an earlier process left running.
-    /// Blocks meanwhile.
-    pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
+    /// Opens the runtime: takes its network, puts the network policy in force and adopts the pods an earlier process left
+    /// running. Blocks meanwhile.
+    pub fn open(mut config: EmbeddedConfig) -> Result<Self, OpenError> {
         if let Some(fault) = config.fault() {
             return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()).into());
         }
@@ -99,8 +101,9 @@ impl EmbeddedRuntime {
         let root_lock = lock_root(&config.root).map_err(|error| unavailable("locking its directory", error))?;
         let claim = SubnetClaim::take(&config.root, config.subnet)?;
         let images = ImageStore::open(config.images.clone())?;
-        firewall::install(&firewall::policy(&config.instance, &config.link_prefix, config.subnet))
-            .map_err(|error| unavailable("installing the firewall table", error))?;
+        // Once: pods that come later are told of those name servers the policy knows.
+        config.network.nameservers = network::resolvers(&config.network.nameservers);
+        let guard = Guard::install(&config.policy(), config.policy_restored.clone())?;
         link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
@@ -112,6 +115,7 @@ impl EmbeddedRuntime {
             pods_dir,
             config,
             has_disks,
+            guard,
             _claim: claim,
             _root_lock: root_lock,
         };
@@ -125,11 +129,16 @@ impl Runtime for EmbeddedRuntime {
         Capabilities { name: "embedded", isolation: "shared-kernel", orphan_grace: Duration::ZERO }
     }
 
+    async fn ready(&self) -> Result<(), RuntimeError> {
+        if self.inner.guard.in_force() { Ok(()) } else { Err(unguarded()) }
+    }
+
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
         self.inner.images.check(image).await
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+        self.ready().await?;
         let limits = &self.inner.config.limits;
         let reserved = self.inner.pods().reserve(&spec.id, limits.starts_max + limits.starts_waiting_max);
         let (slot, lock) = reserved.map_err(|denied| match denied {
@@ -238,8 +247,7 @@ impl Drop for Inner {
         if !self.pods().is_empty() {
             return;
         }
-        let removed =
-            [firewall::remove(&self.config.instance), link::unblock(self.config.subnet), cgroup::remove_empty(&self.config.cgroup())];
+        let removed = [self.guard.remove(), link::unblock(self.config.subnet), cgroup::remove_empty(&self.config.cgroup())];
         for error in removed.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "something of the runtime is left in the kernel");
         }
@@ -270,6 +278,10 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
     };
     tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "self-check");
     outcome
+}
+
+fn unguarded() -> RuntimeError {
+    unavailable("keeping the network policy in force", io::Error::other("another program changes it (codiusd network check)"))
 }
 
 /// Runs to its end even if the caller doesn't wait.

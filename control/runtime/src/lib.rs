@@ -7,6 +7,7 @@
 //! | `image/` | from an image reference to verified, unpacked layers |
 //! | `embedded/` | the daemonless container runtime: one single-threaded shim process per pod |
 //! | `hyperd/` | virtual machines, by a hyperd daemon |
+//! | [`network`] | what pods may send to whom: described, installed, checked |
 //! | `noop` | accepts everything and runs nothing (labs, load tests of the control plane) |
 //!
 //! This crate knows nothing of money, manifests or HTTP hosts.
@@ -15,6 +16,8 @@ pub mod embedded;
 pub mod error;
 pub mod hyperd;
 pub mod image;
+mod netlink;
+pub mod network;
 pub mod noop;
 pub mod pod;
 

@@ -16,7 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Subnet, error::OpenError, launch::unavailable};
+use super::{error::OpenError, launch::unavailable};
+use crate::network::Subnet;
 
 /// Gone after a boot, as pods are. Itself locked while what is in it is looked at or changed.
 const CLAIMS: &str = "/run/codius/subnets";

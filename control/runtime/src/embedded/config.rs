@@ -1,11 +1,13 @@
 //! What the embedded runtime can be told, its limits, and how it divides addresses and users among pods.
 
-use std::{fs, net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
+use std::{net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::firewall::Subnet;
-use crate::image::ImageConfig;
+use crate::{
+    image::ImageConfig,
+    network::{self, Links, NetworkRules, Policy, Subnet},
+};
 
 /// Host uids and gids of one pod.
 const IDS_PER_POD: u32 = 65536;
@@ -31,8 +33,10 @@ pub struct EmbeddedConfig {
     pub link_prefix: String,
     /// First host uid of the first pod.
     pub uid_base: u32,
-    /// Name servers of pods; empty means the host's own, as far as pods can reach them.
-    pub nameservers: Vec<Ipv4Addr>,
+    /// What pods may send to whom. Without name servers it means the host's own, as far as pods can reach them.
+    pub network: NetworkRules,
+    /// Counts how often the network policy had to be put back.
+    pub policy_restored: prometheus::IntCounter,
     /// The program that is a shim when its first argument says so ([`super::SHIM_ARGUMENT`]).
     pub shim_exe: PathBuf,
     /// Pods can write to their `/dev/shm`, and to nothing else.
@@ -64,7 +68,8 @@ impl EmbeddedConfig {
             instance: "codius".to_owned(),
             link_prefix: "cdp".to_owned(),
             uid_base: 0x1000_0000,
-            nameservers: Vec::new(),
+            network: NetworkRules::default(),
+            policy_restored: network::restored_counter(),
             shim_exe: "/proc/self/exe".into(),
             read_only: false,
             limits: Limits::default(),
@@ -113,10 +118,15 @@ impl EmbeddedConfig {
         self.uid_base + slot * IDS_PER_POD
     }
 
+    /// The network policy.
+    pub fn policy(&self) -> Policy {
+        let rules = NetworkRules { nameservers: network::resolvers(&self.network.nameservers), ..self.network.clone() };
+        Policy::new(&self.instance, Links::Prefix(self.link_prefix.clone()), Some(self.subnet), &rules)
+    }
+
     /// The pods' `/etc/resolv.conf`.
     pub(crate) fn resolv_conf(&self) -> String {
-        let servers = if self.nameservers.is_empty() { host_nameservers() } else { self.nameservers.clone() };
-        servers.iter().map(|server| format!("nameserver {server}\n")).collect()
+        network::resolvers(&self.network.nameservers).iter().map(|server| format!("nameserver {server}\n")).collect()
     }
 }
 
@@ -179,19 +189,4 @@ impl Default for Limits {
             log_bytes_per_second_max: 1 << 20,
         }
     }
-}
-
-/// The host's name servers that a pod reaches: not on the host's own loopback, not link-local. Public ones if there are none.
-fn host_nameservers() -> Vec<Ipv4Addr> {
-    let listed = |path: &str| -> Vec<Ipv4Addr> {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok());
-        servers.filter(|server| !server.is_loopback() && !server.is_link_local() && !server.is_unspecified()).collect()
-    };
-    // The second is what stands behind the stub of systemd-resolved.
-    ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"]
-        .into_iter()
-        .map(listed)
-        .find(|servers| !servers.is_empty())
-        .unwrap_or_else(|| vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)])
 }

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::Subnet;
-use crate::RuntimeError;
+use crate::{
+    RuntimeError,
+    network::{PolicyError, Subnet},
+};
 
 /// The runtime can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,9 @@ pub enum OpenError {
         /// What was found, and what would be right.
         cause: String,
     },
+    /// Pods could send what they like.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Anything else.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

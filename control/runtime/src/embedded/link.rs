@@ -6,9 +6,9 @@ use std::{fs, io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::BorrowedFd, path::Path
 
 use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
-use super::{
-    firewall::Subnet,
+use crate::{
     netlink::{Message, Socket},
+    network::Subnet,
 };
 
 /// The pod's end.

@@ -12,7 +12,11 @@ use nix::{
 
 const HEADER_BYTES: usize = 16;
 const ANSWER_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of answers to one question; a table of ours is a tenth.
+const ANSWERS_BYTES_MAX: usize = 8 << 20;
 const NESTED: u16 = 0x8000;
+/// An attribute's kind without the bits for nesting and byte order.
+const KIND_BITS: u16 = 0x3fff;
 
 /// One netlink message under construction.
 #[derive(Debug)]
@@ -45,6 +49,12 @@ impl Message {
     /// Adds a big-endian number, as netfilter wants them.
     #[must_use]
     pub(crate) fn be32(self, kind: u16, value: u32) -> Self {
+        self.attr(kind, &value.to_be_bytes())
+    }
+
+    /// Adds a long big-endian number.
+    #[must_use]
+    pub(crate) fn be64(self, kind: u16, value: u64) -> Self {
         self.attr(kind, &value.to_be_bytes())
     }
 
@@ -81,6 +91,10 @@ impl Message {
         self.0
     }
 
+    fn is_dump(&self) -> bool {
+        i32::from(u16::from_ne_bytes([self.0[6], self.0[7]])) & libc::NLM_F_DUMP == libc::NLM_F_DUMP
+    }
+
     fn wants_answer(&self) -> bool {
         i32::from(u16::from_ne_bytes([self.0[6], self.0[7]])) & libc::NLM_F_ACK != 0
     }
@@ -109,22 +123,74 @@ impl Socket {
         }
         Ok(())
     }
+
+    /// Asks for all there is of a kind, or (without `NLM_F_DUMP`) for one thing. Fails with `Interrupted` if it changed meanwhile.
+    /// Each answer is what follows netlink's own header.
+    pub(crate) fn ask(&self, question: Message) -> io::Result<Vec<Vec<u8>>> {
+        let one = !question.is_dump();
+        socket::send(self.0.as_raw_fd(), &question.finish(1), MsgFlags::empty())?;
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let (mut replies, mut bytes) = (Vec::new(), 0);
+        loop {
+            let length = socket::recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+            bytes += length;
+            let datagram = buffer.get(..length).filter(|_| bytes <= ANSWERS_BYTES_MAX);
+            for (header, body) in messages(datagram.ok_or_else(|| io::Error::other("the kernel's answer is too long"))?) {
+                match i32::from(header.kind) {
+                    libc::NLMSG_DONE => return Ok(replies),
+                    libc::NLMSG_ERROR => return error_of(body).map(|()| replies),
+                    _ if i32::from(header.flags) & libc::NLM_F_DUMP_INTR != 0 => return Err(io::ErrorKind::Interrupted.into()),
+                    _ => replies.push(body.to_vec()),
+                }
+            }
+            if one && !replies.is_empty() {
+                return Ok(replies);
+            }
+        }
+    }
+}
+
+struct Header {
+    kind: u16,
+    flags: u16,
+}
+
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = datagram.split_first_chunk::<HEADER_BYTES>()?;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let body = datagram.get(HEADER_BYTES..length)?;
+        let (kind, flags) = (u16::from_ne_bytes([header[4], header[5]]), u16::from_ne_bytes([header[6], header[7]]));
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((Header { kind, flags }, body))
+    })
+}
+
+/// The attributes in `bytes`: kind (without its flags), value.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = bytes.split_first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([header[2], header[3]]) & KIND_BITS, value))
+    })
+}
+
+/// Success, or the error in an acknowledgement.
+fn error_of(body: &[u8]) -> io::Result<()> {
+    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
 /// How many acknowledgements are in the datagram, or the error the kernel answered.
-fn acknowledged(mut datagram: &[u8]) -> io::Result<usize> {
+fn acknowledged(datagram: &[u8]) -> io::Result<usize> {
     let mut count = 0;
-    while let Some((header, _)) = datagram.split_first_chunk::<HEADER_BYTES>() {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        if i32::from(kind) == libc::NLMSG_ERROR {
-            let code = datagram.get(HEADER_BYTES..HEADER_BYTES + 4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
-            if code != 0 {
-                return Err(io::Error::from_raw_os_error(-code));
-            }
+    for (header, body) in messages(datagram) {
+        if i32::from(header.kind) == libc::NLMSG_ERROR {
+            error_of(body)?;
             count += 1;
         }
-        datagram = datagram.get(length.next_multiple_of(4).max(HEADER_BYTES)..).unwrap_or_default();
     }
     Ok(count)
 }

@@ -1,0 +1,70 @@
+//! A bridge that pods of another runtime are on. The table sees what is routed; what a bridge hands from one of its ports to
+//! another it sees only if the kernel is told to show it. So each port is isolated, and the bridge's traffic is shown to the
+//! table as well where the kernel can (`br_netfilter`): that also holds for the moment before a new port is isolated.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How a bridge keeps its ports apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Separation {
+    /// Whether the bridge is there at all.
+    pub(super) there: bool,
+    /// Whether its own traffic passes the table.
+    pub(super) filtered: bool,
+    /// Ports it has.
+    pub(super) ports: usize,
+    /// Ports that were open to others until now.
+    pub(super) were_open: usize,
+}
+
+fn bridge_dir(bridge: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(bridge)
+}
+
+/// Keeps the bridge's ports apart from each other; repeatable. Fine when there is no such bridge (yet).
+pub(super) fn separate(bridge: &str) -> io::Result<Separation> {
+    let dir = bridge_dir(bridge);
+    let found = look(bridge)?;
+    if !found.there {
+        return Ok(found);
+    }
+    for switch in ["nf_call_iptables", "nf_call_ip6tables"] {
+        match fs::write(dir.join("bridge").join(switch), "1") {
+            // The kernel can't: isolation alone has to do.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    for port in ports(&dir)? {
+        match fs::write(port.join("isolated"), "1") {
+            // It has gone meanwhile, or the kernel is older than 4.18.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !port.exists() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && filtered(&dir) => {}
+            done => done?,
+        }
+    }
+    Ok(Separation { filtered: filtered(&dir), ..found })
+}
+
+/// How it stands, without a change.
+pub(super) fn look(bridge: &str) -> io::Result<Separation> {
+    let dir = bridge_dir(bridge);
+    if !dir.join("bridge").exists() {
+        return Ok(Separation { there: false, filtered: false, ports: 0, were_open: 0 });
+    }
+    let ports = ports(&dir)?;
+    let open = ports.iter().filter(|port| fs::read_to_string(port.join("isolated")).is_ok_and(|isolated| isolated.trim() == "0"));
+    Ok(Separation { there: true, filtered: filtered(&dir), ports: ports.len(), were_open: open.count() })
+}
+
+fn filtered(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("bridge/nf_call_iptables")).is_ok_and(|shown| shown.trim() == "1")
+}
+
+/// The directories of the bridge's ports.
+fn ports(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir.join("brif"))?.map(|port| Ok(port?.path())).collect()
+}

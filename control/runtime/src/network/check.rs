@@ -1,0 +1,165 @@
+//! Whether the kernel does what the policy says.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    bridge, kernel,
+    policy::{Links, Policy},
+    table::Table,
+};
+
+/// Hooks a pod's packets pass, as the kernel numbers them for IP, bridges and ARP.
+const HOOKS: [(u32, &str); 5] = [(0, "prerouting"), (1, "input"), (2, "forward"), (3, "output"), (4, "postrouting")];
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grade {
+    /// As it should be.
+    Good,
+    /// Worth knowing; the policy holds.
+    Note,
+    /// The policy doesn't hold.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How much it matters.
+    pub grade: Grade,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+fn finding(grade: Grade, text: impl Into<String>) -> Finding {
+    Finding { grade, text: text.into() }
+}
+
+/// Compares policy and kernel. Takes root. Blocks.
+pub fn check(policy: &Policy) -> io::Result<Vec<Finding>> {
+    let mut findings = table(policy)?;
+    match &policy.links {
+        Links::Prefix(_) => {
+            findings.push(setting("net/ipv4/ip_forward", "1", "the host routes for pods", "pods reach nobody"));
+            findings.extend(links(&policy.links)?.iter().flat_map(|link| pod_link(link)));
+        }
+        Links::Bridge(name) => findings.push(bridge(name, bridge::look(name)?)),
+    }
+    findings.extend(others(policy)?);
+    Ok(findings)
+}
+
+/// Packets each row has stopped, for those that count.
+pub fn stopped(policy: &Policy) -> io::Result<Vec<(&'static str, u64)>> {
+    let found = kernel::read(&policy.table)?;
+    let packets = |id: &str| found.iter().filter(|part| part.row.as_deref() == Some(id)).map(|part| part.packets).sum();
+    Ok(policy.rows.iter().map(|row| (row.id, packets(row.id))).collect())
+}
+
+/// The host's ends of the pods' links: as many as there are pods.
+pub fn links(links: &Links) -> io::Result<Vec<String>> {
+    let dir = match links {
+        Links::Prefix(_) => Path::new("/sys/class/net").to_owned(),
+        Links::Bridge(name) => Path::new("/sys/class/net").join(name).join("brif"),
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    if let Links::Prefix(prefix) = links {
+        names.retain(|name| name.starts_with(prefix));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn table(policy: &Policy) -> io::Result<Vec<Finding>> {
+    let wanted = kernel::reference(&Table::from(policy))?;
+    let found = kernel::read(&policy.table)?;
+    let different = kernel::differences(&wanted, &found);
+    Ok(if different.is_empty() {
+        vec![finding(
+            Grade::Good,
+            format!("table inet {} is the policy, {} rules", policy.table, wanted.iter().filter(|part| part.row.is_some()).count()),
+        )]
+    } else {
+        let say = |difference: &String| {
+            let remedy = "a running codiusd puts it back within a second or two; one with other settings has to be started anew";
+            finding(Grade::Bad, format!("table inet {}: {difference} ({remedy})", policy.table))
+        };
+        different.iter().map(say).collect()
+    })
+}
+
+fn setting(name: &str, wanted: &str, good: &str, bad: &str) -> Finding {
+    match fs::read_to_string(Path::new("/proc/sys").join(name)) {
+        Ok(value) if value.trim() == wanted => finding(Grade::Good, format!("{good} ({name} = {wanted})")),
+        Ok(value) => finding(Grade::Bad, format!("{bad}: {name} is {}, not {wanted}", value.trim())),
+        Err(error) => finding(Grade::Bad, format!("{bad}: {name}: {error}")),
+    }
+}
+
+fn pod_link(link: &str) -> Vec<Finding> {
+    let mut found = vec![setting(
+        &format!("net/ipv4/conf/{link}/rp_filter"),
+        "1",
+        &format!("{link}: forged sources are dropped"),
+        &format!("{link}: forged sources are dropped by the table alone"),
+    )];
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        let name = format!("net/ipv6/conf/{link}/disable_ipv6");
+        found.push(setting(&name, "1", &format!("{link}: no IPv6"), &format!("{link}: IPv6 is stopped by the table alone")));
+    }
+    found
+}
+
+fn bridge(name: &str, found: bridge::Separation) -> Finding {
+    match found {
+        found if !found.there => finding(Grade::Note, format!("bridge {name} isn't there (hyperd makes it)")),
+        found if found.were_open > 0 && !found.filtered => finding(
+            Grade::Bad,
+            format!("bridge {name}: {} of {} pods reach each other: their ports aren't isolated", found.were_open, found.ports),
+        ),
+        found => {
+            let shown = if found.filtered { ", and its traffic passes the table" } else { "; br_netfilter isn't there" };
+            finding(Grade::Good, format!("bridge {name}: {} of {} ports are isolated{shown}", found.ports - found.were_open, found.ports))
+        }
+    }
+}
+
+/// Other programs' tables can't let pass what ours stops, with two exceptions that are looked for here; but they can stop what
+/// ours lets pass.
+fn others(policy: &Policy) -> io::Result<Vec<Finding>> {
+    let pods = links(&policy.links)?;
+    let mut found = Vec::new();
+    for chain in kernel::other_chains(&policy.table)? {
+        let family = family(chain.family);
+        let place = format!("chain {} of table {family} {}", chain.chain, chain.table);
+        if family == "netdev" {
+            let ours = chain.devices.iter().any(|device| pods.contains(device));
+            let (grade, which) = if ours { (Grade::Bad, "pods' links") } else { (Grade::Note, "links") };
+            let on = chain.devices.join(", ");
+            found.push(finding(grade, format!("{place} sees packets of {which} before the policy does, and may send them past it ({on})")));
+        } else if chain.drops && matches!(family, "ip" | "inet") {
+            let hook = HOOKS.iter().find(|(number, _)| *number == chain.hook).map_or("?", |(_, name)| name);
+            found.push(finding(
+                Grade::Note,
+                format!("{place} drops what it doesn't know at {hook}: pods are stopped unless it lets them pass"),
+            ));
+        }
+    }
+    Ok(found)
+}
+
+fn family(number: u8) -> &'static str {
+    match number {
+        1 => "inet",
+        2 => "ip",
+        3 => "arp",
+        5 => "netdev",
+        7 => "bridge",
+        10 => "ip6",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,46 @@
+//! Why pods can't be run safely.
+
+use std::io;
+
+/// The policy can't be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The kernel refuses the table.
+    #[error(
+        "the pods' network policy (nftables table inet {table}) can't be installed: that takes CAP_NET_ADMIN and a kernel with \
+         nf_tables (modules nf_tables, nft_ct, nft_limit, nft_connlimit, nft_reject_inet, nft_fib_inet, nft_masq)"
+    )]
+    Install {
+        /// Its name.
+        table: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel took it for something else.
+    #[error("the pods' network policy (nftables table inet {table}) was changed while it was installed: {}", .differences.join("; "))]
+    Changed {
+        /// Its name.
+        table: String,
+        /// In words.
+        differences: Vec<String>,
+    },
+    /// Pods on the bridge would reach each other.
+    #[error("pods on bridge {bridge} can't be kept apart: that takes CAP_NET_ADMIN and Linux 4.18, or the module br_netfilter")]
+    Bridge {
+        /// Its name.
+        bridge: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's settings.
+    #[error("the host can't be made to route for pods ({setting})")]
+    Setting {
+        /// The file.
+        setting: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
