@@ -121,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn names_are_strings_with_something_in_them() {
+        let read = |text: &str| names(serde_json::from_str(text).unwrap());
+        for text in [r#"["https://a","b"]"#, r#""[\"https://a\",\"b\"]""#] {
+            assert_eq!(read(text).unwrap(), ["https://a", "b"], "{text}");
+        }
+        for text in [r#"[""]"#, "[1]", "[null]", "null", "{}", r#""https://a""#, r#"[["a"]]"#, r#""[\"\"]""#] {
+            assert!(read(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_front_door_has_the_last_word_on_who_asks() {
         let from = |fields: &[&str]| {
             let mut headers = HeaderMap::new();

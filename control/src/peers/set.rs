@@ -138,8 +138,9 @@ impl PeerSet {
     pub(super) fn step(&mut self, event: Event, now: Timestamp, below: &mut dyn FnMut(u64) -> u64) -> Vec<Effect> {
         match event {
             Event::Heard(source, peers) => {
+                let known = self.count();
                 for peer in peers {
-                    self.hear(source, peer, now);
+                    self.hear(source, peer, known, now);
                 }
                 Vec::new()
             }
@@ -180,7 +181,8 @@ impl PeerSet {
         }
     }
 
-    fn hear(&mut self, source: Source, uri: PeerUri, now: Timestamp) {
+    /// `known` are as many as there are: nobody becomes known by being heard of.
+    fn hear(&mut self, source: Source, uri: PeerUri, known: usize, now: Timestamp) {
         if source == Source::Operator {
             match self.peers.get_mut(&uri) {
                 Some(peer) => peer.named_by_operator = true,
@@ -189,7 +191,6 @@ impl PeerSet {
             return;
         }
         let refused = self.refused.get(&uri).is_some_and(|until| *until > now);
-        let known = self.count();
         let full = known >= self.limits.known_max || self.peers.len() - known >= self.limits.candidates_max;
         if !self.peers.contains_key(&uri) && self.own.as_ref() != Some(&uri) && !refused && !full && self.ration(source, now) {
             self.add(uri, Standing::Candidate, false, now);
