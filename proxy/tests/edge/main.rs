@@ -3,12 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
 mod access;
+mod answers;
 mod apart;
 mod draining;
 mod early;
 mod errors;
+mod frames;
 mod framing;
 mod h2;
+mod h2_attacks;
+mod h2_smuggling;
 mod kit;
 mod limits;
 mod measures;
