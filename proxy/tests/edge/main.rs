@@ -5,6 +5,7 @@
 mod access;
 mod answers;
 mod apart;
+mod attacks;
 mod draining;
 mod early;
 mod errors;
@@ -21,6 +22,7 @@ mod routing;
 mod secure;
 mod smuggling;
 mod streaming;
+mod swapping;
 mod tls;
 mod tunnels;
 mod websockets;
