@@ -1,14 +1,17 @@
 //! An address changes hands under load.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use codiusd_proxy::{Limits, PodKey, Policy, RouteTable, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::kit::{House, read_head, within};
+use crate::kit::{House, PATIENCE, read_head, within};
 
 const TENANTS: u8 = 2;
 const SWAPS: u64 = 200;
@@ -90,4 +93,42 @@ async fn no_request_for_one_tenant_is_answered_by_another() {
     for worker in load {
         within("the load to end", worker).await.unwrap();
     }
+}
+
+/// Whether a connection to `address` is being opened, and nobody has answered.
+fn is_dialled(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else { panic!("{address}") };
+    let remote = format!(" {:08X}:{:04X} 02 ", u32::from_le_bytes(address.ip().octets()), address.port());
+    std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&remote)
+}
+
+#[tokio::test]
+async fn a_connection_that_the_next_tenant_took_is_not_used() {
+    let house = House::with(Limits { connect: PATIENCE, ..Limits::default() }).await;
+    // A tenant whose queue is full takes no more connections, so that the edge's attempts are repeated for a while.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.77.2:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queue.push(connected.unwrap());
+    }
+    let name = house.publish(1, address);
+    let mut client = house.connect().await;
+    client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    within("the edge to dial", async {
+        while !is_dialled(address) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(house.routes.withdraw(&PodKey::from_digest([1; 32])));
+    drop(listener);
+    let next = tenant(2, TcpListener::bind(address).await.unwrap());
+    let other = house.publish(2, address);
+    let answer = client.answer(false).await;
+    assert_eq!(answer.status, 404, "{answer:?}");
+    assert_eq!(house.ask(&format!("GET / HTTP/1.1\r\nHost: {other}\r\n\r\n")).await.body, "2");
+    next.abort();
 }
