@@ -211,6 +211,7 @@ impl Target {
     fn not_dialled(&self, error: &DialError, counters: &Upstreams) -> Fault {
         match error {
             DialError::Unwanted(_) => counters.unwanted.inc(),
+            DialError::Withdrawn => {}
             DialError::Timeout => counters.connect_timeout.inc(),
             DialError::Connect(_) => counters.unreachable.inc(),
             DialError::Handshake(_) => counters.broken.inc(),
@@ -218,6 +219,7 @@ impl Target {
         tracing::debug!(error = error as &dyn std::error::Error, route = ?self.route(), "upstream not reached");
         match (self, error) {
             (_, DialError::Unwanted(_)) => Fault::PodRefused,
+            (_, DialError::Withdrawn) => Fault::NoSuchPod,
             (Target::Pod(_), DialError::Timeout) => Fault::PodTimedOut,
             (Target::Pod(_), DialError::Connect(_)) => Fault::PodUnreachable,
             (Target::Control(_), DialError::Timeout | DialError::Connect(_)) => Fault::ControlUnreachable,

@@ -48,8 +48,8 @@ pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     (asked && !plain_h2 && offers.next().is_none()).then(|| offer.clone())
 }
 
-/// Whether a request's Transfer-Encoding, if it has one, is chunked and nothing else: the next hop is told of no other, and would take
-/// what is left for the content. `has_length` tells that there was a Content-Length besides, which hyper has dropped.
+/// Whether a message's Transfer-Encoding, if it has one, is chunked and nothing else: the next hop is told of no other, and would take
+/// what is left for the content. `has_length` tells that a request had a Content-Length besides, which hyper has dropped.
 pub(crate) fn is_framed_once(headers: &HeaderMap, has_length: bool) -> bool {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return true };
@@ -231,7 +231,7 @@ fn joined(headers: &HeaderMap, name: &HeaderName, more: &str) -> Option<HeaderVa
     HeaderValue::from_str(&list).ok()
 }
 
-/// An answer names several lengths, or one that is no number.
+/// An answer names several lengths, one that is no number, or an encoding that the client would not be told of.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AmbiguousLength;
 
@@ -239,6 +239,9 @@ pub(crate) struct AmbiguousLength;
 ///
 /// hyper checks the length of a body that follows; this also covers answers without one (to HEAD, 304), whose length a cache believes.
 pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -> Result<(), AmbiguousLength> {
+    if !is_framed_once(headers, false) {
+        return Err(AmbiguousLength);
+    }
     strip_hop_by_hop(headers);
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next() {

@@ -31,7 +31,8 @@ pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &Head
     }
     // HTTP/2 lets a target be anything; in a request line it would be read as something else.
     let path = uri.path();
-    if !path.starts_with('/') && path != "*" && !path.is_empty() {
+    let is_http = uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
+    if !is_http || !path.starts_with('/') && path != "*" && !path.is_empty() {
         return Err(Fault::BadTarget);
     }
     let mut hosts = headers.get_all(HOST).iter();
@@ -171,6 +172,9 @@ mod tests {
         assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &["b"]), Err(Fault::BadHost));
         assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &[]), Err(Fault::BadHost));
         assert_eq!(ask("GET", Version::HTTP_10, "http://u@a/x", &[]), Err(Fault::BadHost));
+        assert_eq!(ask("GET", Version::HTTP_11, "ftp://a/x", &["a"]), Err(Fault::BadTarget));
+        assert_eq!(ask("GET", Version::HTTP_11, "*x", &["a"]), Err(Fault::BadTarget));
+        assert_eq!(ask("OPTIONS", Version::HTTP_11, "*", &["a"]), control);
         assert_eq!(ask("TRACE", Version::HTTP_11, "/", &["a"]), Err(Fault::MethodNotAllowed));
         assert_eq!(ask("CONNECT", Version::HTTP_11, "a:1", &["a:1"]), Err(Fault::MethodNotAllowed));
     }

@@ -55,6 +55,8 @@
 //! | Expect: 100-continue | passed on; the body follows the upstream's 100, or [`Limits::continue_wait`]; other expectations are stripped |
 //! | an answer before the end of the request's body | passed on, the connection closed [`Limits::linger`] after it |
 //! | 1xx answers other than 100 and 101 | swallowed (hyper cannot send them) |
+//! | a target that is no path, or has a scheme besides http and https | 400 (`host`) |
+//! | trailers that frame, concern a hop or say who the client is; X_Forwarded_For and its like | removed (`headers`) |
 //! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
 
 #![forbid(unsafe_code)]

@@ -105,7 +105,7 @@ impl Fault {
             Fault::BadHost => (StatusCode::BAD_REQUEST, "bad_host", "The request must name exactly one valid host."),
             Fault::BadBody => (StatusCode::BAD_REQUEST, "bad_body", "The request body is malformed or broke off."),
             Fault::BadFraming => (StatusCode::BAD_REQUEST, "bad_framing", "The request must say in one way how long it is."),
-            Fault::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", "The request's target is not a path."),
+            Fault::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", "The request must be for a path of a host, over http or https."),
             Fault::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host name."),
             Fault::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not supported here."),
             Fault::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "client_stalled", "The request body stopped arriving."),

@@ -95,6 +95,8 @@ pub(crate) enum DialError {
     Timeout,
     #[error("connecting failed")]
     Connect(#[source] io::Error),
+    #[error("the route was withdrawn meanwhile: another tenant may be there")]
+    Withdrawn,
     #[error("starting HTTP on the connection failed")]
     Handshake(#[source] hyper::Error),
 }
@@ -234,6 +236,10 @@ impl Route {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        // Whoever gets this address next is there only after the withdrawal.
+        if self.withdrawn.is_cancelled() {
+            return Err(DialError::Withdrawn);
+        }
         let heard = Arc::<Heard>::default();
         let stream = Hearing::new(stream, Arc::clone(&heard));
         let (sender, connection) = Builder::new()

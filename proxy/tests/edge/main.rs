@@ -3,12 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
 mod access;
+mod answers;
 mod apart;
+mod attacks;
 mod draining;
 mod early;
 mod errors;
+mod frames;
 mod framing;
 mod h2;
+mod h2_attacks;
+mod h2_smuggling;
 mod intake;
 mod kit;
 mod limits;
@@ -20,6 +25,7 @@ mod routing;
 mod secure;
 mod smuggling;
 mod streaming;
+mod swapping;
 mod tls;
 mod tunnels;
 mod websockets;
