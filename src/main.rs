@@ -4,6 +4,9 @@ use std::{env, process::ExitCode};
 
 use codiusd_runtime::embedded::{SHIM_ARGUMENT, shim_main};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A pod's supervisor is this same binary. It must stay single-threaded, so nothing may come before this.
     let mut arguments = env::args_os().skip(1);

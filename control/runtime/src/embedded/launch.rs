@@ -176,7 +176,16 @@ pub(crate) fn prepare(dir: &Path, order: &Order) -> io::Result<fs::File> {
 
 fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
     let log = prepare(dir, order)?;
-    Command::new(&config.shim_exe).arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()
+    Command::from(shim_command(config, dir, log)).spawn()
+}
+
+/// A shim for the pod in `dir`, which is told on its standard input what to do and answers on its output.
+pub(crate) fn shim_command(config: &EmbeddedConfig, dir: &Path, log: fs::File) -> std::process::Command {
+    let mut shim = std::process::Command::new(&config.shim_exe);
+    shim.arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    // There are many, and they do little: their allocator must not take memory by the huge page.
+    shim.env("MIMALLOC_ALLOW_THP", "0");
+    shim
 }
 
 async fn converse(shim: &mut Child, order: &Order, limit: Duration) -> io::Result<Answer> {

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
     os::fd::AsFd,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -71,14 +71,7 @@ pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Out
 
 fn run(setup: &Setup<'_>, dir: &Path, order: &Order) -> io::Result<Answer> {
     let log = launch::prepare(dir, order)?;
-    let mut shim = Command::new(&setup.config.shim_exe)
-        .arg(super::SHIM_ARGUMENT)
-        .arg(dir)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()?;
+    let mut shim = launch::shim_command(setup.config, dir, log).spawn()?;
     let answer = converse(&mut shim, order, Instant::now() + setup.config.limits.start_timeout);
     let until = Instant::now() + if answer.is_ok() { EXIT } else { Duration::ZERO };
     end(&mut shim, until)?;
