@@ -94,6 +94,8 @@ where
                     .map(|line| if line.to_ascii_lowercase().starts_with("host:") { format!("Host: {name}") } else { line.into() });
                 let mut edge = connect().await;
                 edge.write_all(lines.collect::<Vec<_>>().join("\r\n").as_bytes()).await.unwrap();
+                // TLS may hold it back otherwise, and both sides would wait.
+                edge.flush().await.unwrap();
                 let _gone = copy_bidirectional(&mut client, &mut edge).await;
             });
         }
