@@ -173,6 +173,7 @@ mod tests {
         assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &[]), Err(Fault::BadHost));
         assert_eq!(ask("GET", Version::HTTP_10, "http://u@a/x", &[]), Err(Fault::BadHost));
         assert_eq!(ask("GET", Version::HTTP_11, "ftp://a/x", &["a"]), Err(Fault::BadTarget));
+        assert_eq!(ask("GET", Version::HTTP_11, "http://a/*x", &["a"]), control);
         assert_eq!(ask("OPTIONS", Version::HTTP_11, "*", &["a"]), control);
         assert_eq!(ask("TRACE", Version::HTTP_11, "/", &["a"]), Err(Fault::MethodNotAllowed));
         assert_eq!(ask("CONNECT", Version::HTTP_11, "a:1", &["a:1"]), Err(Fault::MethodNotAllowed));

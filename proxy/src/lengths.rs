@@ -54,13 +54,14 @@ impl Heads {
     }
 
     /// Looks at the bytes of one read.
-    pub(crate) fn read(&mut self, mut bytes: &[u8], requests: &Requests) {
-        while self.number != 0 && !bytes.is_empty() {
-            let Some(end) = memchr::memchr(b'\n', bytes) else {
-                self.keep(bytes);
-                return;
-            };
-            let (line, rest) = bytes.split_at(end);
+    pub(crate) fn read(&mut self, bytes: &[u8], requests: &Requests) {
+        if self.number == 0 {
+            return;
+        }
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let line = bytes.get(start..end).unwrap_or_default();
+            start = end + 1;
             if self.begun_len == 0 {
                 self.line(line, requests);
             } else {
@@ -68,8 +69,11 @@ impl Heads {
                 let (begun, len) = (self.begun, std::mem::take(&mut self.begun_len));
                 self.line(begun.get(..len).unwrap_or_default(), requests);
             }
-            bytes = rest.get(1..).unwrap_or_default();
+            if self.number == 0 {
+                return;
+            }
         }
+        self.keep(bytes.get(start..).unwrap_or_default());
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -143,7 +143,8 @@ async fn a_body_of_another_length_than_said_is_no_request_and_spoils_no_connecti
         client.send(DATA, 0, number, &sent[..3]).await;
         client.send(DATA, END_STREAM, number, &sent[3..]).await;
         let outcome = client.outcome(number).await;
-        assert!(matches!(outcome, Outcome::Reset | Outcome::Bad | Outcome::Other), "{length}: {outcome:?}");
+        // A request of no length is complete, and may be answered, before the first byte that it should not have.
+        assert!(length == "0" || matches!(outcome, Outcome::Reset | Outcome::Bad | Outcome::Other), "length {length}: {outcome:?}");
         let got = probed.recorder.taken();
         assert!(length == "0" || message_length(got.as_bytes()).is_none(), "{length}: {got:?}");
         assert!(!got.contains("\r\n\r\nGET /hidden HTTP/1.1\r\nhost: x\r\n\r\n") || length == "1000", "{length}: {got:?}");
