@@ -183,8 +183,6 @@ fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child
 pub(crate) fn shim_command(config: &EmbeddedConfig, dir: &Path, log: fs::File) -> std::process::Command {
     let mut shim = std::process::Command::new(&config.shim_exe);
     shim.arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-    // There are many, and they do little: their allocator must not take memory by the huge page.
-    shim.env("MIMALLOC_ALLOW_THP", "0");
     shim
 }
 
