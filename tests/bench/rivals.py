@@ -95,7 +95,7 @@ http {{
 NGINX_PROXY = """
     map_hash_max_size 65536; map_hash_bucket_size 128; proxy_request_buffering off; proxy_max_temp_file_size 0;
     map $host $pod {{ default ""; {routes} }}
-    upstream pods {{ server {upstream}; keepalive 1024; keepalive_requests 100000000; }}
+    {pools}
     server {{
         listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl http2;
         ssl_certificate {chain}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
@@ -169,12 +169,18 @@ class Rival:
     def _codiusd(self, upstream, bench):
         return [bench.edge, str(len(self.hosts)), upstream, f"127.0.0.1:{self.http}", f"127.0.0.1:{self.https}", bench.chain, bench.key]
 
-    def _nginx(self, upstream, bench):
-        routes = " ".join(f"{host} pods;" for host in self.hosts)
+    def _nginx(self, upstream, bench, apart=False):
+        """`apart`: each route has connections of its own, as pods of different owners should."""
+        pools = [f"pod{number}" for number in range(len(self.hosts))] if apart else ["pods"] * len(self.hosts)
+        routes = " ".join(f"{host} {pool};" for host, pool in zip(self.hosts, pools))
+        upstreams = (f"upstream {pool} {{ server {upstream}; keepalive 1024; keepalive_requests 100000000; }}" for pool in sorted(set(pools)))
         body = NGINX_PROXY.format(
-            routes=routes, upstream=upstream, http=self.http, https=self.https, chain=bench.chain, key=bench.key
+            routes=routes, pools=" ".join(upstreams), http=self.http, https=self.https, chain=bench.chain, key=bench.key
         )
         return nginx_command(f"nginx-{self.http}", body, bench.dir)
+
+    def _nginx_apart(self, upstream, bench):
+        return self._nginx(upstream, bench, apart=True)
 
     def _haproxy(self, upstream, bench):
         pem, routes, config = (bench.dir / f"haproxy-{self.http}.{ending}" for ending in ("pem", "map", "cfg"))
