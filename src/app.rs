@@ -1,27 +1,26 @@
 //! Builds and connects everything, top to bottom; and takes it apart again in the other order.
 
 mod error;
+pub(crate) mod pods;
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
     net::SocketAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::NonZeroU32,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 use codiusd_control::{
     api::{self, ApiConfig},
     clock::SystemClock,
-    manifest::Rules,
     orders::Orders,
     pay::{Asset, Desk, asset_of},
     peers::{Peers, PeersConfig, Rhythm},
-    pods::{Capacity, DiskShare, Keeper, KeeperConfig, PodMetrics},
+    pods::{Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
 use codiusd_ilp::{
@@ -30,12 +29,8 @@ use codiusd_ilp::{
     service::{self, Interledger},
     stream::receiver::Receiver,
 };
-use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Network, Policy, RouteTable, TlsConfig, UpstreamPolicy};
-use codiusd_runtime::{
-    EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
-    embedded::{self, Subnet},
-    image::{ImageConfig, ImageLimits},
-};
+use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, RouteTable, TlsConfig};
+use codiusd_runtime::embedded;
 pub use error::StartError;
 use tokio::{
     net::UnixListener,
@@ -107,7 +102,7 @@ impl App {
         let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
-        let runtime = runtime(config, &registry).await?;
+        let runtime = pods::runtime(config, &registry).await?;
 
         let routes = Arc::new(RouteTable::new());
         let socket = run.join("control.sock");
@@ -125,7 +120,7 @@ impl App {
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
-        let keeper = KeeperConfig::new(public_uri.clone(), capacity(config)?);
+        let keeper = KeeperConfig::new(public_uri.clone(), pods::capacity(config)?);
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
@@ -258,19 +253,10 @@ fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf,
         control_socket,
         threads: EDGE_THREADS,
         tls,
-        policy: policy(config),
+        policy: pods::addresses(config),
         access_log: config.access_log.clone(),
         limits,
     }
-}
-
-/// Pods are where the runtime puts them; hyperd's network is its own affair.
-fn policy(config: &Config) -> Policy {
-    let networks: Vec<Network> = match config.runtime {
-        RuntimeChoice::Embedded => config.pod_subnet.to_string().parse().into_iter().collect(),
-        RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => Vec::new(),
-    };
-    Policy { upstreams: UpstreamPolicy::Pods(networks), trusted_proxies: config.trusted_proxies.clone(), ..Policy::default() }
 }
 
 /// What goes on in the background, until dropped.
@@ -290,12 +276,6 @@ async fn wait_for_account(interledger: &Interledger) {
     let mut account = interledger.account();
     if time::timeout(ACCOUNT_WITHIN, account.wait_for(Option::is_some)).await.is_err() {
         tracing::warn!("there is no Interledger connection yet; uploads are refused until there is one (ILP_CREDENTIALS)");
-    }
-}
-
-fn warn_of_missing_layouts(config: &Config) {
-    for layout in config.image_layouts.iter().filter(|layout| !layout.is_dir()) {
-        tracing::warn!(directory = %layout.display(), "isn't there; images in it can't be run (CODIUS_IMAGE_LAYOUTS)");
     }
 }
 
@@ -345,47 +325,6 @@ fn claim(config: &Config) -> Result<Option<File>, StartError> {
     }
 }
 
-async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc<dyn Runtime>, StartError> {
-    match &config.runtime {
-        RuntimeChoice::Noop => Ok(Arc::new(NoopRuntime::new())),
-        RuntimeChoice::Hyperd(socket) => {
-            let hyperd = HyperdConfig { registries: config.registries.clone(), ..HyperdConfig::new(socket.clone()) };
-            Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
-        }
-        RuntimeChoice::Embedded => {
-            warn_of_missing_layouts(config);
-            let embedded = embedded(config);
-            let opened = tokio::task::spawn_blocking(move || EmbeddedRuntime::open(embedded)).await;
-            let opened = opened.map_err(|error| {
-                StartError::Runtime(RuntimeError::Unavailable { operation: "opening it".to_owned(), source: Some(Box::new(error)) })
-            })?;
-            Ok(Arc::new(opened?))
-        }
-    }
-}
-
-/// Hosts with networks of their own keep out of each other's way on one machine: names in the kernel follow the network.
-fn embedded(config: &Config) -> EmbeddedConfig {
-    let images = ImageConfig {
-        root: config.root.join("images"),
-        layouts: config.image_layouts.clone(),
-        registries: config.registries.clone(),
-        limits: ImageLimits { disk_bytes_max: config.image_disk, ..ImageLimits::default() },
-    };
-    let mut embedded = EmbeddedConfig::new(config.root.clone(), images);
-    let subnet = Subnet { network: config.pod_subnet.address, prefix: config.pod_subnet.prefix };
-    if subnet.network != embedded.subnet.network {
-        let network = u32::from(subnet.network);
-        embedded.instance = format!("codius-{network:08x}");
-        embedded.link_prefix = format!("cd{network:08x}");
-    }
-    embedded.subnet = subnet;
-    embedded.limits.scratch = config.pod_disk;
-    embedded.network.nameservers.clone_from(&config.pod_dns);
-    embedded.read_only = config.pod_read_only;
-    embedded
-}
-
 fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
     match choice {
         IlpChoice::Embedded(listen) => {
@@ -414,7 +353,7 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -
         metrics: None,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month: config.cost_per_month,
-        rules: rules(config),
+        rules: pods::rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,
     }
@@ -430,24 +369,6 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
     }
 }
 
-/// What this host runs. A port the front door reaches no pod at is refused before anyone pays for it.
-fn rules(config: &Config) -> Rules {
-    let refused = (1..=u16::MAX).filter(|port| codiusd_proxy::refuses_port(*port));
-    let denied_ports = refused.map(|port| (port, "no pod is reached at it, for what listens there is no web server".to_owned())).collect();
-    Rules { machines: config.machines.clone(), denied_ports, ..Rules::default() }
-}
-
-/// What pods may hold of this machine. Only the embedded runtime keeps their disks below our directory.
-fn capacity(config: &Config) -> Result<Capacity, StartError> {
-    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let disk = DiskShare { of: config.root.clone(), full_at: config.max_disk_fraction };
-    Ok(Capacity {
-        memory_bytes: config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?),
-        vcpus: config.cpu_overcommit.of(u64::try_from(cpus).unwrap_or(u64::MAX)),
-        disk: (config.runtime == RuntimeChoice::Embedded).then_some(disk),
-    })
-}
-
 /// The office's socket, in a directory only we may enter.
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fail =
@@ -457,13 +378,6 @@ fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
         _ => {}
     }
     UnixListener::bind(path).map_err(fail)
-}
-
-/// `MemTotal`, in bytes.
-fn machine_memory() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no MemTotal in /proc/meminfo"))
 }
 
 /// Tells the desk what payments are received in, whenever that changes.

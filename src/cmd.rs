@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod image;
 mod manifest;
+mod network;
 mod serve;
 
 use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
@@ -52,6 +53,9 @@ enum Command {
     /// Make images
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Show, check or remove the pods' network policy
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Make certificates
     #[command(subcommand)]
     Certs(certs::CertsCommand),
@@ -91,6 +95,7 @@ pub fn run() -> ExitCode {
         Command::Logs(args) => client::logs(args),
         Command::Manifest(command) => manifest::run(&command),
         Command::Image(command) => image::run(&command),
+        Command::Network(command) => network::run(&command),
         Command::Certs(command) => certs::run(&command),
     }
 }

@@ -5,10 +5,10 @@
 
 pub mod keys;
 pub mod limits;
+mod pods;
 mod source;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
@@ -25,18 +25,12 @@ use codiusd_control::{
 };
 use codiusd_ilp::btp::client::BtpUrl;
 use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
-use codiusd_runtime::{
-    embedded::ScratchLimit,
-    image::{RegistryConfig, RegistryCredential},
-};
+use codiusd_runtime::{embedded::ScratchLimit, image::RegistryConfig, network::NetworkRules};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
 use limits::FrontDoor;
 pub use source::Settings;
-
-/// Less disk space for images holds none that is worth running, in bytes.
-const IMAGE_DISK_MIN: u64 = 1 << 30;
 
 /// Where the file is looked for if none is named.
 pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
@@ -180,8 +174,10 @@ pub struct Config {
     pub image_disk: u64,
     /// What pods write to.
     pub pod_disk: ScratchLimit,
-    /// Name servers of pods; none: the host's.
-    pub pod_dns: Vec<Ipv4Addr>,
+    /// What pods may send to whom, and who resolves names for them.
+    pub network: NetworkRules,
+    /// The bridge hyperd's pods are on, which gets the network policy; empty: none gets it.
+    pub hyper_bridge: String,
     /// Whether pods can't write to their file systems.
     pub pod_read_only: bool,
     /// Addresses of pods.
@@ -262,10 +258,11 @@ impl Config {
             runtime: runtime(settings)?,
             ilp: ilp(settings, dev)?,
             image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
-            registries: registries(settings)?,
-            image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", parse_image_disk)?,
-            pod_disk: settings.get("pod_disk", "own or memory", parse_pod_disk)?,
-            pod_dns: settings.list("pod_dns", "IPv4 addresses pods can reach, separated by commas", parse_name_server)?,
+            registries: pods::registries(settings)?,
+            image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", pods::parse_image_disk)?,
+            pod_disk: settings.get("pod_disk", "own or memory", pods::parse_pod_disk)?,
+            network: pods::network(settings)?,
+            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or nothing", pods::parse_bridge)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
@@ -358,18 +355,6 @@ fn proxy_protocol(
     Ok(addresses)
 }
 
-fn registries(settings: &Settings) -> Result<RegistryConfig, ConfigError> {
-    let below = "host, host:port or host/path, separated by commas";
-    let credentials = settings.optional("registry_credentials", "JSON such as {\"ghcr.io\":\"user:password\"}", parse_logins)?;
-    Ok(RegistryConfig {
-        allow: settings.list("registries_allow", below, parse_registry_path)?,
-        deny: settings.list("registries_deny", below, parse_registry_path)?,
-        insecure: settings.list("insecure_registries", "host:port, separated by commas", parse_registry)?,
-        private: settings.list("registries_private", "host or host:port, separated by commas", parse_registry)?,
-        credentials: credentials.unwrap_or_default(),
-    })
-}
-
 fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
     let credentials = settings.optional(
         "ilp_credentials",
@@ -456,53 +441,6 @@ fn parse_public_uri(text: &str) -> Option<Url> {
     let named = matches!(uri.host(), Some(url::Host::Domain(_)));
     let plain = uri.username().is_empty() && uri.password().is_none() && uri.query().is_none() && uri.fragment().is_none();
     (named && plain && matches!(uri.scheme(), "http" | "https")).then_some(uri)
-}
-
-fn parse_registry(text: &str) -> Option<String> {
-    let port = text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
-    (port && !text.contains(['/', '@', ' '])).then(|| text.to_owned())
-}
-
-fn parse_registry_path(text: &str) -> Option<String> {
-    let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
-    parse_registry(host).filter(|host| !host.is_empty())?;
-    path.is_none_or(|path| !path.is_empty() && !path.ends_with('/') && !path.contains(['@', ' '])).then(|| text.to_owned())
-}
-
-fn parse_logins(text: &str) -> Option<Vec<RegistryCredential>> {
-    let logins: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
-    let login = |(registry, login): (String, String)| {
-        let (username, password) = login.split_once(':')?;
-        // References say docker.io, and mean this one.
-        let registry = if registry == "docker.io" { "index.docker.io".to_owned() } else { parse_registry(&registry)? };
-        Some(RegistryCredential { registry, username: username.to_owned(), password: password.to_owned() })
-    };
-    logins.into_iter().map(login).collect()
-}
-
-/// A number and its unit.
-fn parse_size(text: &str) -> Option<u64> {
-    let (number, unit) = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1_u64 << 30)]
-        .iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-    number.trim().parse::<u64>().ok()?.checked_mul(*unit)
-}
-
-fn parse_image_disk(text: &str) -> Option<u64> {
-    parse_size(text).filter(|bytes| *bytes >= IMAGE_DISK_MIN)
-}
-
-fn parse_pod_disk(text: &str) -> Option<ScratchLimit> {
-    match text {
-        "own" => Some(ScratchLimit::Disk),
-        "memory" => Some(ScratchLimit::Memory),
-        _ => None,
-    }
-}
-
-/// Not one on the host's loopback: for a pod that is its own.
-fn parse_name_server(text: &str) -> Option<Ipv4Addr> {
-    text.parse().ok().filter(|server: &Ipv4Addr| !server.is_loopback() && !server.is_unspecified())
 }
 
 /// A bare word is a level, and not a module of which everything is logged.

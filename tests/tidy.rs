@@ -16,7 +16,7 @@ use codiusd::config::{
 };
 use codiusd_control::pods::PodMetrics;
 use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
-use codiusd_runtime::{HyperdConfig, HyperdRuntime};
+use codiusd_runtime::{HyperdConfig, HyperdRuntime, network::restored_counter};
 use prometheus::{Registry, proto::MetricFamily};
 
 /// Lines a file may have, tests at its end not counted.
@@ -275,6 +275,7 @@ fn registry() -> Registry {
     let registry = Registry::new();
     Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
     PodMetrics::register(&registry).expect("register the pods' metrics");
+    registry.register(Box::new(restored_counter())).expect("register the policy's metric");
     HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
     registry
 }

@@ -11,6 +11,7 @@ use codiusd_proxy::CertificateError;
 use codiusd_runtime::{
     RuntimeError,
     embedded::{self, Subnet},
+    network::PolicyError,
 };
 
 /// The host can't be started.
@@ -74,7 +75,7 @@ pub enum StartError {
     Recover(#[source] StoreFailed),
     /// Pods could send what they like.
     #[error("pods are not run without a network policy; see `codiusd network check`")]
-    Policy(#[source] embedded::OpenError),
+    Policy(#[from] PolicyError),
     /// What other hosts are asked with.
     #[error("other hosts can't be asked")]
     Peers(#[source] reqwest::Error),
@@ -96,7 +97,7 @@ impl From<embedded::OpenError> for StartError {
             embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
             embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
             embedded::OpenError::SelfCheck { .. } => Self::SelfCheck(error),
-            embedded::OpenError::Policy(_) => Self::Policy(error),
+            embedded::OpenError::Policy(error) => Self::Policy(error),
             embedded::OpenError::Runtime(error) => Self::Runtime(error),
         }
     }

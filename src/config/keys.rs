@@ -90,6 +90,12 @@ pub const KEYS: &[Key] = &[
         "what runs pods: embedded, hyperd or noop. Default embedded, unless hyper_socket or hyper_noop is set",
     ),
     key("hyper_socket", &["CODIUS_HYPER_SOCKET"], Some("/var/run/hyper.sock"), "socket of hyperd; setting it chooses the hyperd runtime"),
+    key(
+        "hyper_bridge",
+        &["CODIUS_HYPER_BRIDGE"],
+        Some("hyper0"),
+        "bridge of hyperd's pods, which gets the network policy; empty: it gets none, and pods reach each other and the host",
+    ),
     key("hyper_noop", &["CODIUS_HYPER_NOOP"], Some("false"), "true chooses the noop runtime: uploads are accepted and nothing runs"),
     key("pod_subnet", &["CODIUS_POD_SUBNET"], Some("10.200.0.0/16"), "network pods get their addresses from (embedded)"),
     key(
@@ -146,6 +152,31 @@ pub const KEYS: &[Key] = &[
         &["CODIUS_POD_DNS"],
         Some(""),
         "name servers of pods, as IPv4 addresses separated by commas; empty: the host's own, but those pods can't reach (embedded)",
+    ),
+    key(
+        "egress_private",
+        &["CODIUS_EGRESS_PRIVATE"],
+        Some("reject"),
+        "whether pods reach private networks (10/8, 172.16/12, 192.168/16, 100.64/10): reject or allow",
+    ),
+    key(
+        "block_ports",
+        &["CODIUS_BLOCK_PORTS"],
+        Some(""),
+        "ports that are closed besides those that always are, such as tcp/445, udp/6881-6889; in: or out: before one closes it one way only; separated by commas",
+    ),
+    key(
+        "pod_host_ports",
+        &["CODIUS_POD_HOST_PORTS"],
+        Some(""),
+        "ports of this machine that pods may reach, such as tcp/7768, separated by commas",
+    ),
+    key("pod_connections", &["CODIUS_POD_CONNECTIONS"], Some("1024"), "connections a pod may have at once, each way"),
+    key(
+        "pod_connections_per_second",
+        &["CODIUS_POD_CONNECTIONS_PER_SECOND"],
+        Some("100"),
+        "connections a pod may open, or be sent, in a second",
     ),
     key("pod_read_only", &["CODIUS_POD_READ_ONLY"], Some("false"), "true: pods write to /dev/shm and to nothing else (embedded)"),
     key(

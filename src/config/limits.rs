@@ -266,7 +266,7 @@ mod tests {
     fn what_is_out_of_bounds_is_refused_with_the_bounds() {
         for Limit { key, allowed, place } in LIMITS {
             let variable = key.environment[0];
-            let below = allowed.start().checked_sub(1).map_or("-1".to_owned(), |below| below.to_string());
+            let below = allowed.start().checked_sub(1).map_or_else(|| "-1".to_owned(), |below| below.to_string());
             for bad in [below, (allowed.end() + 1).to_string(), "many".to_owned(), "1.5".to_owned(), "10s".to_owned()] {
                 let expected = format!("{variable} = {bad:?}: must be {} from {} to {}", place.unit(), allowed.start(), allowed.end());
                 assert_eq!(read(&[(variable, &bad)]).unwrap_err(), expected);

@@ -12,13 +12,15 @@ use super::{
 /// How much a key must look like another to be taken for a slip, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.85;
 /// Keys with any number of values.
-const LISTS: [&str; 13] = [
+const LISTS: [&str; 15] = [
+    "block_ports",
     "bootstrap_peers",
     "ilp_listen",
     "image_layouts",
     "insecure_registries",
     "machines",
     "pod_dns",
+    "pod_host_ports",
     "proxy_protocol",
     "registries_allow",
     "registries_deny",

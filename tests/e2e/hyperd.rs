@@ -21,7 +21,8 @@ async fn double() -> Hyperd {
 }
 
 fn on(hyperd: &Hyperd) -> HostBuilder {
-    host().set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string()).set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0")
+    let host = host().set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string()).set("CODIUS_HYPER_BRIDGE", hyperd.bridge());
+    host.set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0")
 }
 
 /// A page, and a line in the log every moment.
@@ -47,6 +48,8 @@ async fn answers(host: &Host, hash: &str) -> Option<()> {
 async fn the_codius_cli_works_with_pods_at_hyperd() {
     let hyperd = double().await;
     let host = on(&hyperd).start().await;
+    let checked = host.run(&["network", "check"]).await;
+    assert!(checked.status.success(), "{}", checked.text);
     assert_eq!((&info(&host).await["runtime"], &info(&host).await["isolation"]), (&json!("hyperd"), &json!("virtual-machine")));
     let cli = CodiusCli::new(host.ilp(), &talking(&hyperd));
     let output = cli.run(&["upload", "--host", &host.uri(), "--duration", "60", "--debug", "--assume-yes"]).await;
@@ -203,7 +206,10 @@ async fn one_hyperd_has_one_host() {
     let root = tempfile::tempdir().expect("a directory");
     let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_codiusd"));
     second.arg("serve").env("CODIUS_DEV", "true").env("CODIUS_PORT", "0").env("CODIUS_ILP_LISTEN", "127.0.0.1:0");
-    second.env("CODIUS_ROOT", root.path().join("root")).env("CODIUS_HYPER_SOCKET", hyperd.socket());
+    second
+        .env("CODIUS_ROOT", root.path().join("root"))
+        .env("CODIUS_HYPER_SOCKET", hyperd.socket())
+        .env("CODIUS_HYPER_BRIDGE", hyperd.bridge());
     let said = Process::run("a second codiusd", &mut second, &root.path().join("log"), WITHIN).await;
     assert!(!said.status.success() && said.text.contains("is used by another codiusd"), "{}", said.text);
 }

@@ -22,6 +22,7 @@ mod client;
 mod ending;
 mod hyperd;
 mod javascript;
+mod network;
 mod operating;
 mod paying;
 mod peers;

@@ -130,7 +130,7 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
-        if self.inner.guard.in_force() { Ok(()) } else { Err(unguarded()) }
+        if self.inner.guard.in_force() { Ok(()) } else { Err(network::unguarded()) }
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
@@ -278,10 +278,6 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
     };
     tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "self-check");
     outcome
-}
-
-fn unguarded() -> RuntimeError {
-    unavailable("keeping the network policy in force", io::Error::other("another program changes it (codiusd network check)"))
 }
 
 /// Runs to its end even if the caller doesn't wait.

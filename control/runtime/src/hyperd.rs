@@ -50,6 +50,7 @@ use tokio::{sync::Semaphore, task, time};
 use crate::{
     Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError,
     image::{ImageRef, RegistryConfig},
+    network::{self, Guard},
 };
 use client::{Call, Client};
 use error::HyperdError;
@@ -73,6 +74,8 @@ pub struct HyperdConfig {
     pub orphan_grace: Duration,
     /// Which registries images may come from; the rest of it is hyperd's own affair.
     pub registries: RegistryConfig,
+    /// The network policy of its bridge, without which no pod is started; none: it is the operator's affair.
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl HyperdConfig {
@@ -84,6 +87,7 @@ impl HyperdConfig {
             creates_waiting_max: 16,
             orphan_grace: Duration::from_secs(60),
             registries: RegistryConfig::default(),
+            guard: None,
         }
     }
 }
@@ -107,6 +111,7 @@ struct Inner {
     foreign_memory_bytes: AtomicU64,
     orphan_grace: Duration,
     registries: RegistryConfig,
+    guard: Option<Arc<Guard>>,
 }
 
 impl HyperdRuntime {
@@ -123,6 +128,7 @@ impl HyperdRuntime {
             foreign_memory_bytes: AtomicU64::new(0),
             orphan_grace: config.orphan_grace,
             registries: config.registries,
+            guard: config.guard,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -135,6 +141,9 @@ impl Runtime for HyperdRuntime {
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
+        if self.inner.guard.as_ref().is_some_and(|guard| !guard.in_force()) {
+            return Err(network::unguarded());
+        }
         if self.inner.admitted.available_permits() == 0 {
             return Err(RuntimeError::Busy);
         }

@@ -33,6 +33,8 @@ mod table;
 
 use std::io;
 
+use crate::RuntimeError;
+
 pub use check::{Finding, Grade, check, links, stopped};
 pub use error::PolicyError;
 pub use guard::Guard;
@@ -45,6 +47,12 @@ pub use table::Table;
 /// Removes a policy, whoever has installed it; fine if nobody has. Takes root. Blocks.
 pub fn remove(policy: &Policy) -> io::Result<()> {
     kernel::remove(&policy.table)
+}
+
+/// No pod is started while others undo the policy.
+pub(crate) fn unguarded() -> RuntimeError {
+    let cause = io::Error::other("another program changes it (codiusd network check)");
+    RuntimeError::Unavailable { operation: "keeping the network policy in force".to_owned(), source: Some(Box::new(cause)) }
 }
 
 /// A counter of the times a policy had to be put back, to be registered by who has a registry.

@@ -42,8 +42,6 @@ pub struct NetworkRules {
     pub connections_max: u32,
     /// Connections a pod may open, or be sent, in a second.
     pub connections_per_second: u32,
-    /// What a pod may send and what it may receive, in bytes a second; 0: no bound.
-    pub bytes_per_second: u64,
 }
 
 impl Default for NetworkRules {
@@ -55,7 +53,6 @@ impl Default for NetworkRules {
             host_ports: Vec::new(),
             connections_max: 1024,
             connections_per_second: 100,
-            bytes_per_second: 100_000_000 / 8,
         }
     }
 }

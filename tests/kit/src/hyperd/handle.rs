@@ -121,6 +121,11 @@ impl Hyperd {
         self.files.path().join("hyper.sock")
     }
 
+    /// The bridge its machines are on.
+    pub fn bridge(&self) -> String {
+        net::bridge(self.network)
+    }
+
     /// Where it keeps its files.
     pub fn dir(&self) -> PathBuf {
         self.files.path().join("hyper")

@@ -92,4 +92,7 @@ pub(super) fn remove(network: Ipv4Addr) {
     if fs::exists(format!("/sys/class/net/{bridge}")).unwrap_or_default() {
         let _ = ip(&format!("link del {bridge}\n"));
     }
+    // A host on this double leaves its policy in force for its pods.
+    let table = format!("codius-{bridge}");
+    let _ = Command::new("nft").args(["delete", "table", "inet", &table]).stderr(Stdio::null()).status();
 }

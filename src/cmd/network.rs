@@ -1,0 +1,114 @@
+//! `codiusd network show|check|remove`: what pods may send to whom, and whether the kernel sees to it.
+
+use std::{io, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use codiusd_runtime::network::{self, Grade, Policy};
+use serde_json::json;
+
+use super::{ConfigArgs, failure, usage};
+use crate::app::pods::network_policy;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NetworkCommand {
+    /// Show what pods may send to whom, row by row: the first that fits decides, and what none decides passes
+    Show {
+        #[command(flatten)]
+        common: Common,
+        /// As nft would be told
+        #[arg(long, conflicts_with = "json")]
+        nft: bool,
+    },
+    /// Compare it with what the kernel does; exit code 1 if pods can do more. Needs root
+    Check(Common),
+    /// Take it out of the kernel, for whoever stops being a host. Other programs' tables stay. Needs root
+    Remove {
+        #[command(flatten)]
+        common: Common,
+        /// Also while there are pods, which can then reach everything
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// For programs: one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &NetworkCommand) -> ExitCode {
+    let (NetworkCommand::Show { common, .. } | NetworkCommand::Check(common) | NetworkCommand::Remove { common, .. }) = command;
+    let config = match common.config.settings() {
+        Ok((_, config)) => config,
+        Err(error) => return usage(&error),
+    };
+    let Some(policy) = network_policy(&config) else {
+        return usage(&"no pods run here that have a network policy (CODIUS_RUNTIME, CODIUS_HYPER_BRIDGE)");
+    };
+    let done = match command {
+        NetworkCommand::Show { nft: true, .. } => {
+            println!("{}", network::Table::from(&policy));
+            Ok(ExitCode::SUCCESS)
+        }
+        NetworkCommand::Show { .. } => {
+            show(&policy, common.json);
+            Ok(ExitCode::SUCCESS)
+        }
+        NetworkCommand::Check(_) => check(&policy, common.json),
+        NetworkCommand::Remove { force, .. } => remove(&policy, *force, common.json),
+    };
+    done.unwrap_or_else(|error| failure(&error))
+}
+
+fn show(policy: &Policy, json: bool) {
+    if json {
+        let rows = policy.rows.iter().map(|row| {
+            let (from, to) = row.way.ends();
+            json!({ "id": row.id, "from": from, "to": to, "what": row.what.to_string(), "fate": row.fate.to_string(), "why": row.why })
+        });
+        println!("{}", json!({ "table": policy.table, "rows": rows.collect::<Vec<_>>() }));
+        return;
+    }
+    println!("table inet {}", policy.table);
+    for row in &policy.rows {
+        let (from, to) = row.way.ends();
+        println!("{:16} {from:>5} -> {to:8} {:24} {} ({})", row.id, row.fate.to_string(), row.what, row.why);
+    }
+}
+
+fn check(policy: &Policy, json: bool) -> io::Result<ExitCode> {
+    let findings = network::check(policy)?;
+    let word = |grade| match grade {
+        Grade::Good => "ok",
+        Grade::Note => "note",
+        Grade::Bad => "BAD",
+    };
+    if json {
+        let findings: Vec<_> = findings.iter().map(|found| json!({ "grade": word(found.grade), "text": found.text })).collect();
+        println!("{}", json!({ "table": policy.table, "findings": findings }));
+    } else {
+        findings.iter().for_each(|found| println!("{:5} {}", word(found.grade), found.text));
+    }
+    let holds = findings.iter().all(|found| found.grade != Grade::Bad);
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn remove(policy: &Policy, force: bool, json: bool) -> io::Result<ExitCode> {
+    let pods = network::links(&policy.links)?.len();
+    if pods > 0 && !force {
+        return Err(io::Error::other(format!(
+            "there are {pods} links of pods, which would reach everything: stop the pods first, or --force"
+        )));
+    }
+    network::remove(policy)?;
+    if json {
+        println!("{}", json!({ "removed": policy.table }));
+    } else {
+        println!("table inet {} is gone; a codiusd that starts, or still runs, puts it back", policy.table);
+    }
+    Ok(ExitCode::SUCCESS)
+}
