@@ -328,6 +328,7 @@ async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc
         RuntimeChoice::Embedded => {
             warn_of_missing_layouts(config);
             let embedded = embedded(config);
+            registry.register(Box::new(embedded.policy_restored.clone()))?;
             let opened = tokio::task::spawn_blocking(move || EmbeddedRuntime::open(embedded)).await;
             let opened = opened.map_err(|error| {
                 StartError::Runtime(RuntimeError::Unavailable { operation: "opening it".to_owned(), source: Some(Box::new(error)) })

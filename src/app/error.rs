@@ -11,6 +11,7 @@ use codiusd_proxy::CertificateError;
 use codiusd_runtime::{
     RuntimeError,
     embedded::{self, Subnet},
+    network::PolicyError,
 };
 
 /// The host can't be started.
@@ -54,6 +55,9 @@ pub enum StartError {
         #[source]
         source: embedded::OpenError,
     },
+    /// What pods may send would be up to them.
+    #[error("no pods can be run")]
+    Policy(#[source] PolicyError),
     /// The runtime.
     #[error("the pods' runtime can't be started")]
     Runtime(#[source] RuntimeError),
@@ -86,6 +90,7 @@ impl From<embedded::OpenError> for StartError {
             embedded::OpenError::NotRoot => Self::NotRoot,
             embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
             embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
+            embedded::OpenError::Policy(error) => Self::Policy(error),
             embedded::OpenError::Runtime(error) => Self::Runtime(error),
         }
     }

@@ -75,11 +75,6 @@ impl Guard {
         self.state.in_force.load(Ordering::Relaxed)
     }
 
-    /// Keeps the ports of the pods' bridge apart, now: a new one may be there. Blocks.
-    pub(crate) fn separate(&self) -> Result<(), PolicyError> {
-        self.state.separate()
-    }
-
     /// Ends the looking after it. The policy stays.
     pub(crate) fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

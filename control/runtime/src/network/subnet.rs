@@ -13,8 +13,8 @@ pub struct Subnet {
 
 impl Subnet {
     /// The network of that many leading bits.
-    pub(crate) const fn of(octets: [u8; 4], prefix: u8) -> Self {
-        Self { network: Ipv4Addr::from_octets(octets), prefix }
+    pub(crate) const fn of([a, b, c, d]: [u8; 4], prefix: u8) -> Self {
+        Self { network: Ipv4Addr::new(a, b, c, d), prefix }
     }
 
     /// Ones where the network part is.
