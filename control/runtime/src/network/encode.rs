@@ -177,7 +177,7 @@ fn add_match(list: Message, condition: &Match) -> Message {
         Match::Ipv6 => compare(meta(list, META_FAMILY), CMP_EQUAL, &[NFPROTO_IPV6]),
         Match::ForgedSource => {
             let flags = FIB_SOURCE | FIB_INPUT | FIB_PRESENT;
-            compare(expression(list, "fib", |fib| fib.be32(1, REGISTER).be32(2, FIB_RESULT_LINK).be32(3, flags)), CMP_EQUAL, &[0])
+            compare(expression(list, "fib", |fib| fib.be32(1, REGISTER).be32(2, FIB_RESULT_LINK).be32(3, flags)), CMP_EQUAL, &[0; 4])
         }
         Match::Source(subnet) => in_subnet(list, IPV4_SOURCE, *subnet),
         Match::Destination(subnet) => in_subnet(list, IPV4_DESTINATION, *subnet),

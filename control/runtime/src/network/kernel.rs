@@ -228,3 +228,6 @@ pub(super) fn other_chains(ours: &str) -> io::Result<Vec<OtherChain>> {
     let found = question?.iter().filter_map(chain).collect::<Vec<_>>();
     Ok(found.into_iter().filter(|chain| chain.family != encode::FAMILY_INET || chain.table != ours).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! On real kernels' tables, each case in a network namespace of its own. Takes root and nft.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use super::*;
+use crate::network::{Guard, Links, NetworkRules, Policy, Subnet, restored_counter};
+
+/// Every kind of row.
+fn policies() -> [Policy; 2] {
+    let rules = NetworkRules {
+        blocked: ["tcp/445", "udp/6881-6889", "in:tcp/8000"].map(|text| text.parse().unwrap()).to_vec(),
+        nameservers: vec!["10.0.0.53".parse().unwrap()],
+        host_ports: vec!["tcp/7768".parse().unwrap()],
+        ..NetworkRules::default()
+    };
+    let subnet: Subnet = "10.200.0.0/16".parse().unwrap();
+    [
+        Policy::new("codius", Links::Prefix("cdp".to_owned()), Some(subnet), &rules),
+        Policy::new("codius-hyper0", Links::Bridge("hyper0".to_owned()), None, &rules),
+    ]
+}
+
+fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let apart = move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    };
+    thread::spawn(apart).join().unwrap()
+}
+
+/// Runs nft in the network of this thread.
+fn nft(arguments: &[&str], input: &str) -> String {
+    let mut nft = Command::new("nft").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = nft.wait_with_output().unwrap();
+    assert!(output.status.success(), "nft {arguments:?} {input}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn listed(table: &str) -> String {
+    nft(&["--stateless", "list", "table", "inet", table], "")
+}
+
+#[test]
+fn nft_reads_in_the_kernel_what_the_description_says() {
+    for policy in policies() {
+        let table = Table::from(&policy);
+        let (ours, name) = (table.clone(), table.name.clone());
+        let ours = elsewhere(move || {
+            install(&ours).unwrap();
+            install(&ours).unwrap(); // repeatable
+            listed(&ours.name)
+        });
+        let text = table.to_string();
+        let by_nft = elsewhere(move || {
+            nft(&["-f", "-"], &text);
+            listed(&name)
+        });
+        assert_eq!(ours, by_nft);
+        for row in &policy.rows {
+            assert!(ours.contains(&format!("comment \"{}\"", row.id)), "{} has no rule", row.id);
+        }
+    }
+}
+
+#[test]
+fn every_change_by_others_is_seen_and_undone() {
+    let tampered = [
+        "insert rule inet codius forward accept",
+        "flush chain inet codius input",
+        "delete table inet codius",
+        "flush ruleset",
+        "add chain inet codius early { type filter hook forward priority -10; }\n",
+        "add table inet codius { flags dormant; }",
+    ];
+    for change in tampered {
+        let [policy, _] = policies();
+        elsewhere(move || {
+            nft(&["-f", "-"], "table inet other {\nchain input {\ntype filter hook input priority 0;\n}\n}\n");
+            let table = Table::from(&policy);
+            install(&table).unwrap();
+            let wanted = reference(&table).unwrap();
+            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "before {change}");
+            nft(&["-f", "-"], change);
+            assert_ne!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "{change}");
+            install(&table).unwrap();
+            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "after {change}");
+            remove(&table.name).unwrap();
+            remove(&table.name).unwrap();
+            assert_eq!(nft(&["list", "tables"], "").contains("other"), change != "flush ruleset", "others' tables stay");
+        });
+    }
+}
+
+#[test]
+fn a_guard_puts_the_policy_back() {
+    let [policy, _] = policies();
+    elsewhere(move || {
+        let restored = restored_counter();
+        let _guard = Guard::install(&policy, restored.clone()).unwrap();
+        nft(&["flush", "ruleset"], "");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while restored.get() == 0 {
+            assert!(std::time::Instant::now() < deadline, "waited for the guard to put the policy back");
+            thread::yield_now();
+        }
+        let wanted = reference(&Table::from(&policy)).unwrap();
+        assert_eq!(differences(&wanted, &read(&policy.table).unwrap()), Vec::<String>::new());
+    });
+}
