@@ -1,7 +1,7 @@
 //! The table in the kernel: put there, taken away, read back and compared.
 //!
 //! The kernel's own words for a table differ between versions. So what is found is compared with what the same kernel says
-//! of the same table, freshly made in a network of its own ([`reference`]); only handles and counts are left out.
+//! of the same table, freshly made in a network of its own ([`reference()`]); only handles and counts are left out.
 
 use std::{io, thread};
 
