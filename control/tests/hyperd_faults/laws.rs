@@ -140,7 +140,11 @@ async fn answers(address: SocketAddr) -> bool {
 fn time_is_what_was_bought(world: &World) {
     let ids: BTreeSet<PodId> = world.paid.iter().map(|paid| paid.order.spec.id.clone()).collect();
     for id in ids {
-        let view = world.life().keeper.running(&id).expect("it runs");
+        let view = match world.life().keeper.running(&id) {
+            // It is being started anew at this moment: what it has left is looked at for the others.
+            Err(codiusd_control::pods::Refusal::Changing(_)) => continue,
+            view => view.expect("it runs"),
+        };
         let expiry: Timestamp = view.receipt.expiry.parse().expect("a time");
         let left = Timestamp::now().duration_until(expiry).as_secs();
         let bought = world.bought(&id);
