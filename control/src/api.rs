@@ -26,7 +26,7 @@ mod peers;
 mod pods;
 mod request;
 
-use std::{num::NonZeroU32, sync::Arc, time::Instant};
+use std::{io, num::NonZeroU32, sync::Arc, time::Instant};
 
 use axum::{Json, Router, middleware::from_fn};
 use bytes::Bytes;
@@ -79,8 +79,8 @@ pub async fn serve(
     orders: Orders,
     peers: Peers,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(config, orders, peers)).with_graceful_shutdown(stop).await
+) -> io::Result<()> {
+    axum::serve(listener, router(config, orders, peers)?).with_graceful_shutdown(stop).await
 }
 
 /// Every route, and the document that tells of them.
@@ -100,15 +100,15 @@ fn routes(public_metrics: bool) -> OpenApiRouter<Arc<Api>> {
     if public_metrics { router.routes(routes!(metrics::metrics)) } else { router }
 }
 
-fn router(config: ApiConfig, orders: Orders, peers: Peers) -> Router {
+fn router(config: ApiConfig, orders: Orders, peers: Peers) -> io::Result<Router> {
     let (router, document) = routes(config.metrics.is_some()).split_for_parts();
-    // It is made of constants: what can't be written can't be written by any host, and a test would have seen it.
-    let document = document.to_json().unwrap_or_default().into();
-    router
+    let document = document.to_json().map_err(io::Error::other)?.into();
+    let router = router
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn(answer::finish))
-        .with_state(Arc::new(Api { config, orders, peers, document, started: Instant::now() }))
+        .with_state(Arc::new(Api { config, orders, peers, document, started: Instant::now() }));
+    Ok(router)
 }
 
 /// What answers.
