@@ -204,10 +204,9 @@ impl App {
     /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped.
     pub async fn drain(self) {
         let Self { edge, drain_within: deadline, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
-        // First of all nobody is sent here any more.
-        drop((self.ready, self.admin));
-        // A log that is followed would be under way for ever.
+        // First of all nobody is sent here any more: `/readyz` says no from now on. A log that is followed would be under way for ever.
         draining.cancel();
+        drop((self.ready, self.admin));
         edge.drain(deadline).await;
         // Whoever still waits for an answer has gone with the edge; what was begun is finished by its own task.
         let _ = api_stop.send(());
@@ -351,6 +350,7 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -
     ApiConfig {
         draining: draining.clone(),
         metrics: None,
+        additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month: config.cost_per_month,
         rules: pods::rules(config),

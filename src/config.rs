@@ -190,6 +190,8 @@ pub struct Config {
     pub bootstrap_peers: Vec<PeerUri>,
     /// Other hosts that are known, at most.
     pub peers_max: u16,
+    /// Whether everybody is told how many pods run, and which hosts are known.
+    pub additional_host_info: bool,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
     /// Whether its metrics are everybody's to see.
@@ -269,6 +271,7 @@ impl Config {
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             bootstrap_peers: bootstrap_peers(settings, dev)?,
             peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
+            additional_host_info: settings.get("additional_host_info", "true or false", parse_bool)?,
             admin: admin(settings)?,
             public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,

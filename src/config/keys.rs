@@ -220,6 +220,12 @@ pub const KEYS: &[Key] = &[
         "other hosts to begin with, as https://codius.example.com separated by commas; they are asked whom they know, and told of this one",
     ),
     key("peers_max", &["CODIUS_PEERS_MAX"], Some("1000"), "other hosts that are known, at most; 0: none, and nobody is asked"),
+    key(
+        "additional_host_info",
+        &["CODIUS_ADDITIONAL_HOST_INFO"],
+        Some("true"),
+        "false leaves the number of pods and the known hosts out of /info",
+    ),
     key("admin_api", &["CODIUS_ADMIN_API"], Some("false"), "true opens the operator's listener on 127.0.0.1: /metrics for Prometheus"),
     key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("public_metrics", &["CODIUS_PUBLIC_METRICS"], Some("false"), "true shows /metrics to everybody, at the host's own name"),

@@ -11,7 +11,7 @@
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
-//! | `operating` | metrics, the busiest pods, an access log that is rotated |
+//! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!

@@ -77,12 +77,13 @@ impl KeeperConfig {
 }
 
 /// The answer to a paid request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// Where the pod is reached.
     pub url: String,
     /// Its name.
+    #[schema(value_type = String)]
     pub manifest_hash: PodId,
     /// Until when it runs, ISO 8601 with milliseconds.
     pub expiry: String,
@@ -176,6 +177,11 @@ impl Keeper {
     pub async fn ready(&self) -> Result<(), Refusal> {
         self.0.runtime.ready().await?;
         self.0.known()
+    }
+
+    /// Whether what happens to pods can be made durable.
+    pub fn is_durable(&self) -> bool {
+        !*self.0.store.failure().borrow()
     }
 
     /// What pods hold of the machine.
