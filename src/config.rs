@@ -506,7 +506,7 @@ fn parse_name_server(text: &str) -> Option<Ipv4Addr> {
 }
 
 /// A bare word is a level, and not a module of which everything is logged.
-fn parse_log(text: &str) -> Option<Targets> {
+pub(crate) fn parse_log(text: &str) -> Option<Targets> {
     let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
     bare.map(|part| part.parse::<LevelFilter>().ok()).collect::<Option<Vec<_>>>()?;
     text.parse().ok()

@@ -16,9 +16,9 @@ use tokio::{sync::watch, task::JoinError, time};
 
 use crate::{
     machines::{Machines, SMALL},
-    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, price},
+    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, Tariff, price},
     pods::{Keeper, Order, PodView, Receipt, Refusal},
-    store::StoreFailed,
+    store::{StoreFailed, Totals},
 };
 
 /// Clients give up on a paid request after 70 s: a pod that takes longer to start is answered for before.
@@ -88,7 +88,7 @@ pub enum OrderError {
 /// Takes paid requests; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    cost: CostPerMonth,
+    cost: Tariff,
     machines: Machines,
     desk: Arc<Desk>,
     keeper: Keeper,
@@ -116,7 +116,7 @@ impl Deed {
 impl Orders {
     /// Takes requests for pods of the sizes of `machines`, of which the small one costs `cost`, paid to `account` through `receiver`.
     pub fn new(
-        cost: CostPerMonth,
+        cost: Tariff,
         machines: Machines,
         desk: Arc<Desk>,
         keeper: Keeper,
@@ -159,6 +159,16 @@ impl Orders {
         self.desk.asset().ok()
     }
 
+    /// What a small pod costs for a month, now.
+    pub fn cost_per_month(&self) -> CostPerMonth {
+        self.cost.now()
+    }
+
+    /// What was received in each asset, and what became of it.
+    pub fn totals(&self) -> Vec<(Asset, Totals)> {
+        self.desk.totals()
+    }
+
     /// The pods.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -191,7 +201,9 @@ impl Orders {
         match deed {
             Deed::Extend(id) => {
                 self.keeper.ready().await?;
-                let machine = &self.keeper.running(id)?.order.machine;
+                let order = self.keeper.running(id)?.order;
+                self.keeper.wanted(&order)?;
+                let machine = &order.machine;
                 if self.machines.get(machine).is_some() { Ok(()) } else { Err(Refusal::NotSold(machine.clone())) }
             }
             Deed::Upload(order) => self.keeper.admit(order).await,

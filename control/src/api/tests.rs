@@ -69,8 +69,8 @@ impl Office {
         let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk.clone(), store, clock, pods);
         keeper.recover(Vec::new()).await.unwrap();
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
-        let cost_per_month: CostPerMonth = "10".parse().unwrap();
-        let orders = Orders::new(cost_per_month, Machines::default(), desk, keeper, receiver, no_account);
+        let cost_per_month = Tariff::new("10".parse().unwrap());
+        let orders = Orders::new(cost_per_month.clone(), Machines::default(), desk, keeper, receiver, no_account);
         let config = ApiConfig {
             draining: tokio_util::sync::CancellationToken::new(),
             metrics,
