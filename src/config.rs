@@ -242,7 +242,7 @@ impl Config {
             front_door: limits::front_door(settings)?,
             tls,
             public_uri,
-            root: settings.get("root", "an absolute path", parse_path)?,
+            root: settings.root()?,
             cost_per_month: settings.get(
                 "cost_per_month",
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
