@@ -14,7 +14,7 @@ use codiusd_control::{
     store::Totals,
 };
 use codiusd_runtime::PodId;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{
@@ -104,10 +104,15 @@ fn added(one: (u128, u8), other: (u128, u8)) -> Option<(u128, u8)> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    #[serde(default, rename = "hostCostPerMonth")]
+    #[serde(default, rename = "hostCostPerMonth", deserialize_with = "said")]
     cost: Option<Value>,
     #[serde(default)]
     durable: Option<bool>,
+}
+
+/// `null` is a value, and not a missing one.
+fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 /// Changes the price: from the next quote on, and (unless `durable` is false) after a restart. 0 is free, as in the settings.

@@ -11,6 +11,7 @@
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
+//! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
@@ -23,6 +24,7 @@ mod ending;
 mod hyperd;
 mod javascript;
 mod operating;
+mod operator;
 mod paying;
 mod peers;
 mod pods;

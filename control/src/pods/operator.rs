@@ -215,3 +215,98 @@ impl Inner {
         PodFacts { order: entry.order.clone(), doing, run, remaining }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use codiusd_runtime::{ContainerSpec, Machine, NoopRuntime, PodSpec};
+    use tokio::{sync::watch, time};
+
+    use super::*;
+    use crate::{
+        clock::SystemClock,
+        house::HouseRows,
+        pay::{Asset, Desk},
+        pods::{Capacity, Gone, KeeperConfig, Pod, PodMetrics, PodRecord, Routes},
+        store::Store,
+    };
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    #[derive(Debug)]
+    struct NoRoutes;
+
+    impl Routes for NoRoutes {
+        fn publish(&self, _: &PodId, _: SocketAddr, _: u64) {}
+
+        fn withdraw(&self, _: &PodId, _: Gone) {}
+
+        fn is_quiet(&self, _: &PodId) -> bool {
+            true
+        }
+    }
+
+    fn order(letter: &str, image: &str) -> Order {
+        let machine = Machine { vcpus: 1, memory_bytes: 1, disk_bytes: 1 };
+        let container = ContainerSpec { name: "app".to_owned(), image: image.to_owned(), command: None, workdir: None, env: Vec::new() };
+        let spec = PodSpec { id: letter.repeat(52).parse().unwrap(), machine, containers: vec![container] };
+        Order { spec, machine: "small".to_owned(), manifest: "{}".into(), port: None, debug: false }
+    }
+
+    /// A keeper of these pods, which have run until `expires_at`; and the file it keeps them in.
+    async fn keeper(kept: HouseRows, orders: &[Order]) -> (tempfile::TempDir, Keeper) {
+        let files = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&files.path().join("codius.db")).unwrap();
+        let (_, asset) = watch::channel::<Option<Asset>>(None);
+        let clock = SystemClock::shared();
+        let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), asset).unwrap());
+        let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(64 << 30));
+        let config = KeeperConfig { house: House::new(kept, CostPerMonth::DEFAULT), ..config };
+        let metrics = PodMetrics::register(&prometheus::Registry::new()).unwrap();
+        let expires_at = clock.now().saturating_add(jiff::SignedDuration::from_hours(1)).unwrap();
+        let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk, store, clock, metrics);
+        let stored = orders.iter().map(|order| PodRecord { order: order.clone(), pod: Pod::Running { expires_at } });
+        keeper.recover(stored.collect()).await.unwrap();
+        (files, keeper)
+    }
+
+    #[tokio::test]
+    async fn a_ban_that_was_cut_off_is_made_up_for() {
+        let (stop, only_refuse) = (Ban::image("evil/miner").unwrap(), Ban::image("odd/page").unwrap());
+        let kept = HouseRows { bans: vec![(stop, true), (only_refuse, false)], ..HouseRows::default() };
+        let orders = [order("a", "evil/miner@sha256:1"), order("b", "odd/page@sha256:1"), order("c", "fine@sha256:1")];
+        let (_files, keeper) = keeper(kept, &orders).await;
+        let gone = async {
+            let mut changed = keeper.0.changed.subscribe();
+            while keeper.facts(&orders[0].spec.id).is_some() {
+                changed.changed().await.unwrap();
+            }
+        };
+        time::timeout(WITHIN, gone).await.expect("the banned pod to be gone");
+        let left: Vec<PodId> = keeper.survey().iter().map(|pod| pod.order.spec.id.clone()).collect();
+        assert_eq!(left, [orders[1].spec.id.clone(), orders[2].spec.id.clone()]);
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_being_changed_is_stopped_when_that_is_done() {
+        let (_files, keeper) = keeper(HouseRows::default(), &[order("a", "fine@sha256:1")]).await;
+        let id: PodId = "a".repeat(52).parse().unwrap();
+        // The new start of a pod from before is under way; both who stop it are answered when it is gone.
+        let both = async { tokio::join!(keeper.stop(&id), keeper.stop(&id)) };
+        let (one, other) = time::timeout(WITHIN, both).await.expect("the pod to be gone");
+        assert!(one.is_ok() && other.is_ok() && keeper.survey().is_empty());
+        assert!(matches!(keeper.stop(&id).await, Err(Refusal::NoSuchPod(_))));
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_bans_than_may_be_kept() {
+        let name = |number: usize| Ban::image(&format!("a/{number}")).unwrap();
+        let kept = HouseRows { bans: (0..BANS_MAX).map(|number| (name(number), false)).collect(), ..HouseRows::default() };
+        let (_files, keeper) = keeper(kept, &[]).await;
+        assert_eq!(keeper.ban(name(BANS_MAX), false).await, Err(BanError::Full));
+        assert_eq!(keeper.ban(name(0), true).await, Ok(Vec::new()), "one that is there may be changed");
+        assert_eq!(keeper.unban(&name(1)).await, Ok(true));
+        assert_eq!(keeper.ban(name(BANS_MAX), false).await, Ok(Vec::new()));
+    }
+}
