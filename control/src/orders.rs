@@ -187,11 +187,17 @@ impl Orders {
                 }
                 // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
                 Standing::InProgress => return Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
-                Standing::Paid { segment } => match self.act(deed.clone(), seconds.get(), segment).await {
-                    // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
-                    Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
-                    outcome => return outcome,
-                },
+                Standing::Paid { segment } => {
+                    if quote.price == 0 {
+                        // Nobody was asked for money, so nothing was looked at before.
+                        self.check(&deed).await.map_err(|refusal| OrderError::Refused { refusal, paid: false })?;
+                    }
+                    match self.act(deed.clone(), seconds.get(), segment).await {
+                        // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
+                        Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
+                        outcome => return outcome,
+                    }
+                }
             }
         }
     }

@@ -128,7 +128,10 @@ async fn a_price_holds_for_whom_it_was_told_and_over_restarts() {
     assert_eq!(tell(&host, "/config", json!({ "hostCostPerMonth": "20" })).await.status, StatusCode::NO_CONTENT);
     assert_eq!((quote(&host, upload.json(), 600).await, cost(&host).await), (4_566_211, json!(20)));
     let page = host.api(Method::GET, "/", None, None).await.text();
-    assert!(page.contains("id=\"costPerMonth\">20<") && host.api(Method::GET, "/info", None, None).await.json()["machines"][0]["costPerMonth"] == 20);
+    assert!(
+        page.contains("id=\"costPerMonth\">20<")
+            && host.api(Method::GET, "/info", None, None).await.json()["machines"][0]["costPerMonth"] == 20
+    );
     let done = payer.buy(&host, Method::POST, "/pods?duration=600", Some(upload.json()), &token, u64::MAX).await;
     assert_eq!((done.answer.status, half.paid + done.paid), (StatusCode::OK, before), "who has begun to pay pays what was said");
 
@@ -150,6 +153,12 @@ async fn a_price_holds_for_whom_it_was_told_and_over_restarts() {
     assert_eq!(quote(&host, upload.json(), 600).await, 0);
     let free = host.api(Method::POST, "/pods?duration=600", Some(Upload::of(host.image()).json()), Some(&pay_token())).await;
     assert_eq!(free.status, StatusCode::OK, "0 is free: {}", free.text());
+    assert_eq!(tell(&host, "/drain", json!({})).await.status, StatusCode::NO_CONTENT);
+    let other = Upload::of(host.image());
+    refused(&host, Method::POST, "/pods?duration=600", Some(other.json()), StatusCode::SERVICE_UNAVAILABLE, "takes no uploads").await;
+    assert_eq!(tell(&host, "/undrain", json!({})).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(tell(&host, "/ban", json!({ "image": host.image() })).await.status, StatusCode::OK);
+    refused(&host, Method::POST, "/pods?duration=600", Some(other.json()), StatusCode::FORBIDDEN, "by the operator of this host").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -152,7 +152,8 @@ impl Keeper {
     pub async fn drain(&self, draining: bool) -> Result<(), StoreFailed> {
         let permit = self.0.store.reserve().await?;
         let durable = {
-            self.0.house().draining = draining;
+            let mut house = self.0.house();
+            house.draining = draining;
             permit.send(vec![Write::Draining(draining)])
         };
         durable.await?;
