@@ -1,8 +1,11 @@
 //! What the operator sees and changes while the host runs: over the listener on this machine, and by commands.
 
+use std::time::Duration;
+
 use codiusd_kit::{
     Host, HostBuilder, Payer, Upload,
     payer::pay_token,
+    until,
     web::{self, Answer},
 };
 use http::{Method, Request, StatusCode, header};
@@ -10,6 +13,8 @@ use serde_json::{Value, json};
 
 use crate::{expiry, host, quote};
 
+/// How long what is left of a pod may stay.
+const CLEAN_WITHIN: Duration = Duration::from_secs(20);
 /// Answers of the Node codiusd's admin API, as they were recorded; bodies as they were sent.
 const RECORDED: &str = include_str!("node-admin.json");
 /// Every path of the listener, and how it is asked.
@@ -326,4 +331,22 @@ async fn commands_find_the_host_and_say_what_is_wrong() {
     host.set("CODIUS_ADMIN_API", "false");
     host.start_again().await;
     fails(&host, &["drain"], "set admin_api = true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_container_is_gone_with_all_it_had() {
+    let host = host().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0").start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let (stopped, banned) = (Upload::of(host.image()), Upload::of(host.image()));
+    let [stopped, banned] = [payer.run_pod(&host, &stopped, 600).await, payer.run_pod(&host, &banned, 600).await];
+    for hash in [&stopped, &banned] {
+        assert_eq!(host.pod(hash, "/").await.status, StatusCode::OK);
+    }
+    let answer = tell(&host, "/pods/stop", json!({ "manifestHash": stopped })).await;
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({ "stopped": [stopped] })));
+    assert_eq!((host.pod(&stopped, "/").await.status, host.pod(&banned, "/").await.status), (StatusCode::NOT_FOUND, StatusCode::OK));
+    let answer = tell(&host, "/ban", json!({ "image": host.image(), "stop": true })).await;
+    assert_eq!(answer.json(), json!({ "stopped": [banned] }), "{}", answer.text());
+    assert_eq!(host.pod(&banned, "/").await.status, StatusCode::NOT_FOUND);
+    until("the pods to leave nothing", CLEAN_WITHIN, async || host.traces().is_empty().then_some(())).await;
 }
