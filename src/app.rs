@@ -17,8 +17,9 @@ use std::{
 use codiusd_control::{
     api::{self, ApiConfig},
     clock::SystemClock,
+    house::House,
     orders::Orders,
-    pay::{Asset, Desk, asset_of},
+    pay::{Asset, Desk, Tariff, asset_of},
     peers::{Peers, PeersConfig, Rhythm},
     pods::{Keeper, KeeperConfig, PodMetrics},
     store::Store,
@@ -120,17 +121,16 @@ impl App {
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
-        let keeper = KeeperConfig::new(public_uri.clone(), pods::capacity(config)?);
+        let house = House::new(snapshot.house, config.cost_per_month);
+        let tariff = house.tariff();
+        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
         let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
-        let admin = match config.admin {
-            Some(address) => Some(Admin::start(address, registry.clone(), routes).await.map_err(StartError::Admin)?),
-            None => None,
-        };
-        let orders = Orders::new(config.cost_per_month, config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
+        let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
+        let admin = Admin::start(config.admin, registry.clone(), routes, orders.clone()).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
         let until = async {
@@ -138,7 +138,8 @@ impl App {
             let _ = stopped.await;
         };
         let draining = CancellationToken::new();
-        let api_config = ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining) };
+        let api_config =
+            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, tariff) };
         let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
@@ -346,13 +347,13 @@ fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -> ApiConfig {
+fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, cost_per_month: Tariff) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
         metrics: None,
         additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
-        cost_per_month: config.cost_per_month,
+        cost_per_month,
         rules: pods::rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,

@@ -6,6 +6,7 @@ mod demo;
 mod image;
 mod manifest;
 mod network;
+mod operator;
 mod serve;
 
 use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
@@ -47,6 +48,22 @@ enum Command {
     Extend(client::ExtendArgs),
     /// Show what the containers of a pod with `debug: true` have written
     Logs(client::LogsArgs),
+    /// Show what the host on this machine does: uploads, memory, earnings
+    Status(operator::HostArgs),
+    /// Show its pods
+    Pods(operator::HostArgs),
+    /// Stop a pod of it now, whatever it has left to run
+    Stop(operator::StopArgs),
+    /// Refuse a manifest, or an image, from now on
+    Ban(operator::BanArgs),
+    /// Take a ban back
+    Unban(operator::WhatArgs),
+    /// Show what is banned
+    Bans(operator::HostArgs),
+    /// Take no uploads and extensions from now on; pods run on
+    Drain(operator::HostArgs),
+    /// Take uploads and extensions again
+    Undrain(operator::HostArgs),
     /// Check or hash a manifest, without a host
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
@@ -93,6 +110,14 @@ pub fn run() -> ExitCode {
         Command::Upload(args) => client::upload(args),
         Command::Extend(args) => client::extend(args),
         Command::Logs(args) => client::logs(args),
+        Command::Status(args) => operator::status(&args),
+        Command::Pods(args) => operator::pods(&args),
+        Command::Stop(args) => operator::stop(&args),
+        Command::Ban(args) => operator::ban(&args),
+        Command::Unban(args) => operator::unban(&args),
+        Command::Bans(args) => operator::bans(&args),
+        Command::Drain(args) => operator::drain(&args),
+        Command::Undrain(args) => operator::undrain(&args),
         Command::Manifest(command) => manifest::run(&command),
         Command::Image(command) => image::run(&command),
         Command::Network(command) => network::run(&command),

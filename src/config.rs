@@ -240,7 +240,7 @@ impl Config {
             front_door: limits::front_door(settings)?,
             tls,
             public_uri,
-            root: settings.get("root", "an absolute path", parse_path)?,
+            root: settings.root()?,
             cost_per_month: settings.get(
                 "cost_per_month",
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
@@ -447,7 +447,7 @@ fn parse_public_uri(text: &str) -> Option<Url> {
 }
 
 /// A bare word is a level, and not a module of which everything is logged.
-fn parse_log(text: &str) -> Option<Targets> {
+pub(crate) fn parse_log(text: &str) -> Option<Targets> {
     let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
     bare.map(|part| part.parse::<LevelFilter>().ok()).collect::<Option<Vec<_>>>()?;
     text.parse().ok()

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth, peers::Peers};
+use crate::{manifest::Rules, orders::Orders, pay::Tariff, peers::Peers};
 use document::Document;
 use error::ApiError;
 pub use metrics::shown;
@@ -53,7 +53,7 @@ pub struct ApiConfig {
     /// Where visitors reach this host, as pods are told it.
     pub public_uri: String,
     /// What a small pod costs for a month.
-    pub cost_per_month: CostPerMonth,
+    pub cost_per_month: Tariff,
     /// What this host runs.
     pub rules: Rules,
     /// Run time of an upload that doesn't say, in seconds.

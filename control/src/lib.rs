@@ -9,6 +9,7 @@
 //! | `peers` | other hosts |
 //! | `api` | the HTTP of it |
 //! | `store` | what must survive, in SQLite |
+//! | `house` | what the operator may change while the host runs |
 //! | `machines` | the sizes of pods this host sells |
 //! | `factor` | exact factors |
 //! | `clock` | time as an input |
@@ -17,6 +18,7 @@
 pub mod api;
 pub mod clock;
 pub mod factor;
+pub mod house;
 pub mod machines;
 pub mod manifest;
 pub mod orders;

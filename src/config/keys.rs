@@ -226,7 +226,12 @@ pub const KEYS: &[Key] = &[
         Some("true"),
         "false leaves the number of pods and the known hosts out of /info",
     ),
-    key("admin_api", &["CODIUS_ADMIN_API"], Some("false"), "true opens the operator's listener on 127.0.0.1: /metrics for Prometheus"),
+    key(
+        "admin_api",
+        &["CODIUS_ADMIN_API"],
+        Some("false"),
+        "true opens the operator's listener on 127.0.0.1: codiusd status and the like, and /metrics for Prometheus",
+    ),
     key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("public_metrics", &["CODIUS_PUBLIC_METRICS"], Some("false"), "true shows /metrics to everybody, at the host's own name"),
     key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),

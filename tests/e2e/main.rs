@@ -11,6 +11,7 @@
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `client` | codiusd's own upload, extend and logs |
+//! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
@@ -24,6 +25,7 @@ mod hyperd;
 mod javascript;
 mod network;
 mod operating;
+mod operator;
 mod paying;
 mod peers;
 mod pods;

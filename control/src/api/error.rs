@@ -131,7 +131,8 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
-            Refusal::Changing(_) | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
+            Refusal::Banned(_) => StatusCode::FORBIDDEN,
+            Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,

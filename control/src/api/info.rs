@@ -134,7 +134,7 @@ pub(super) async fn facts(api: &Api) -> Info {
     let (currency, asset_scale) = asset.map(|asset| (asset.code, asset.scale)).unzip();
     Info {
         full_mem: short == Some(Resource::Memory),
-        accepting_uploads: short.is_none() && health::readiness(api).await.ready,
+        accepting_uploads: short.is_none() && !keeper.is_draining() && health::readiness(api).await.ready,
         server_free_memory: room.free_memory_bytes(),
         server_uptime: number(fs::read_to_string("/proc/uptime").await.ok()),
         service_uptime: api.started.elapsed().as_secs(),

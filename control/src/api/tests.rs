@@ -93,8 +93,8 @@ impl Office {
         let keeper = Keeper::new(config, runtime, Arc::new(NoRoutes), desk.clone(), store, clock, pods);
         keeper.recover(found).await.unwrap();
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
-        let cost_per_month: CostPerMonth = "10".parse().unwrap();
-        let orders = Orders::new(cost_per_month, Machines::default(), desk, keeper, receiver, no_account);
+        let cost_per_month = Tariff::new("10".parse().unwrap());
+        let orders = Orders::new(cost_per_month.clone(), Machines::default(), desk, keeper, receiver, no_account);
         let draining = CancellationToken::new();
         let config = ApiConfig {
             draining: draining.clone(),

@@ -73,6 +73,7 @@ impl Keeper {
         for work in later {
             tokio::spawn(work);
         }
+        self.enforce_bans();
         Ok(())
     }
 
