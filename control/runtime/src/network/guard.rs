@@ -51,12 +51,10 @@ impl Guard {
         let failed = |source| PolicyError::Install { table: policy.table.clone(), source };
         kernel::install(&table).map_err(failed)?;
         let wanted = kernel::read(&table.name).map_err(failed)?;
-        let expected = kernel::reference(&table);
-        if let Ok(expected) = &expected {
-            let differences = kernel::differences(expected, &wanted);
-            if !differences.is_empty() {
-                return Err(PolicyError::Changed { table: policy.table.clone(), differences });
-            }
+        let expected = kernel::reference(&table).map_err(|source| PolicyError::Unverified { table: policy.table.clone(), source })?;
+        let differences = kernel::differences(&expected, &wanted);
+        if !differences.is_empty() {
+            return Err(PolicyError::Changed { table: policy.table.clone(), differences });
         }
         if let Links::Prefix(_) = policy.links {
             fs::write(IP_FORWARD, "1").map_err(|source| PolicyError::Setting { setting: IP_FORWARD, source })?;
