@@ -36,8 +36,7 @@ impl DiskShare {
     /// What may still be used now, in bytes.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let system = rustix::fs::statvfs(&self.of)?;
-        let [total, unused, free] =
-            [system.f_blocks, system.f_bfree, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
+        let [total, unused, free] = [system.f_blocks, system.f_bfree, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
         Ok(self.left(total.saturating_sub(unused), free))
     }
 
@@ -133,7 +132,8 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_disk_is_a_share_of_what_can_be_used() {
-        let table = [("0.9", 0, 100, 90), ("0.9", 50, 50, 40), ("0.9", 80, 20, 10), ("0.9", 90, 10, 0), ("0.9", 99, 1, 0), ("1", 70, 30, 30)];
+        let table =
+            [("0.9", 0, 100, 90), ("0.9", 50, 50, 40), ("0.9", 80, 20, 10), ("0.9", 90, 10, 0), ("0.9", 99, 1, 0), ("1", 70, 30, 30)];
         for (full_at, used, free, left) in table {
             let share = DiskShare { of: PathBuf::new(), full_at: full_at.parse().unwrap() };
             assert_eq!(share.left(used, free), left, "{used} used, {free} free, full at {full_at}");
