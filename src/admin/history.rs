@@ -107,7 +107,8 @@ mod tests {
         for pods in 0..=u64::try_from(KEPT).unwrap() {
             history.push(sample(pods));
         }
-        assert_eq!((history.samples().len(), history.samples()[0].pods), (KEPT, 1));
+        let kept = history.samples();
+        assert_eq!((kept.len(), kept[0].pods), (KEPT, 1));
     }
 
     #[test]
