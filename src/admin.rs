@@ -4,15 +4,19 @@
 //! |---|---|---|
 //! | `/metrics` | for Prometheus | `figures` |
 //! | `/metrics/pods?top=N` | the same of the N busiest pods (10, or up to 100): not in the scrape, where each pod would be a series | |
-//! | `/`, `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
+//! | `/` | a page for people (`dashboard`, with `chart` and `history`); JSON, as the Node codiusd has it, for everything else | |
+//! | `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
 //! | `/status`, `/pods`, `/bans` | what the host does | `seen` |
 //! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | what it is told | `told` |
 //!
 //! `answer` has the one table from errors to answers, and how bodies are read. It has no password, so it is refused to web pages: a
-//! request whose Host isn't this machine's is DNS rebinding, and one with an Origin is a page's.
+//! request whose Host isn't this machine's is DNS rebinding, and one with an Origin that isn't this listener's is a page's.
 
 mod answer;
+mod chart;
+mod dashboard;
 mod figures;
+mod history;
 mod node;
 mod seen;
 mod told;
@@ -22,18 +26,19 @@ use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use codiusd_control::orders::Orders;
+use codiusd_control::{orders::Orders, peers::Peers};
 use codiusd_proxy::RouteTable;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use answer::AdminError;
+use history::History;
 
 /// Longest body that is read, in bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -42,40 +47,67 @@ const STOPS_MAX: usize = 32;
 
 /// What the operator sees and changes.
 #[derive(Debug)]
+pub(crate) struct Seen {
+    /// What is counted.
+    pub(crate) registry: Registry,
+    /// What is counted for the operator only.
+    pub(crate) money: Registry,
+    /// What visitors do.
+    pub(crate) routes: Arc<RouteTable>,
+    /// Pods and money.
+    pub(crate) orders: Orders,
+    /// Other hosts.
+    pub(crate) peers: Peers,
+    /// Where visitors reach the host.
+    pub(crate) public_uri: String,
+}
+
+#[derive(Debug)]
 struct Desk {
     registry: Registry,
+    money: Registry,
     routes: Arc<RouteTable>,
     orders: Orders,
+    peers: Peers,
+    public_uri: String,
+    history: History,
     started: Instant,
     stops: Arc<Semaphore>,
+}
+
+impl Desk {
+    /// Where visitors reach a pod.
+    fn url_of(&self, hash: &str) -> String {
+        let (scheme, authority) = self.public_uri.split_once("://").unwrap_or(("http", &self.public_uri));
+        format!("{scheme}://{hash}.{authority}/")
+    }
 }
 
 /// The listener, until dropped.
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
-    _task: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Admin {
     /// Opens it, if it is wanted.
-    pub(crate) async fn start(
-        address: Option<SocketAddr>,
-        registry: Registry,
-        routes: Arc<RouteTable>,
-        orders: Orders,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) async fn start(address: Option<SocketAddr>, seen: Seen) -> io::Result<Option<Self>> {
         let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let desk = Desk { registry, routes, orders, started: Instant::now(), stops: Arc::new(Semaphore::new(STOPS_MAX)) };
-        let router = router(Arc::new(desk));
-        let task = tokio::spawn(async move {
+        let Seen { registry, money, routes, orders, peers, public_uri } = seen;
+        let stops = Arc::new(Semaphore::new(STOPS_MAX));
+        let desk = Desk { registry, money, routes, orders, peers, public_uri, history: History::default(), started: Instant::now(), stops };
+        let desk = Arc::new(desk);
+        let router = router(desk.clone());
+        let served = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the admin listener has ended");
             }
         });
-        Ok(Some(Self { address, _task: AbortOnDropHandle::new(task) }))
+        let kept = tokio::spawn(async move { desk.history.keep(&desk.registry, &desk.orders).await });
+        Ok(Some(Self { address, _tasks: [served, kept].map(AbortOnDropHandle::new) }))
     }
 
     /// Where it listens.
@@ -86,7 +118,7 @@ impl Admin {
 
 fn router(desk: Arc<Desk>) -> Router {
     Router::new()
-        .route("/", get(node::here))
+        .route("/", get(dashboard::index))
         .route("/getPods", get(node::running))
         .route("/getPodInfo", get(node::pod))
         .route("/getAllUptime", get(node::uptime))
@@ -110,15 +142,23 @@ fn router(desk: Arc<Desk>) -> Router {
 }
 
 async fn only_from_here(request: Request, next: Next) -> Response {
-    if is_from_here(request.headers()) { next.run(request).await } else { AdminError::Foreign.into_response() }
+    if !is_from_here(request.headers()) {
+        return AdminError::Foreign.into_response();
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
-/// Whether a request names this machine as its Host, and comes from no web page.
+/// Whether a request names this machine as its Host, and comes from no web page but our own.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
     let same_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
-    matches!(name, Some("localhost" | "127.0.0.1")) && !headers.contains_key(header::ORIGIN) && same_site
+    // Our page is at the very host and port that it asks. Every other page, also one of another port of this machine, is foreign.
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let own_page = origins.all(|origin| origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host);
+    matches!(name, Some("localhost" | "127.0.0.1")) && own_page && same_site
 }
 
 #[cfg(test)]
@@ -137,7 +177,15 @@ mod tests {
             assert!(!from(&[("host", foreign)]), "{foreign}");
         }
         assert!(!from(&[]));
-        assert!(!from(&[("host", "localhost:3001"), ("origin", "http://localhost:3001")]));
+        assert!(from(&[("host", "localhost:3001"), ("origin", "http://localhost:3001"), ("sec-fetch-site", "same-origin")]), "our page");
+        for foreign in ["http://localhost", "http://localhost:8080", "http://127.0.0.1:3001", "https://localhost:3001", "localhost:3001"] {
+            assert!(!from(&[("host", "localhost:3001"), ("origin", foreign)]), "{foreign}");
+        }
+        assert!(
+            !from(&[("host", "evil.example:3001"), ("origin", "http://evil.example:3001"), ("sec-fetch-site", "same-origin")]),
+            "rebinding"
+        );
+        assert!(!from(&[("host", "localhost:3001"), ("sec-fetch-site", "same-site")]), "a page of another port");
         assert!(!from(&[("host", "localhost:3001"), ("origin", "null")]));
         assert!(!from(&[("host", "localhost:3001"), ("sec-fetch-site", "cross-site")]), "an image or a link of a page");
     }

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use codiusd_control::{
@@ -43,9 +43,10 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Seen},
     bridge::Bridge,
     config::{self, Config, IlpChoice, RuntimeChoice},
+    figures::{HostFacts, HostFigures},
     open_files,
     ready::ReadyFile,
 };
@@ -130,7 +131,8 @@ impl App {
 
         let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
         let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
-        let admin = Admin::start(config.admin, registry.clone(), routes, orders.clone()).await.map_err(StartError::Admin)?;
+        let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri)?;
+        let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
         let until = async {
@@ -257,6 +259,25 @@ fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf,
         access_log: config.access_log.clone(),
         limits,
     }
+}
+
+/// Has the whole host counted, and its money apart: that is for the operator only, who sees all of it.
+fn seen(
+    registry: &prometheus::Registry,
+    root: &Path,
+    routes: Arc<RouteTable>,
+    orders: &Orders,
+    peers: &Peers,
+    public_uri: &Url,
+) -> Result<Seen, prometheus::Error> {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (from, known, root) = (orders.clone(), peers.clone(), root.to_owned());
+    let read = move || HostFacts::now(started, &from, &known, &root);
+    HostFigures::register(registry, read.clone())?;
+    let money = prometheus::Registry::new();
+    HostFigures::register_money(&money, read)?;
+    let public_uri = public_uri.as_str().trim_end_matches('/').to_owned();
+    Ok(Seen { registry: registry.clone(), money, routes, orders: orders.clone(), peers: peers.clone(), public_uri })
 }
 
 /// What goes on in the background, until dropped.

@@ -9,6 +9,7 @@
 //! | `peers` | other hosts |
 //! | `api` | the HTTP of it |
 //! | `store` | what must survive, in SQLite |
+//! | `html` | pages in one file, and what they may do |
 //! | `house` | what the operator may change while the host runs |
 //! | `machines` | the sizes of pods this host sells |
 //! | `factor` | exact factors |
@@ -19,6 +20,7 @@ pub mod api;
 pub mod clock;
 pub mod factor;
 pub mod house;
+pub mod html;
 pub mod machines;
 pub mod manifest;
 pub mod orders;

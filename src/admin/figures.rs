@@ -38,7 +38,7 @@ const POD_FIGURES: [PodFigure; 4] = [
 ];
 
 pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
-    shown(&desk.registry)
+    shown(&[&desk.registry, &desk.money])
 }
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ pub(super) struct Top {
 
 pub(super) async fn pods(State(desk): State<Arc<Desk>>, Query(Top { top }): Query<Top>) -> Response {
     match pod_figures(&desk.routes.busiest(top.unwrap_or(PODS_USUAL).min(PODS_MAX))) {
-        Ok(registry) => shown(&registry),
+        Ok(registry) => shown(&[&registry]),
         Err(error) => {
             tracing::error!(%error, "the pods' figures can't be shown");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

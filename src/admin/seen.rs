@@ -40,6 +40,7 @@ pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<Value> {
         "max": shares(&room.max),
         "earnings": earnings.collect::<Vec<_>>(),
         "bans": keeper.bans().len(),
+        "peers": desk.peers.count(),
         "log": telemetry::chosen(),
     }))
 }

@@ -13,6 +13,7 @@
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
+//! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -29,6 +30,7 @@ mod operator;
 mod paying;
 mod peers;
 mod pods;
+mod prometheus;
 mod restart;
 mod shares;
 mod stopping;

@@ -41,7 +41,7 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     if let Some(told) = told.filter(|_| person) {
         let page = page::error(response.status(), &told.0);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        page::put_headers(response.headers_mut(), &page);
+        crate::html::put_headers(response.headers_mut(), &page);
         *response.body_mut() = page.into();
     }
     put_common_headers(response.headers_mut());

@@ -1,23 +1,19 @@
 //! The pages of the office: what this host is, and errors for those who look at them in a browser.
-//!
-//! Each is one file that asks nobody else for anything. Its policy names what it holds by hash: nothing that got into it runs.
 
 use std::{num::NonZeroU32, sync::Arc};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::{Html, IntoResponse, Response},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
-use sha2::{Digest, Sha256};
 
 use super::{
     Api,
     info::{self, Info, Machine},
 };
+use crate::html::{escaped, filled, put_headers, span};
 
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 /// The page at `/`; what is in double braces is filled in.
 const INDEX: &str = include_str!("index.html");
 const MIB: u64 = 1024 * 1024;
@@ -44,34 +40,6 @@ pub(super) fn error(status: StatusCode, message: &str) -> String {
          <style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem;overflow-wrap:anywhere}}\
          </style><h1>{title}</h1><p>{message}</p><p><small>{code}</small> <a href=\"/\">About this host</a></p></html>\n"
     )
-}
-
-/// Says what `page` is and may do.
-pub(super) fn put_headers(headers: &mut HeaderMap, page: &str) {
-    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let (style, script) = (source(page, "<style>", "</style>"), source(page, "<script>", "</script>"));
-    let policy = format!(
-        "default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
-    );
-    if let Ok(policy) = HeaderValue::try_from(policy) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-}
-
-/// The hash of what is between two tags, as a policy names it.
-fn source(page: &str, open: &str, close: &str) -> String {
-    let text = page.split_once(open).and_then(|(_, rest)| rest.split_once(close));
-    text.map_or_else(|| "'none'".to_owned(), |(text, _)| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text))))
-}
-
-/// The template with its fields filled in, once: what is filled in isn't looked at again.
-fn filled(template: &str, field: impl Fn(&str) -> String) -> String {
-    let mut parts = template.split("{{");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.filter_map(|part| part.split_once("}}")).fold(first, |page, (name, text)| page + &field(name) + text)
 }
 
 /// A field of the page, as HTML.
@@ -132,31 +100,9 @@ fn uptime(info: &Info) -> Option<String> {
     whole.parse().ok().map(span)
 }
 
-/// A time in its two largest units, as the page's script has it.
-fn span(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_filled_in_is_not_looked_at_again() {
-        let page = filled("a {{x}} b {{y}} c", |name| if name == "x" { "{{y}}".to_owned() } else { "Y".to_owned() });
-        assert_eq!(page, "a {{y}} b Y c");
-        assert_eq!(escaped(r#"<a b="c" d='e'>&"#), "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;");
-    }
 
     #[test]
     fn amounts_are_exact() {
@@ -164,14 +110,5 @@ mod tests {
             assert_eq!(decimal(amount, scale), text);
         }
         assert_eq!(decimal(u64::MAX, u8::MAX).len(), 257);
-    }
-
-    #[test]
-    fn times_are_shown_in_two_units() {
-        for (seconds, text) in
-            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h"), (31_536_000, "365 d 0 h")]
-        {
-            assert_eq!(span(seconds), text);
-        }
     }
 }

@@ -36,6 +36,9 @@ pub enum Doing {
 }
 
 impl Doing {
+    /// All of it.
+    pub const ALL: [Self; 5] = [Self::Exited, Self::Restarting, Self::Running, Self::Starting, Self::Stopping];
+
     /// In a word.
     pub fn word(self) -> &'static str {
         match self {
