@@ -178,12 +178,6 @@ pub const KEYS: &[Key] = &[
         Some("100"),
         "connections a pod may open, or be sent, in a second",
     ),
-    key(
-        "pod_bandwidth",
-        &["CODIUS_POD_BANDWIDTH"],
-        Some("200"),
-        "megabits per second a pod may send, and may be sent; what is beyond is dropped, for the sender to slow down. 0: no bound",
-    ),
     key("pod_read_only", &["CODIUS_POD_READ_ONLY"], Some("false"), "true: pods write to /dev/shm and to nothing else (embedded)"),
     key(
         "ilp",

@@ -14,9 +14,6 @@ pub(crate) const METER_SIZE: u32 = 65_535;
 pub(crate) const RATE_FORGOTTEN_SECONDS: u32 = 60;
 /// A second's worth may come at once, twice.
 pub(crate) const BURST_SECONDS: u32 = 2;
-/// Bytes that may come at once beside a second's worth, which the kernel always lets: several of the largest packets there are on a link
-/// of this machine. One that never fits would stop its connection.
-pub(crate) const BURST_BYTES: u32 = 256 * 1024;
 
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,12 +110,6 @@ pub(crate) enum Match {
         pod: Side,
         max: u32,
     },
-    /// Its pod sends, or is sent, more bytes in a second.
-    Bytes {
-        meter: &'static str,
-        pod: Side,
-        max: u32,
-    },
 }
 
 /// Which of a packet's addresses is the pod's.
@@ -170,11 +161,6 @@ fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
         Way::WorldToPod | Way::HostToPod => (Side::Destination, "in_connections", "in_rate"),
         _ => (Side::Source, "out_connections", "out_rate"),
     };
-    let bytes = match row.way {
-        Way::WorldToPod => "in_bytes",
-        Way::HostToPod => "host_bytes",
-        _ => "out_bytes",
-    };
     match &row.what {
         What::Anything => vec![vec![]],
         What::Ipv6 => vec![vec![Match::Ipv6]],
@@ -191,10 +177,6 @@ fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
         What::Rate(max) => {
             meters.push(Meter { name: rate, forgotten_seconds: Some(RATE_FORGOTTEN_SECONDS) });
             vec![vec![Match::Rate { meter: rate, pod, max: *max }]]
-        }
-        What::Bytes(max) => {
-            meters.push(Meter { name: bytes, forgotten_seconds: Some(RATE_FORGOTTEN_SECONDS) });
-            vec![vec![Match::Bytes { meter: bytes, pod, max: *max }]]
         }
         What::Source(network) => vec![vec![Match::Source(*network)]],
     }
@@ -252,9 +234,6 @@ impl fmt::Display for Match {
             Self::Connections { meter, pod, max } => write!(f, "add @{meter} {{ {pod} ct count over {max} }}"),
             Self::Rate { meter, pod, max } => {
                 write!(f, "update @{meter} {{ {pod} limit rate over {max}/second burst {} packets }}", max.saturating_mul(BURST_SECONDS))
-            }
-            Self::Bytes { meter, pod, max } => {
-                write!(f, "update @{meter} {{ {pod} limit rate over {max} bytes/second burst {BURST_BYTES} bytes }}")
             }
         }
     }

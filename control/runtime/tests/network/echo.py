@@ -1,12 +1,10 @@
-"""echo.py serve ADDRESS,... PORT/PROTOCOL,...   echoes on all of them, and says `ready`; port 9 takes what comes first
-echo.py bulk ADDRESS BYTES                    prints the seconds until port 9 has got them all
+"""echo.py serve ADDRESS,... PORT/PROTOCOL,...   echoes on all of them, and says `ready`
 echo.py ask PROTOCOL ADDRESS PORT [FROM]      prints what came back, or `refused`, or `nothing`
 echo.py flood ADDRESS PORT COUNT              opens many conversations at once"""
 
 import selectors
 import socket
 import sys
-import time
 
 WAIT = 1.0
 
@@ -27,8 +25,6 @@ def serve(addresses, ports):
         for key, _ in ready.select():
             if key.data == "tcp":
                 connection, peer = key.fileobj.accept()
-                while key.fileobj.getsockname()[1] == 9 and connection.recv(65536):
-                    pass
                 connection.sendall(peer[0].encode())
                 connection.close()
             else:
@@ -66,19 +62,8 @@ def flood(address, port, count):
     return "sent"
 
 
-def bulk(address, count):
-    begun = time.monotonic()
-    with socket.create_connection((address, 9)) as client:
-        client.sendall(bytes(int(count)))
-        client.shutdown(socket.SHUT_WR)
-        client.recv(100)
-    return time.monotonic() - begun
-
-
 if sys.argv[1] == "serve":
     serve(*sys.argv[2:])
-elif sys.argv[1] == "bulk":
-    print(bulk(*sys.argv[2:]))
 elif sys.argv[1] == "flood":
     print(flood(*sys.argv[2:]))
 else:

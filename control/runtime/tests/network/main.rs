@@ -14,7 +14,7 @@ use codiusd_runtime::{
 };
 
 const ECHO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/network/echo.py");
-const TCP: &str = "9/tcp,25/tcp,80/tcp,5060/tcp,8080/tcp";
+const TCP: &str = "25/tcp,80/tcp,5060/tcp,8080/tcp";
 const UDP: &str = "19/udp,80/udp,1900/udp,4000/udp,5060/udp,11211/udp,33434/udp,33534/udp";
 
 fn ip(arguments: &str) {
@@ -63,16 +63,6 @@ impl Drop for Far {
         self.server.wait().ok();
         Command::new("ip").args(["link", "del", &self.link]).stderr(Stdio::null()).status().ok();
         Command::new("ip").args(["netns", "del", &self.name]).status().ok();
-    }
-}
-
-/// A process that ends with the test, however that ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }
 
@@ -187,35 +177,6 @@ fn counted(plan: &Plan, pod: &Far) -> Vec<(&'static str, u64)> {
     counted
 }
 
-/// What a pod may send and be sent in a second: each way is slowed down to it, and not stopped by it.
-fn paced(plan: &Plan, pods: &[Far; 2], world: &Far) -> Vec<String> {
-    const BYTES_PER_SECOND: u32 = 2_000_000;
-    const BYTES: u32 = 4_500_000;
-    let policy = plan.policy();
-    let rules = NetworkRules { bytes_per_second: BYTES_PER_SECOND, ..NetworkRules::default() };
-    let slow = Policy::new(&policy.table, policy.links.clone(), None, &rules);
-    let guard = Guard::install(&slow, network::restored_counter()).unwrap();
-    let [pod, _] = pods;
-    let ways = [
-        ("out-bytes", Some(pod.name.as_str()), plan.world[0].as_str()),
-        ("in-bytes", Some(world.name.as_str()), plan.pods[0].as_str()),
-        ("host-bytes", None, plan.pods[1].as_str()),
-    ];
-    let send = |from: Option<&str>, to: &str| inside(from).args(["bulk", to, &BYTES.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
-    let running: Vec<Child> = ways.iter().map(|(_, from, to)| send(*from, to)).collect();
-    let mut wrong = Vec::new();
-    for ((row, ..), child) in ways.iter().zip(running) {
-        let took: f64 = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().trim().parse().unwrap();
-        let packets = network::stopped(&slow).unwrap().into_iter().find(|(id, _)| id == row).unwrap().1;
-        println!("ok  {row:12} {BYTES} bytes in {took:.1} s, stopped {packets} packets");
-        // A second's worth and a little more may come at once; a machine that is busy takes longer, never less.
-        let least = f64::from(BYTES) / f64::from(BYTES_PER_SECOND) - 1.25;
-        wrong.extend((packets == 0 || took < least).then(|| format!("{row}: {took} s, at least {least} s; {packets} stopped")));
-    }
-    drop(guard);
-    wrong
-}
-
 #[test]
 fn each_row_stops_what_it_is_for_and_nothing_else_does() {
     let plan = Plan::new();
@@ -223,8 +184,7 @@ fn each_row_stops_what_it_is_for_and_nothing_else_does() {
     let pods = [Far::new(&link("p0"), &[&plan.pods[0]], &plan.gateway), Far::new(&link("p1"), &[&plan.pods[1]], &plan.gateway)];
     let addresses: Vec<&str> = plan.world.iter().map(String::as_str).collect();
     let world = Far::new(&link("w"), &addresses, "198.19.255.1");
-    let mut serve = inside(None);
-    let _host = Killed(serve.args(["serve", &plan.gateway, "4000/udp"]).stdout(Stdio::null()).spawn().unwrap());
+    let mut host = inside(None).args(["serve", &plan.gateway, "4000/udp"]).stdout(Stdio::null()).spawn().unwrap();
     let policy = plan.policy();
     let restored = network::restored_counter;
     let tries = tries(&plan, &pods, &world);
@@ -262,10 +222,10 @@ fn each_row_stops_what_it_is_for_and_nothing_else_does() {
         drop(guard);
     }
     let counted = counted(&plan, &pods[0]);
-    let too_fast = paced(&plan, &pods, &world);
     network::remove(&policy).unwrap();
+    host.kill().unwrap();
+    host.wait().unwrap();
     assert!(counted.iter().all(|(_, packets)| *packets > 0), "{counted:?}");
-    assert!(too_fast.is_empty(), "{too_fast:?}");
     assert!(bad.is_empty(), "{bad:?}");
     assert!(report.is_empty(), "{report:?}");
     assert!(passed.iter().all(|said| said.starts_with("from ")), "{passed:?}");
