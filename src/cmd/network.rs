@@ -70,13 +70,16 @@ fn show(policy: &Policy, json: bool) {
             let (from, to) = row.way.ends();
             json!({ "id": row.id, "from": from, "to": to, "what": row.what.to_string(), "fate": row.fate.to_string(), "why": row.why })
         });
-        println!("{}", json!({ "table": policy.table, "rows": rows.collect::<Vec<_>>() }));
+        println!("{}", json!({ "table": policy.table, "rows": rows.collect::<Vec<_>>(), "linkBytesPerSecond": policy.carried }));
         return;
     }
     println!("table inet {}", policy.table);
     for row in &policy.rows {
         let (from, to) = row.way.ends();
         println!("{:16} {from:>5} -> {to:8} {:24} {} ({})", row.id, row.fate.to_string(), row.what, row.why);
+    }
+    if policy.carried > 0 {
+        println!("each pod's link carries {} Mbit/s each way; what is beyond waits", u64::from(policy.carried) * 8 / 1_000_000);
     }
 }
 

@@ -178,6 +178,12 @@ pub const KEYS: &[Key] = &[
         Some("100"),
         "connections a pod may open, or be sent, in a second",
     ),
+    key(
+        "pod_bandwidth",
+        &["CODIUS_POD_BANDWIDTH"],
+        Some("200"),
+        "what a pod may send, and may be sent, in megabits per second (1 to 30000; 0: no bound). What is beyond waits (embedded) or is dropped (hyperd)",
+    ),
     key("pod_read_only", &["CODIUS_POD_READ_ONLY"], Some("false"), "true: pods write to /dev/shm and to nothing else (embedded)"),
     key(
         "ilp",

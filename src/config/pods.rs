@@ -92,11 +92,18 @@ pub(super) fn network(settings: &Settings) -> Result<NetworkRules, ConfigError> 
         host_ports: settings.list("pod_host_ports", "ports such as tcp/7768, separated by commas", parse)?,
         connections_max: number("pod_connections")?,
         connections_per_second: number("pod_connections_per_second")?,
+        bytes_per_second: settings.get("pod_bandwidth", "megabits per second from 1 to 30000, or 0 for no bound", parse_megabits)?,
     })
 }
 
 fn parse_count(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| (1..=1_000_000).contains(count))
+}
+
+/// As bytes a second.
+fn parse_megabits(text: &str) -> Option<u32> {
+    let megabits = text.parse::<u32>().ok().filter(|megabits| *megabits <= 30_000)?;
+    Some(megabits * 125_000)
 }
 
 pub(super) fn parse_bridge(text: &str) -> Option<String> {

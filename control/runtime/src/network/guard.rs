@@ -68,9 +68,11 @@ impl Guard {
         Ok(Self { state, thread: Mutex::new(Some((stop, thread))) })
     }
 
-    /// Whether it was in force at the last look, or could be put back.
+    /// Whether it is looked after, and was in force at the last look or could be put back.
     pub fn in_force(&self) -> bool {
-        self.state.in_force.load(Ordering::Relaxed)
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked_after = thread.as_ref().is_some_and(|(_, thread)| !thread.is_finished());
+        looked_after && self.state.in_force()
     }
 
     /// Ends the looking after it. The policy stays.
