@@ -17,6 +17,7 @@ use futures::Stream;
 use serde::Deserialize;
 use url::Url;
 
+pub(crate) use http::LocalhostResolver;
 pub use http::{Host, HostError};
 pub use operator::{Operator, OperatorError};
 pub use purse::{Purse, PurseError, Spent};

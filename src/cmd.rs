@@ -3,6 +3,7 @@
 mod certs;
 mod client;
 mod demo;
+mod doctor;
 mod image;
 mod manifest;
 mod network;
@@ -40,6 +41,8 @@ enum Command {
     /// Check the settings and show them, secrets hidden
     #[command(after_long_help = keys::help())]
     Check(ConfigArgs),
+    /// Look for what a host needs here and doesn't have, with a remedy for each
+    Doctor(doctor::DoctorArgs),
     /// Run a whole host on this machine, upload a page to it, pay for it, and show where it is
     Demo(demo::DemoArgs),
     /// Upload a manifest to a host and pay for its run time
@@ -107,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Upload(args) => client::upload(args),
         Command::Extend(args) => client::extend(args),
         Command::Logs(args) => client::logs(args),

@@ -11,6 +11,7 @@
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
+//! | `doctor` | what a host needs and doesn't have |
 //! | `cmd` | the command line |
 //! | [`client`] | our own client: uploads, extensions, logs, payments |
 //! | [`demo_image`] | the image of the demo page |
@@ -23,6 +24,7 @@ pub mod client;
 mod cmd;
 pub mod config;
 pub mod demo_image;
+mod doctor;
 pub mod figures;
 mod open_files;
 mod ready;

@@ -14,6 +14,7 @@
 //! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
 //! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
+//! | `doctor` | what a host needs and doesn't have |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -21,6 +22,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod client;
+mod doctor;
 mod ending;
 mod hyperd;
 mod javascript;
