@@ -176,7 +176,7 @@ pub struct Config {
     pub pod_disk: ScratchLimit,
     /// What pods may send to whom, and who resolves names for them.
     pub network: NetworkRules,
-    /// The bridge hyperd's pods are on, which gets the network policy; empty: none gets it.
+    /// The bridge hyperd's pods are on, which gets the network policy; empty: it gets none.
     pub hyper_bridge: String,
     /// Whether pods can't write to their file systems.
     pub pod_read_only: bool,
@@ -264,7 +264,7 @@ impl Config {
             image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", pods::parse_image_disk)?,
             pod_disk: settings.get("pod_disk", "own or memory", pods::parse_pod_disk)?,
             network: pods::network(settings)?,
-            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or nothing", pods::parse_bridge)?,
+            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or none", pods::parse_bridge)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,

@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
         "hyper_bridge",
         &["CODIUS_HYPER_BRIDGE"],
         Some("hyper0"),
-        "bridge of hyperd's pods, which gets the network policy; empty: it gets none, and pods reach each other and the host",
+        "bridge of hyperd's pods, which gets the network policy; none: it gets none, and pods reach each other and the host",
     ),
     key("hyper_noop", &["CODIUS_HYPER_NOOP"], Some("false"), "true chooses the noop runtime: uploads are accepted and nothing runs"),
     key("pod_subnet", &["CODIUS_POD_SUBNET"], Some("10.200.0.0/16"), "network pods get their addresses from (embedded)"),

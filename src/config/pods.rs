@@ -106,7 +106,10 @@ fn parse_megabits(text: &str) -> Option<u32> {
     Some(megabits * 125_000)
 }
 
+/// Empty for none. A variable that is empty isn't set, so there is a word for it.
 pub(super) fn parse_bridge(text: &str) -> Option<String> {
-    let fits = text.len() <= INTERFACE_CHARS_MAX && !text.contains(|character: char| character == '/' || !character.is_ascii_graphic());
-    fits.then(|| text.to_owned())
+    let named = !matches!(text, "." | "..");
+    let fits =
+        named && text.len() <= INTERFACE_CHARS_MAX && !text.contains(|character: char| character == '/' || !character.is_ascii_graphic());
+    fits.then(|| if text == "none" { String::new() } else { text.to_owned() })
 }

@@ -37,6 +37,12 @@ pub enum PolicyError {
         #[source]
         source: io::Error,
     },
+    /// Two policies under one name.
+    #[error("bridge {bridge} (hyper_bridge) is used by another codiusd; each needs a bridge of its own, and a hyperd on it")]
+    BridgeInUse {
+        /// Its name.
+        bridge: String,
+    },
     /// Pods on the bridge would reach each other.
     #[error("pods on bridge {bridge} can't be kept apart: that takes CAP_NET_ADMIN and Linux 4.18, or the module br_netfilter")]
     Bridge {

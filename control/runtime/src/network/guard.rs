@@ -4,7 +4,8 @@
 //! table only if that has changed. Whatever is found wrong is put right, counted, and said.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +34,8 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub struct Guard {
     state: Arc<State>,
     thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// Of the bridge.
+    _claim: Option<File>,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,7 @@ struct State {
 impl Guard {
     /// Puts the policy in force, in one transaction, and looks after it. Blocks.
     pub fn install(policy: &Policy, restored: IntCounter) -> Result<Self, PolicyError> {
+        let claim = claim(&policy.links)?;
         let table = Table::from(policy);
         let failed = |source| PolicyError::Install { table: policy.table.clone(), source };
         kernel::install(&table).map_err(failed)?;
@@ -65,7 +69,7 @@ impl Guard {
         let (stop, stopped) = channel();
         let looking = Arc::clone(&state);
         let thread = thread::Builder::new().name("network-guard".to_owned()).spawn(move || looking.look_after(&stopped)).map_err(failed)?;
-        Ok(Self { state, thread: Mutex::new(Some((stop, thread))) })
+        Ok(Self { state, thread: Mutex::new(Some((stop, thread))), _claim: claim })
     }
 
     /// Whether it is looked after, and was in force at the last look or could be put back.
@@ -75,12 +79,25 @@ impl Guard {
         looked_after && self.state.in_force()
     }
 
+    /// Keeps the ports of the pods' bridge apart, now: a new one may be there. Blocks.
+    pub(crate) fn separate(&self) -> Result<(), PolicyError> {
+        self.state.separate()
+    }
+
     /// Ends the looking after it. The policy stays.
     pub(crate) fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((stop, thread)) = thread {
             drop(stop);
             let _ = thread.join();
+        }
+    }
+
+    /// Removes the policy if nobody is on the pods' bridge; it stays with other links, which only who makes them knows.
+    pub(crate) fn remove_unless_used(&self) -> io::Result<()> {
+        match &self.state.links {
+            Links::Bridge(name) if bridge::look(name)?.ports == 0 => self.remove(),
+            Links::Bridge(_) | Links::Prefix(_) => Ok(()),
         }
     }
 
@@ -95,6 +112,12 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
+    let Links::Bridge(bridge) = links else { return Ok(None) };
+    let failed = |source| PolicyError::Bridge { bridge: bridge.clone(), source };
+    bridge::claim(bridge).map_err(failed)?.map(Some).ok_or_else(|| PolicyError::BridgeInUse { bridge: bridge.clone() })
 }
 
 impl State {

@@ -184,6 +184,7 @@ impl Policy {
             row("in-connections", Way::WorldToPod, What::Connections(flows), Fate::Reject, "the kernel's table is shared by all"),
             row("reflectors", Way::WorldToPod, What::Ports(REFLECTORS.to_vec()), Fate::Reject, "amplifiers of attacks on others"),
             row("in-blocked", Way::WorldToPod, blocked(rules, Direction::In), Fate::Reject, "closed by the operator"),
+            // Connections of the host's own programs aren't counted: the front door bounds them, and says why.
             row("host-ipv6", Way::HostToPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
             row("host-bytes", Way::HostToPod, What::Bytes(bytes), Fate::Drop, "no pod keeps this host busy alone"),
         ];
