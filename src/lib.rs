@@ -6,6 +6,7 @@
 //! | [`app`] | builds and connects everything, top to bottom |
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
+//! | `notify` | tells systemd how it stands with the host |
 //! | `open_files` | how many files the process may open |
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
@@ -22,6 +23,7 @@ pub mod client;
 mod cmd;
 pub mod config;
 pub mod demo_image;
+mod notify;
 mod open_files;
 mod ready;
 mod sockets;

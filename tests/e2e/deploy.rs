@@ -1,0 +1,3 @@
+//! What is in deploy/: tried with the programs it is made for.
+
+mod notify;
