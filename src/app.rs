@@ -30,7 +30,7 @@ use codiusd_ilp::{
     service::{self, Interledger},
     stream::receiver::Receiver,
 };
-use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, RouteTable, TlsConfig};
+use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Pulse, RouteTable, TlsConfig};
 use codiusd_runtime::embedded;
 pub use error::StartError;
 use tokio::{
@@ -180,6 +180,11 @@ impl App {
     /// Where it listens for TLS.
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         self.edge.tls_addresses()
+    }
+
+    /// Whether the front door's threads serve.
+    pub fn pulse(&self) -> Pulse {
+        self.edge.pulse()
     }
 
     /// Reads the certificates again, and opens the access log again, now.

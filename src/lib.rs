@@ -7,6 +7,7 @@
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
 //! | [`figures`] | what the whole host counts, for Prometheus |
+//! | `notify` | tells systemd how it stands with the host |
 //! | `open_files` | how many files the process may open |
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
@@ -26,6 +27,7 @@ pub mod config;
 pub mod demo_image;
 mod doctor;
 pub mod figures;
+mod notify;
 mod open_files;
 mod ready;
 mod sockets;

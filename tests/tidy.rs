@@ -75,7 +75,8 @@ const BANNED: &[(&str, &str)] = &[
 ];
 /// First parts of paths in this repository, by which a path in a text is told from others.
 const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "proxy", "src", "tests"];
-const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md"];
+const DOCUMENTS: &[&str] =
+    &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md", "deploy/operating.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

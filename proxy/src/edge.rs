@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::Service;
 use pingora::services::listening::Service as ListeningService;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +138,28 @@ struct Parts {
     tls_addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
+    pulse: Pulse,
+}
+
+/// Whether the threads that serve do anything at all. Holds nothing of the edge.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    /// Those of the services that have begun.
+    runtimes: Arc<std::sync::Mutex<Vec<Handle>>>,
+    services: usize,
+}
+
+impl Pulse {
+    /// Returns when each service's runtime has run a task. No client can delay that, however many there are: it needs no connection.
+    /// False: they haven't begun. An edge that has ended has nothing that could hang.
+    pub async fn felt(&self) -> bool {
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for runtime in &runtimes {
+            // An error: it has ended.
+            let _ = runtime.spawn(async {}).await;
+        }
+        runtimes.len() == self.services
+    }
 }
 
 /// What all connections of one edge share.
@@ -226,7 +249,10 @@ impl Edge {
         if let Some(first) = services.first_mut() {
             first.chores = chores;
         }
-        let edge = Parts { address, tls_addresses, shared, stop_accepting };
+        let runtimes = Arc::<std::sync::Mutex<Vec<Handle>>>::default();
+        services.iter_mut().for_each(|service| service.runtimes = Arc::clone(&runtimes));
+        let pulse = Pulse { runtimes, services: services.len() };
+        let edge = Parts { address, tls_addresses, shared, stop_accepting, pulse };
         Ok(Prepared { edge, services, threads: config.threads.max(1) })
     }
 
@@ -238,6 +264,11 @@ impl Edge {
     /// The addresses it listens on for TLS, in the order they were configured.
     pub fn tls_addresses(&self) -> &[SocketAddr] {
         &self.parts.tls_addresses
+    }
+
+    /// Whether its threads serve.
+    pub fn pulse(&self) -> Pulse {
+        self.parts.pulse.clone()
     }
 
     /// Opens the access log's file again, once what waits for it is written: whoever rotates it has moved it away.
@@ -306,6 +337,7 @@ struct Listening {
     listeners: Vec<Listener>,
     stopping: ShutdownWatch,
     chores: Vec<Chore>,
+    runtimes: Arc<std::sync::Mutex<Vec<Handle>>>,
 }
 
 impl Listening {
@@ -335,7 +367,7 @@ impl Listening {
             let config = ListenerConfig::tcp(listener.address.to_string());
             inner.add_listener(config.tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered()));
         }
-        Listening { inner, listeners, stopping, chores: Vec::new() }
+        Listening { inner, listeners, stopping, chores: Vec::new(), runtimes: Arc::default() }
     }
 }
 
@@ -348,6 +380,7 @@ impl fmt::Debug for Listening {
 #[async_trait]
 impl Service for Listening {
     async fn start_service(&mut self, sockets: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(Handle::current());
         if let Some(sockets) = &sockets {
             let mut inherited = sockets.lock();
             for listener in self.listeners.drain(..) {
@@ -407,5 +440,47 @@ async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch
             }
             _ = shutdown.changed() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn threads_that_are_stuck_have_no_pulse() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = EdgeConfig::new("127.0.0.1:0".parse().unwrap(), directory.path().join("control.sock"));
+        let prepared = Edge::prepare(config, Arc::new(RouteTable::new()), &prometheus::Registry::new()).unwrap();
+        assert!(!prepared.edge.pulse.felt().await, "nothing serves yet");
+        let edge = prepared.serve().unwrap();
+        let pulse = edge.pulse();
+        let felt = async {
+            while !pulse.felt().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(WITHIN, felt).await.unwrap();
+
+        let (release, held) = mpsc::channel::<()>();
+        let (stuck, is_stuck) = oneshot::channel();
+        let runtime = pulse.runtimes.lock().unwrap()[0].clone();
+        // Its only thread.
+        runtime.spawn(async move {
+            let _ = stuck.send(());
+            let _ = held.recv();
+        });
+        is_stuck.await.unwrap();
+        assert!(timeout(Duration::from_millis(200), pulse.felt()).await.is_err());
+        drop(release);
+        assert!(timeout(WITHIN, pulse.felt()).await.unwrap());
+        edge.drain(Duration::ZERO).await;
+        assert!(timeout(WITHIN, pulse.felt()).await.unwrap(), "what has ended can't hang");
     }
 }

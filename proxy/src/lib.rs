@@ -95,7 +95,7 @@ mod upstream;
 mod visit;
 
 pub use access::{AccessFormat, AccessLog};
-pub use edge::{Edge, EdgeConfig, Prepared, StartError};
+pub use edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
 pub use gone::Gone;
 pub use limits::Limits;
 pub use listen::{Inherited, ListenError};

@@ -7,11 +7,17 @@ use codiusd_proxy::Inherited;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, failure, usage};
-use crate::{app::App, config::Config, sockets, telemetry};
+use crate::{
+    app::App,
+    config::Config,
+    notify::{Manager, Phase},
+    sockets, telemetry,
+};
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     // First of all: nothing else may come to have their numbers, and there is one thread.
@@ -58,18 +64,34 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
         Ok(hangup) => hangup,
         Err(error) => return failure(&error),
     };
+    let manager = Manager::of_this_process();
+    manager.say(Phase::Starting).await;
     let app = match App::start(config, inherited).await {
         Ok(app) => app,
         Err(error) => return failure(&error),
     };
+    let (uri, pulse) = (app.public_uri().to_string(), app.pulse());
+    manager.say(Phase::Serving(&uri)).await;
+    // By a task of the office, so that it lives, too; ends with this function.
+    let mut watch = JoinSet::new();
+    let watched = manager.clone().watch(move || {
+        let pulse = pulse.clone();
+        async move { pulse.felt().await }
+    });
+    watch.spawn(watched);
     tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
     let code = loop {
         tokio::select! {
             () = stop.cancelled() => break ExitCode::SUCCESS,
             () = app.failed() => break ExitCode::FAILURE,
-            _ = hangup.recv() => app.reload(),
+            _ = hangup.recv() => {
+                manager.say(Phase::Reloading).await;
+                app.reload();
+                manager.say(Phase::Serving(&uri)).await;
+            }
         }
     };
+    manager.say(Phase::Stopping).await;
     tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
     app.drain().await;
     code

@@ -10,6 +10,7 @@
 //! | `restart` | kill -9 with pods running and money on the way |
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
+//! | `deploy` | what systemd is told; units, installation, DNS, and the operator's guide |
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
@@ -22,6 +23,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod client;
+mod deploy;
 mod doctor;
 mod ending;
 mod hyperd;

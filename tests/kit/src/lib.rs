@@ -11,6 +11,7 @@
 //! | [`traces`] | what pods are to the machine, from outside |
 //! | [`javascript`] | moneyd, the codius CLI and ilp-fetch |
 //! | [`hyperd`] | a double of hyperd, with pods that are real |
+//! | [`machine`] | a machine of its own, with systemd, to install things on |
 //! | [`process`] [`wait`] | children with a log, waits with a deadline |
 //!
 //! Whatever goes wrong here panics with what was being done: that is a failed test. A wait says what it waited for.
@@ -19,6 +20,7 @@ pub mod books;
 pub mod host;
 pub mod hyperd;
 pub mod javascript;
+pub mod machine;
 pub mod payer;
 pub mod process;
 pub mod slot;
@@ -30,6 +32,7 @@ pub mod web;
 pub use host::{Host, HostBuilder};
 pub use hyperd::{Hyperd, HyperdBuilder};
 pub use javascript::{CodiusCli, IlpFetch, Moneyd, StreamSender};
+pub use machine::Machine;
 pub use payer::Payer;
 pub use upload::Upload;
 pub use wait::{in_time, until};
