@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`host`] | a codiusd of its own: process, files, addresses, clean-up |
+//! | [`internet`] | machines in network namespaces, with public addresses and names |
 //! | [`slot`] | which pod subnet it may use, and how many run at once |
 //! | [`upload`] | manifests to upload |
 //! | [`web`] | HTTP and WebSocket to the edge, under any Host |
@@ -18,6 +19,7 @@
 pub mod books;
 pub mod host;
 pub mod hyperd;
+pub mod internet;
 pub mod javascript;
 pub mod payer;
 pub mod process;
@@ -29,6 +31,7 @@ pub mod web;
 
 pub use host::{Host, HostBuilder};
 pub use hyperd::{Hyperd, HyperdBuilder};
+pub use internet::{Internet, Machine};
 pub use javascript::{CodiusCli, IlpFetch, Moneyd, StreamSender};
 pub use payer::Payer;
 pub use upload::Upload;
