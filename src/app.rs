@@ -19,7 +19,7 @@ use codiusd_control::{
     clock::SystemClock,
     orders::Orders,
     pay::{Asset, Desk, asset_of},
-    peers::{Peers, PeersConfig, Rhythm},
+    peers::{Peers, PeersConfig},
     pods::{Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
@@ -365,7 +365,7 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
         bootstrap: config.bootstrap_peers.clone(),
         reach: config::reach(config.dev),
         known_max: config.peers_max.into(),
-        rhythm: if config.dev { Rhythm::DEVELOPMENT } else { Rhythm::default() },
+        rhythm: config.peers_rhythm,
     }
 }
 
