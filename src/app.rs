@@ -20,7 +20,7 @@ use codiusd_control::{
     house::House,
     orders::Orders,
     pay::{Asset, Desk, Tariff, asset_of},
-    peers::{Peers, PeersConfig, Rhythm},
+    peers::{Peers, PeersConfig},
     pods::{Keeper, KeeperConfig, PodMetrics},
     store::Store,
 };
@@ -392,7 +392,7 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
         bootstrap: config.bootstrap_peers.clone(),
         reach: config::reach(config.dev),
         known_max: config.peers_max.into(),
-        rhythm: if config.dev { Rhythm::DEVELOPMENT } else { Rhythm::default() },
+        rhythm: config.peers_rhythm,
     }
 }
 

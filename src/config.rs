@@ -5,6 +5,7 @@
 
 pub mod keys;
 pub mod limits;
+mod peers;
 mod pods;
 mod source;
 
@@ -21,7 +22,7 @@ use codiusd_control::{
     factor::Factor,
     machines::Machines,
     pay::CostPerMonth,
-    peers::{PeerUri, Reach},
+    peers::{PeerUri, Rhythm},
 };
 use codiusd_ilp::btp::client::BtpUrl;
 use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
@@ -30,6 +31,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
 use limits::FrontDoor;
+pub(crate) use peers::reach;
 pub use source::Settings;
 
 /// Where the file is looked for if none is named.
@@ -192,6 +194,8 @@ pub struct Config {
     pub peers_max: u16,
     /// Whether everybody is told how many pods run, and which hosts are known.
     pub additional_host_info: bool,
+    /// How often they are asked and looked at.
+    pub peers_rhythm: Rhythm,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
     /// Whether its metrics are everybody's to see.
@@ -269,9 +273,10 @@ impl Config {
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
-            bootstrap_peers: bootstrap_peers(settings, dev)?,
+            bootstrap_peers: peers::bootstrap(settings, dev)?,
             peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
             additional_host_info: settings.get("additional_host_info", "true or false", parse_bool)?,
+            peers_rhythm: peers::rhythm(settings, dev)?,
             admin: admin(settings)?,
             public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
@@ -390,20 +395,6 @@ fn access_log(settings: &Settings) -> Result<Option<AccessLog>, ConfigError> {
         path => parse_path(path).map(Some),
     })?;
     Ok(place.map(|file| AccessLog { file, format, sample }))
-}
-
-/// Which other hosts are spoken to.
-pub(crate) fn reach(dev: bool) -> Reach {
-    if dev { Reach::Anywhere } else { Reach::Public }
-}
-
-/// As a list, or as JSON, which the Node codiusd wanted.
-fn bootstrap_peers(settings: &Settings, dev: bool) -> Result<Vec<PeerUri>, ConfigError> {
-    settings.get("bootstrap_peers", "origins such as https://codius.example.com, separated by commas", |text| {
-        let of_json = serde_json::from_str::<Vec<String>>(text).ok();
-        let names = of_json.unwrap_or_else(|| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect());
-        names.iter().map(|name| PeerUri::parse(name, reach(dev))).collect()
-    })
 }
 
 /// On this machine only: it has no password.

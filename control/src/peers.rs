@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future;
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{task::JoinSet, time};
 
 use crate::{
@@ -89,6 +89,7 @@ impl PeersConfig {
             looks_at_once: 8,
             of_submitter_max: 4,
             of_submitters_max: 12,
+            of_peer_max: 12,
             of_peers_max: 30,
             look_every,
             retry_after,
@@ -186,7 +187,9 @@ impl Peers {
             let jitter = below(u64::try_from(self.0.rhythm.ask_every.as_millis()).unwrap_or(u64::MAX).max(1));
             time::sleep(self.0.rhythm.ask_every + Duration::from_millis(jitter)).await;
             let asked = self.0.set().to_ask(ASKED_AT_ONCE, &mut below);
-            for event in future::join_all(asked.into_iter().map(|peer| self.0.ask(peer))).await {
+            // One that is slow doesn't keep the others' answers.
+            let mut answers: FuturesUnordered<_> = asked.into_iter().map(|peer| self.0.ask(peer)).collect();
+            while let Some(event) = answers.next().await {
                 self.0.step(event).await?;
             }
         }
@@ -214,7 +217,7 @@ impl Inner {
 
     async fn look(&self, peer: PeerUri) -> Event {
         match self.asker.look(&peer).await {
-            Ok(address) => Event::Looked(peer, Some(address)),
+            Ok(address) => Event::Looked(peer, Some(network_of(address))),
             Err(error) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "host isn't who it says it is, or doesn't answer");
                 Event::Looked(peer, None)
@@ -227,7 +230,7 @@ impl Inner {
         ours.extend(self.set().sample(TOLD_MAX, &mut below));
         ours.retain(|told| *told != peer);
         match self.asker.exchange(&peer, &ours).await {
-            Ok(theirs) => Event::Heard(Source::Peer, theirs),
+            Ok(theirs) => Event::Heard(Source::Peer(peer), theirs),
             Err(error) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer can't say whom it knows");
                 Event::Silent(peer)
@@ -244,7 +247,7 @@ fn write_of(effect: &Effect) -> Option<Write> {
     }
 }
 
-/// Who is one submitter: an address, or a network of IPv6 as one customer has it.
+/// Who is one stranger: an address, or a network of IPv6 as one customer has it.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),

@@ -227,6 +227,24 @@ pub const KEYS: &[Key] = &[
     ),
     key("peers_max", &["CODIUS_PEERS_MAX"], Some("1000"), "other hosts that are known, at most; 0: none, and nobody is asked"),
     key(
+        "peers_ask_every",
+        &["CODIUS_PEERS_ASK_EVERY"],
+        None,
+        "seconds from one round of questions to the next, and up to as many more. Default 5; in dev mode 0.5",
+    ),
+    key(
+        "peers_look_every",
+        &["CODIUS_PEERS_LOOK_EVERY"],
+        None,
+        "seconds from one look at a known host to the next, or up to a quarter less. Default 86400; in dev mode 60",
+    ),
+    key(
+        "peers_retry_after",
+        &["CODIUS_PEERS_RETRY_AFTER"],
+        None,
+        "seconds from a first failed look at a known host to the next, doubled with each; the fourth is the last. Default 60; in dev mode 0.25",
+    ),
+    key(
         "additional_host_info",
         &["CODIUS_ADDITIONAL_HOST_INFO"],
         Some("true"),

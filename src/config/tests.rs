@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use super::*;
 
@@ -249,6 +249,19 @@ fn peers_to_begin_with_are_a_list_or_json() {
         "CODIUS_BOOTSTRAP_PEERS = \"http://a.example\": must be origins such as https://codius.example.com, separated by commas"
     );
     assert_eq!(read("dev = true\nbootstrap_peers = [\"http://localhost:3000\"]", &[]).unwrap().bootstrap_peers.len(), 1);
+}
+
+#[test]
+fn times_between_looks_at_peers_are_whole_seconds() {
+    let base = ("CODIUS_PUBLIC_URI", "https://codius.example.com");
+    let retry = |file, set: &[_]| read(file, set).map(|config| config.peers_rhythm.retry_after);
+    assert_eq!(retry("", &[base]).unwrap(), Duration::from_secs(60));
+    assert_eq!(retry("dev = true", &[]).unwrap(), Duration::from_millis(250));
+    assert_eq!(retry("peers_retry_after = 3", &[base]).unwrap(), Duration::from_secs(3));
+    for bad in ["0", "0.5", "2592001", "-1"] {
+        let message = retry("", &[base, ("CODIUS_PEERS_RETRY_AFTER", bad)]).unwrap_err().to_string();
+        assert!(message.ends_with("must be a number of seconds from 1 to 2592000"), "{bad}: {message}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `paying` | what money buys, once, and what is refused before any moves |
 //! | `peers` | hosts that find each other |
+//! | `network_of_hosts` | ten hosts on an internet of their own, with whoever is there to harm them |
 //! | `shares` | sizes of pods, and who gets the last place |
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
@@ -29,6 +30,7 @@ mod ending;
 mod hyperd;
 mod javascript;
 mod network;
+mod network_of_hosts;
 mod operating;
 mod operator;
 mod paying;

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
+
 /// Networks of IPv4 that aren't the Internet (IANA's special-purpose registry): first address, length of the prefix.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
@@ -33,11 +35,12 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
 
 /// Whether a stranger may make us connect there.
 pub(super) fn is_fair_game(address: IpAddr) -> bool {
+    let address = address.to_canonical();
     is_public(address) && !is_own(address)
 }
 
 fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
+    match address {
         IpAddr::V4(v4) => {
             let within = |(network, prefix): &(Ipv4Addr, u32)| (network.to_bits() ^ v4.to_bits()).leading_zeros() >= *prefix;
             !NOT_PUBLIC_V4.iter().any(within)
@@ -49,19 +52,40 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the address belongs to this machine: only then does the kernel choose it as the sender of what is sent to it. Sends nothing.
+/// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
+/// as it does for whole networks routed to a machine. The second alone isn't enough: to an interface's further addresses it sends from
+/// the first. Sends nothing; what can't be found out is ours.
+///
+/// The front door asks the same of pods' addresses (`proxy/src/policy.rs`). Neither crate may know the other, and none below both has to
+/// do with addresses.
 fn is_own(address: IpAddr) -> bool {
+    let Ok(mut interfaces) = getifaddrs() else { return true };
+    interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(address)) || is_own_sender(address)
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = || address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4().or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+fn is_own_sender(address: IpAddr) -> bool {
     let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let sender = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((address, 9))?;
         socket.local_addr()
     });
-    sender.is_ok_and(|sender| sender.ip() == address)
+    sender.map_or(true, |sender| sender.ip() == address)
 }
 
 #[cfg(test)]
 mod tests {
+    use codiusd_kit::Internet;
+
     use super::*;
+
+    fn is_public(address: IpAddr) -> bool {
+        super::is_public(address.to_canonical())
+    }
 
     #[test]
     fn only_the_internet_is_fair_game() {
@@ -107,6 +131,22 @@ mod tests {
         ] {
             assert!(!is_public(other.parse().unwrap()), "{other}");
         }
-        assert!(is_own(IpAddr::V4(Ipv4Addr::LOCALHOST)), "the kernel knows the machine's own addresses");
+    }
+
+    #[test]
+    fn every_address_of_this_machine_is_its_own() {
+        Internet::run(async |internet| {
+            let machine = internet.machine(1);
+            machine.run("ip", &["-batch", "-"], "addr add 11.0.0.2/24 dev eth0\nroute add local 11.1.0.0/16 dev lo\n");
+            let fair = |address: &str| machine.within(|| is_fair_game(address.parse().unwrap()));
+            for own in ["11.0.0.1", "11.0.0.2", "::ffff:11.0.0.1", "::ffff:11.0.0.2", "2a00:11::1", "11.1.2.3"] {
+                assert!(!fair(own), "{own}");
+            }
+            for other in ["11.0.0.3", "::ffff:11.0.0.3", "2a00:11::3", "1.1.1.1"] {
+                assert!(fair(other), "{other}");
+            }
+            machine.run("ip", &["route", "del", "default"], "");
+            assert!(!fair("1.1.1.1"), "where nothing can be sent, nothing is");
+        });
     }
 }

@@ -119,6 +119,8 @@ impl Resolve for WithinReach {
         let reach = self.0;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            // As it is checked, so it is connected to: an IPv4 address in disguise becomes one.
+            let found = found.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
             let allowed: Vec<SocketAddr> = found.filter(|address| reach == Reach::Anywhere || is_fair_game(address.ip())).collect();
             if allowed.is_empty() {
                 let refused: Box<dyn Error + Send + Sync> = "it has no public address".into();

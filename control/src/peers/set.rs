@@ -36,7 +36,9 @@ pub(super) struct Limits {
     pub(super) of_submitter_max: u32,
     /// Hosts all submitters may.
     pub(super) of_submitters_max: u32,
-    /// Hosts our peers' answers may.
+    /// Hosts one peer's answers may.
+    pub(super) of_peer_max: u32,
+    /// Hosts all peers' answers may.
     pub(super) of_peers_max: u32,
     /// How long a host that has shown who it is is left alone.
     pub(super) look_every: Duration,
@@ -54,12 +56,12 @@ const OPERATORS_RETRY_MAX: Duration = Duration::from_secs(3600);
 const RATION_TIME: Duration = Duration::from_secs(60);
 
 /// Who told us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The operator, in the settings.
     Operator,
-    /// A peer we asked.
-    Peer,
+    /// This peer, which we asked.
+    Peer(PeerUri),
     /// Somebody who came to us, from there.
     Submitter(IpAddr),
 }
@@ -110,7 +112,14 @@ struct Rations {
     since: Timestamp,
     of_submitter: HashMap<IpAddr, u32>,
     of_submitters: u32,
+    of_peer: HashMap<PeerUri, u32>,
     of_peers: u32,
+}
+
+impl Rations {
+    fn new(since: Timestamp) -> Self {
+        Self { since, of_submitter: HashMap::new(), of_submitters: 0, of_peer: HashMap::new(), of_peers: 0 }
+    }
 }
 
 /// All hosts.
@@ -126,7 +135,7 @@ pub(super) struct PeerSet {
 impl PeerSet {
     /// With the hosts that were known before. `own` is never one of them.
     pub(super) fn new(own: Option<PeerUri>, kept: Vec<PeerUri>, limits: Limits, now: Timestamp) -> Self {
-        let rations = Rations { since: now, of_submitter: HashMap::new(), of_submitters: 0, of_peers: 0 };
+        let rations = Rations::new(now);
         let mut set = Self { own, peers: BTreeMap::new(), refused: BTreeMap::new(), rations, limits };
         for peer in kept.into_iter().take(limits.known_max) {
             set.add(peer, Standing::Known(None), false, now);
@@ -140,7 +149,7 @@ impl PeerSet {
             Event::Heard(source, peers) => {
                 let known = self.count();
                 for peer in peers {
-                    self.hear(source, peer, known, now);
+                    self.hear(&source, peer, known, now);
                 }
                 Vec::new()
             }
@@ -182,8 +191,8 @@ impl PeerSet {
     }
 
     /// `known` are as many as there are: nobody becomes known by being heard of.
-    fn hear(&mut self, source: Source, uri: PeerUri, known: usize, now: Timestamp) {
-        if source == Source::Operator {
+    fn hear(&mut self, source: &Source, uri: PeerUri, known: usize, now: Timestamp) {
+        if *source == Source::Operator {
             match self.peers.get_mut(&uri) {
                 Some(peer) => peer.named_by_operator = true,
                 None => self.add(uri, Standing::Candidate, true, now),
@@ -198,18 +207,22 @@ impl PeerSet {
     }
 
     /// Grants a look, or doesn't.
-    fn ration(&mut self, source: Source, now: Timestamp) -> bool {
+    fn ration(&mut self, source: &Source, now: Timestamp) -> bool {
         let (rations, limits) = (&mut self.rations, &self.limits);
         if rations.since.duration_until(now).unsigned_abs() >= RATION_TIME {
-            *rations = Rations { since: now, of_submitter: HashMap::new(), of_submitters: 0, of_peers: 0 };
+            *rations = Rations::new(now);
         }
+        // When all is taken nobody is remembered anew: there are no more entries than looks.
         match source {
             Source::Operator => true,
-            Source::Peer => take(&mut rations.of_peers, limits.of_peers_max),
-            // Who has nothing left isn't remembered anew: there are no more entries than looks.
+            Source::Peer(_) if rations.of_peers >= limits.of_peers_max => false,
+            Source::Peer(peer) => {
+                take(rations.of_peer.entry(peer.clone()).or_default(), limits.of_peer_max)
+                    && take(&mut rations.of_peers, limits.of_peers_max)
+            }
             Source::Submitter(_) if rations.of_submitters >= limits.of_submitters_max => false,
             Source::Submitter(address) => {
-                take(rations.of_submitter.entry(address).or_default(), limits.of_submitter_max)
+                take(rations.of_submitter.entry(*address).or_default(), limits.of_submitter_max)
                     && take(&mut rations.of_submitters, limits.of_submitters_max)
             }
         }

@@ -73,6 +73,19 @@ fn info(name: &str) -> String {
     ))
 }
 
+#[test]
+fn one_customers_addresses_are_one() {
+    let table = [
+        ("11.0.0.1", "11.0.0.1"),
+        ("::ffff:11.0.0.1", "11.0.0.1"),
+        ("2a00:11:0:1:2:3:4:5", "2a00:11:0:1::"),
+        ("2a00:11:0:2::", "2a00:11:0:2::"),
+    ];
+    for (address, network) in table {
+        assert_eq!(network_of(address.parse().unwrap()), network.parse::<IpAddr>().unwrap(), "{address}");
+    }
+}
+
 fn asker() -> Asker {
     Asker::new(Reach::Anywhere, WITHIN).unwrap()
 }

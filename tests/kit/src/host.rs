@@ -12,6 +12,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::{
     books::Books,
+    internet::NetMachine,
     process::{Output, Process, Signal},
     slot::Slot,
     traces::Traces,
@@ -45,6 +47,7 @@ pub struct HostBuilder {
     environment: BTreeMap<String, String>,
     has_pods: bool,
     socket: Option<TcpListener>,
+    machine: Option<Arc<NetMachine>>,
 }
 
 impl HostBuilder {
@@ -67,6 +70,18 @@ impl HostBuilder {
     pub fn socket(mut self, socket: TcpListener) -> Self {
         self.socket = Some(socket);
         self
+    }
+
+    /// It runs on this machine, at its addresses' usual ports, and speaks with the world.
+    #[must_use]
+    pub fn on(mut self, machine: &Arc<NetMachine>) -> Self {
+        let address = machine.v4();
+        self.machine = Some(machine.clone());
+        self.set("CODIUS_BIND_IP", address.to_string())
+            .set("CODIUS_PORT", "80")
+            .set("CODIUS_TLS_LISTEN", format!("{address}:443"))
+            .set("CODIUS_DEV", "false")
+            .set("CODIUS_ILP", "embedded")
     }
 
     /// It is started as `codiusd demo`, which brings a pod of its own.
@@ -116,9 +131,9 @@ impl HostBuilder {
             environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
         }
         environment.extend(self.environment);
-        let Self { binary, subcommand, socket, .. } = self;
+        let Self { binary, subcommand, socket, machine, .. } = self;
         let (process, has_run, ready, image) = (None, false, None, String::new());
-        let mut host = Host { binary, subcommand, environment, socket, process, has_run, ready, image, files, slot };
+        let mut host = Host { binary, subcommand, environment, socket, machine, process, has_run, ready, image, files, slot };
         host.image = host.make_demo_image(&images).await;
         host.start_again().await;
         host
@@ -144,6 +159,7 @@ pub struct Host {
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
     socket: Option<TcpListener>,
+    machine: Option<Arc<NetMachine>>,
     process: Option<Process>,
     has_run: bool,
     ready: Option<Ready>,
@@ -156,7 +172,8 @@ pub struct Host {
 impl Host {
     /// A host in development mode on free ports, with the demo image and a connector of its own. `binary` is codiusd.
     pub fn builder(binary: &str) -> HostBuilder {
-        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new(), has_pods: true, socket: None }
+        let (subcommand, environment) = ("serve", BTreeMap::new());
+        HostBuilder { binary: PathBuf::from(binary), subcommand, environment, has_pods: true, socket: None, machine: None }
     }
 
     /// Starts it on the same files as before, once it has ended.
@@ -179,9 +196,10 @@ impl Host {
         // After a kill -9 the old one is still there.
         let _ = fs::remove_file(self.ready_file());
         let log = self.files.path().join("codiusd.log");
-        self.process = Some(match &self.socket {
-            None => Process::spawn("codiusd", self.command().arg(self.subcommand), &log),
-            Some(socket) => {
+        self.process = Some(match (&self.socket, &self.machine) {
+            (None, None) => Process::spawn("codiusd", self.command().arg(self.subcommand), &log),
+            (None, Some(machine)) => machine.within(|| Process::spawn("codiusd", self.command().arg(self.subcommand), &log)),
+            (Some(socket), _) => {
                 let socket = socket.try_clone().unwrap_or_else(|error| panic!("share the socket: {error}"));
                 let mut command = self.environed(Command::new("sh"));
                 command.arg("-c").arg(ACTIVATE).arg(&self.binary).arg(self.subcommand);

@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`host`] | a codiusd of its own: process, files, addresses, clean-up |
+//! | [`internet`] | machines in network namespaces, with public addresses and names |
 //! | [`slot`] | which pod subnet it may use, and how many run at once |
 //! | [`upload`] | manifests to upload |
 //! | [`web`] | HTTP and WebSocket to the edge, under any Host |
@@ -19,6 +20,7 @@
 pub mod books;
 pub mod host;
 pub mod hyperd;
+pub mod internet;
 pub mod javascript;
 pub mod machine;
 pub mod payer;
@@ -31,6 +33,7 @@ pub mod web;
 
 pub use host::{Host, HostBuilder};
 pub use hyperd::{Hyperd, HyperdBuilder};
+pub use internet::{Internet, NetMachine};
 pub use javascript::{CodiusCli, IlpFetch, Moneyd, StreamSender};
 pub use machine::Machine;
 pub use payer::Payer;

@@ -15,6 +15,7 @@ fn limits() -> Limits {
         looks_at_once: 4,
         of_submitter_max: 2,
         of_submitters_max: 5,
+        of_peer_max: 4,
         of_peers_max: 10,
         look_every: Duration::from_secs(24 * 3600),
         retry_after: Duration::from_secs(60),
@@ -25,6 +26,10 @@ fn limits() -> Limits {
 
 fn uri(number: u8) -> PeerUri {
     PeerUri::parse(&format!("https://peer-{number}.example"), Reach::Public).unwrap()
+}
+
+fn peer(number: u8) -> Source {
+    Source::Peer(uri(number))
 }
 
 fn at(second: i64) -> Timestamp {
@@ -61,7 +66,7 @@ fn names(set: &PeerSet) -> BTreeSet<PeerUri> {
 #[test]
 fn a_host_is_known_when_it_has_shown_who_it_is_and_dropped_when_it_has_not_several_times() {
     let mut set = set();
-    hear(&mut set, Source::Peer, [1], 0);
+    hear(&mut set, peer(9), [1], 0);
     assert_eq!(set.count(), 0, "heard of is not known");
     assert_eq!((looks(&mut set, 0), looks(&mut set, 0)), (vec![uri(1)], vec![]), "one look at a time");
     assert_eq!(step(&mut set, Event::Looked(uri(1), Some(address(1))), 1), [Effect::Keep(uri(1))]);
@@ -79,9 +84,9 @@ fn a_host_is_known_when_it_has_shown_who_it_is_and_dropped_when_it_has_not_sever
     assert_eq!(looks(&mut set, now), [uri(1)]);
     assert_eq!(step(&mut set, Event::Looked(uri(1), None), now), [Effect::Forget(uri(1))]);
     assert_eq!(set.count(), 0);
-    hear(&mut set, Source::Peer, [1], now + 599);
+    hear(&mut set, peer(9), [1], now + 599);
     assert_eq!(looks(&mut set, now + 599), [], "not again for a while, whoever names it");
-    hear(&mut set, Source::Peer, [1], now + 600);
+    hear(&mut set, peer(9), [1], now + 600);
     assert_eq!(looks(&mut set, now + 600), [uri(1)]);
 }
 
@@ -107,7 +112,7 @@ fn one_success_ends_all_doubt() {
 fn ourselves_and_liars_are_not_known() {
     let mut set = set();
     hear(&mut set, Source::Operator, [0], 0);
-    hear(&mut set, Source::Peer, [0, 1], 0);
+    hear(&mut set, peer(9), [0, 1], 0);
     assert_eq!(looks(&mut set, 0), [uri(1)], "never ourselves");
     assert_eq!(step(&mut set, Event::Looked(uri(1), None), 0), [], "it was never kept");
     hear(&mut set, Source::Submitter(address(9)), [1], 1);
@@ -123,13 +128,17 @@ fn nobody_makes_us_look_at_much() {
         hear(&mut set, Source::Submitter(address(submitter)), 30..50, 1);
     }
     assert_eq!(looks(&mut set, 1).len(), 3, "of all submitters, with the two before");
-    hear(&mut set, Source::Peer, 100..150, 2);
-    assert_eq!(looks(&mut set, 2).len(), 10, "peers have a ration of their own");
+    hear(&mut set, peer(1), 100..150, 2);
+    assert_eq!(looks(&mut set, 2).len(), 4, "peers have rations of their own");
+    for other in 2..100 {
+        hear(&mut set, peer(other), 100..150, 2);
+    }
+    assert_eq!(looks(&mut set, 2).len(), 6, "of all peers, with the four before");
     hear(&mut set, Source::Submitter(address(1)), 60..80, 59);
     assert_eq!(looks(&mut set, 59).len(), 0);
     hear(&mut set, Source::Submitter(address(1)), 60..80, 60);
     assert_eq!(looks(&mut set, 60).len(), 2, "a minute later");
-    assert!(set.rations.of_submitter.len() <= 5);
+    assert!(set.rations.of_submitter.len() <= 5 && set.rations.of_peer.len() <= 10);
 }
 
 #[test]
@@ -151,7 +160,7 @@ fn the_operators_hosts_are_not_given_up() {
 fn many_names_at_one_address_are_not_many_hosts() {
     let mut set = set();
     for number in 1..=4 {
-        hear(&mut set, Source::Peer, [number], 0);
+        hear(&mut set, peer(9), [number], 0);
         looks(&mut set, 0);
         step(&mut set, Event::Looked(uri(number), Some(address(1))), 0);
     }
@@ -181,7 +190,7 @@ fn events() -> impl Strategy<Value = Vec<(Event, i64)>> {
     let peer = || (0_u8..20).prop_map(uri);
     let some = || prop::collection::vec(peer(), 0..12);
     let event = prop_oneof![
-        some().prop_map(|peers| Event::Heard(Source::Peer, peers)),
+        (0_u8..6, some()).prop_map(|(from, peers)| Event::Heard(Source::Peer(uri(from)), peers)),
         (0_u8..6, some()).prop_map(|(from, peers)| Event::Heard(Source::Submitter(address(from)), peers)),
         peer().prop_map(|peer| Event::Heard(Source::Operator, vec![peer])),
         (peer(), prop::option::of((0_u8..4).prop_map(address))).prop_map(|(peer, look)| Event::Looked(peer, look)),
@@ -224,7 +233,7 @@ proptest! {
             prop_assert!(set.peers.len() - set.count() <= limits.candidates_max + operators.len());
             prop_assert!(operators.iter().all(|peer| set.peers.contains_key(peer)));
             prop_assert!(set.rations.of_submitters <= limits.of_submitters_max && set.rations.of_peers <= limits.of_peers_max);
-            prop_assert!(set.rations.of_submitter.len() <= 5 && set.refused.len() <= 20);
+            prop_assert!(set.rations.of_submitter.len() <= 5 && set.rations.of_peer.len() <= 10 && set.refused.len() <= 20);
         }
     }
 }
