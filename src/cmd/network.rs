@@ -106,14 +106,14 @@ fn check(policy: &Policy, json: bool) -> io::Result<ExitCode> {
 }
 
 fn remove(config: &Config, policy: &Policy, force: bool, json: bool) -> io::Result<ExitCode> {
+    if !force && runs(&config.root)? {
+        return Err(io::Error::other("a codiusd runs with these settings, and would put it back: stop it first, or --force"));
+    }
     let pods = network::links(&policy.links)?.len();
     if pods > 0 && !force {
         return Err(io::Error::other(format!(
             "there are {pods} links of pods, which would reach everything: stop the pods first, or --force"
         )));
-    }
-    if !force && runs(&config.root)? {
-        return Err(io::Error::other("a codiusd runs with these settings, and would put it back: stop it first, or --force"));
     }
     network::remove(policy)?;
     if json {
