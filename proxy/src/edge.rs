@@ -444,7 +444,6 @@ async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use std::sync::mpsc;
 
