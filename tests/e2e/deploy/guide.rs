@@ -4,8 +4,10 @@ use std::fs;
 
 use super::{SCRIPT_WITHIN, deploy, repository, server};
 
-/// Names and addresses of the example are this machine's, as they would be in the world.
+/// Names and addresses of the example are this machine's, as they would be in the world. How full its disk is has no say.
 const WORLD: &str = r"
+mkdir -p /run/systemd/system/codiusd.service.d
+printf '[Service]\nEnvironment=CODIUS_MAX_DISK_FRACTION=1\n' >/run/systemd/system/codiusd.service.d/disk.conf
 ip address add 203.0.113.10/32 dev lo
 ip address add 2001:db8::10/128 dev lo
 rm -f /etc/resolv.conf
