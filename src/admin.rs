@@ -1,73 +1,113 @@
-//! The operator's listener, on this machine only.
+//! The operator's listener, on this machine only: JSON in and out.
 //!
-//! | path | answer |
-//! |---|---|
-//! | `/metrics` | for Prometheus |
-//! | `/metrics/pods?top=N` | the same of the N busiest pods (10, or up to 100): not in the scrape, where each pod would be a series |
+//! | path | answer | room |
+//! |---|---|---|
+//! | `/metrics` | for Prometheus | `figures` |
+//! | `/metrics/pods?top=N` | the same of the N busiest pods (10, or up to 100): not in the scrape, where each pod would be a series | |
+//! | `/` | a page for people (`dashboard`, with `chart` and `history`); JSON, as the Node codiusd has it, for everything else | |
+//! | `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
+//! | `/status`, `/pods`, `/bans` | what the host does | `seen` |
+//! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | what it is told | `told` |
 //!
-//! It has no password, so it is refused to web pages: a request whose Host isn't this machine's is DNS rebinding.
+//! `answer` has the one table from errors to answers, and how bodies are read. It has no password, so it is refused to web pages: a
+//! request whose Host isn't this machine's is DNS rebinding, and one with an Origin that isn't this listener's is a page's.
 
-use std::{io, net::SocketAddr, sync::Arc};
+mod answer;
+mod chart;
+mod dashboard;
+mod figures;
+mod history;
+mod node;
+mod seen;
+mod told;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{Query, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{DefaultBodyLimit, Request},
+    http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
-use codiusd_control::api::shown;
-use codiusd_proxy::{PodTraffic, RouteTable};
-use prometheus::{IntCounterVec, Opts, Registry};
-use serde::Deserialize;
-use tokio::net::TcpListener;
+use codiusd_control::{orders::Orders, peers::Peers};
+use codiusd_proxy::RouteTable;
+use prometheus::Registry;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Pods that are shown if it isn't said how many, and at most.
-const PODS_USUAL: usize = 10;
-const PODS_MAX: usize = 100;
+use answer::AdminError;
+use history::History;
 
-/// One figure of a pod.
-pub(crate) struct PodFigure {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    read: fn(&PodTraffic) -> u64,
+/// Longest body that is read, in bytes.
+const BODY_MAX: usize = 64 * 1024;
+/// Requests for pods to be stopped that are carried out at a time.
+const STOPS_MAX: usize = 32;
+
+/// What the operator sees and changes.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// What is counted.
+    pub(crate) registry: Registry,
+    /// What is counted for the operator only.
+    pub(crate) money: Registry,
+    /// What visitors do.
+    pub(crate) routes: Arc<RouteTable>,
+    /// Pods and money.
+    pub(crate) orders: Orders,
+    /// Other hosts.
+    pub(crate) peers: Peers,
+    /// Where visitors reach the host.
+    pub(crate) public_uri: String,
 }
 
-/// What is shown of each.
-pub(crate) const POD_FIGURES: [PodFigure; 4] = [
-    PodFigure { name: "codius_pod_requests_total", help: "Requests and tunnels of a pod that are over.", read: |pod| pod.requests },
-    PodFigure { name: "codius_pod_errors_total", help: "Those answered with 500 and above.", read: |pod| pod.errors },
-    PodFigure {
-        name: "codius_pod_received_bytes_total",
-        help: "Bytes of bodies and tunnels from a pod's visitors.",
-        read: |pod| pod.received,
-    },
-    PodFigure { name: "codius_pod_sent_bytes_total", help: "Bytes of bodies and tunnels to a pod's visitors.", read: |pod| pod.sent },
-];
+#[derive(Debug)]
+struct Desk {
+    registry: Registry,
+    money: Registry,
+    routes: Arc<RouteTable>,
+    orders: Orders,
+    peers: Peers,
+    public_uri: String,
+    history: History,
+    started: Instant,
+    stops: Arc<Semaphore>,
+}
+
+impl Desk {
+    /// Where visitors reach a pod.
+    fn url_of(&self, hash: &str) -> String {
+        let (scheme, authority) = self.public_uri.split_once("://").unwrap_or(("http", &self.public_uri));
+        format!("{scheme}://{hash}.{authority}/")
+    }
+}
 
 /// The listener, until dropped.
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
-    _task: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Admin {
-    /// Opens it.
-    pub(crate) async fn start(address: SocketAddr, registry: Registry, routes: Arc<RouteTable>) -> io::Result<Self> {
+    /// Opens it, if it is wanted.
+    pub(crate) async fn start(address: Option<SocketAddr>, seen: Seen) -> io::Result<Option<Self>> {
+        let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let figures = Router::new().route("/metrics", get(metrics)).with_state(registry);
-        let pods = Router::new().route("/metrics/pods", get(pods)).with_state(routes);
-        let router = figures.merge(pods).layer(middleware::from_fn(only_from_here));
-        let task = tokio::spawn(async move {
+        let Seen { registry, money, routes, orders, peers, public_uri } = seen;
+        let stops = Arc::new(Semaphore::new(STOPS_MAX));
+        let desk = Desk { registry, money, routes, orders, peers, public_uri, history: History::default(), started: Instant::now(), stops };
+        let desk = Arc::new(desk);
+        let router = router(desk.clone());
+        let served = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the admin listener has ended");
             }
         });
-        Ok(Self { address, _task: AbortOnDropHandle::new(task) })
+        let kept = tokio::spawn(async move { desk.history.keep(&desk.registry, &desk.orders).await });
+        Ok(Some(Self { address, _tasks: [served, kept].map(AbortOnDropHandle::new) }))
     }
 
     /// Where it listens.
@@ -76,82 +116,77 @@ impl Admin {
     }
 }
 
-async fn metrics(State(registry): State<Registry>) -> Response {
-    shown(&registry)
-}
-
-#[derive(Deserialize)]
-struct Top {
-    top: Option<usize>,
-}
-
-async fn pods(State(routes): State<Arc<RouteTable>>, Query(Top { top }): Query<Top>) -> Response {
-    match pod_figures(&routes.busiest(top.unwrap_or(PODS_USUAL).min(PODS_MAX))) {
-        Ok(registry) => shown(&registry),
-        Err(error) => {
-            tracing::error!(%error, "the pods' figures can't be shown");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
-/// A registry for this one answer.
-fn pod_figures(pods: &[PodTraffic]) -> Result<Registry, prometheus::Error> {
-    let registry = Registry::new();
-    for PodFigure { name, help, read } in &POD_FIGURES {
-        let family = IntCounterVec::new(Opts::new(*name, *help), &["pod"])?;
-        for pod in pods {
-            family.with_label_values(&[pod.pod.to_string()]).inc_by(read(pod));
-        }
-        registry.register(Box::new(family))?;
-    }
-    Ok(registry)
+fn router(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/", get(dashboard::index))
+        .route("/getPods", get(node::running))
+        .route("/getPodInfo", get(node::pod))
+        .route("/getAllUptime", get(node::uptime))
+        .route("/config", post(node::config))
+        .route("/metrics", get(figures::metrics))
+        .route("/metrics/pods", get(figures::pods))
+        .route("/status", get(seen::status))
+        .route("/pods", get(seen::pods))
+        .route("/pods/stop", post(told::stop))
+        .route("/bans", get(seen::bans))
+        .route("/ban", post(told::ban))
+        .route("/unban", post(told::unban))
+        .route("/drain", post(told::drain))
+        .route("/undrain", post(told::undrain))
+        .route("/log", post(told::log))
+        .fallback(|| async { AdminError::NotFound })
+        .method_not_allowed_fallback(|| async { AdminError::Method })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn(only_from_here))
+        .with_state(desk)
 }
 
 async fn only_from_here(request: Request, next: Next) -> Response {
-    if is_from_here(request.headers()) { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() }
+    if !is_from_here(request.headers()) {
+        return AdminError::Foreign.into_response();
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
-/// Whether a request names this machine as its Host, and comes from no web page.
+/// Whether a request names this machine as its Host, and comes from no web page but our own.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
-    matches!(name, Some("localhost" | "127.0.0.1")) && !headers.contains_key(header::ORIGIN)
+    let same_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
+    // Our page is at the very host and port that it asks. Every other page, also one of another port of this machine, is foreign.
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let own_page = origins.all(|origin| origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host);
+    matches!(name, Some("localhost" | "127.0.0.1")) && own_page && same_site
 }
 
 #[cfg(test)]
 mod tests {
-    use codiusd_proxy::{PodKey, Upstream};
-    use prometheus::TextEncoder;
-
     use super::*;
 
     #[test]
-    fn pods_are_shown_by_name() {
-        let routes = RouteTable::new();
-        let key = PodKey::from_digest([7; 32]);
-        routes.publish(key, Upstream { address: "127.0.0.1:80".parse().unwrap(), incarnation: 1 });
-        let registry = pod_figures(&routes.busiest(1)).unwrap();
-        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-        let series: Vec<String> = POD_FIGURES.iter().map(|figure| format!("{}{{pod=\"{key}\"}} 0", figure.name)).collect();
-        assert!(series.iter().all(|line| text.contains(line)), "{text}");
-        let document = include_str!("../deploy/metrics.md");
-        for PodFigure { name, help, .. } in &POD_FIGURES {
-            assert!(document.contains(&format!("| `{name}` | {help} |\n")), "deploy/metrics.md should tell of {name}: {help}");
-        }
-    }
-
-    #[test]
     fn web_pages_are_told_from_operators() {
-        let from = |pairs: &[(header::HeaderName, &str)]| {
-            is_from_here(&pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect())
+        let from = |pairs: &[(&'static str, &str)]| {
+            is_from_here(&pairs.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap())).collect())
         };
-        assert!(from(&[(header::HOST, "localhost:3001")]));
-        assert!(from(&[(header::HOST, "127.0.0.1")]));
-        for foreign in ["evil.example:3001", "localhost.evil.example", "127.0.0.1.evil.example:3001", ""] {
-            assert!(!from(&[(header::HOST, foreign)]), "{foreign}");
+        assert!(from(&[("host", "localhost:3001")]));
+        assert!(from(&[("host", "127.0.0.1")]));
+        assert!(from(&[("host", "127.0.0.1:3001"), ("sec-fetch-site", "none")]), "typed into a browser");
+        for foreign in ["evil.example:3001", "localhost.evil.example", "127.0.0.1.evil.example:3001", "local.codius.org:3001", ""] {
+            assert!(!from(&[("host", foreign)]), "{foreign}");
         }
         assert!(!from(&[]));
-        assert!(!from(&[(header::HOST, "localhost:3001"), (header::ORIGIN, "http://localhost:3001")]));
+        assert!(from(&[("host", "localhost:3001"), ("origin", "http://localhost:3001"), ("sec-fetch-site", "same-origin")]), "our page");
+        for foreign in ["http://localhost", "http://localhost:8080", "http://127.0.0.1:3001", "https://localhost:3001", "localhost:3001"] {
+            assert!(!from(&[("host", "localhost:3001"), ("origin", foreign)]), "{foreign}");
+        }
+        assert!(
+            !from(&[("host", "evil.example:3001"), ("origin", "http://evil.example:3001"), ("sec-fetch-site", "same-origin")]),
+            "rebinding"
+        );
+        assert!(!from(&[("host", "localhost:3001"), ("sec-fetch-site", "same-site")]), "a page of another port");
+        assert!(!from(&[("host", "localhost:3001"), ("origin", "null")]));
+        assert!(!from(&[("host", "localhost:3001"), ("sec-fetch-site", "cross-site")]), "an image or a link of a page");
     }
 }

@@ -11,14 +11,15 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use codiusd_control::{
     api::{self, ApiConfig},
     clock::SystemClock,
+    house::House,
     orders::Orders,
-    pay::{Asset, Desk, asset_of},
+    pay::{Asset, Desk, Tariff, asset_of},
     peers::{Peers, PeersConfig, Rhythm},
     pods::{Keeper, KeeperConfig, PodMetrics},
     store::Store,
@@ -42,9 +43,10 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Seen},
     bridge::Bridge,
     config::{self, Config, IlpChoice, RuntimeChoice},
+    figures::{HostFacts, HostFigures},
     open_files,
     ready::ReadyFile,
 };
@@ -120,17 +122,17 @@ impl App {
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
-        let keeper = KeeperConfig::new(public_uri.clone(), pods::capacity(config)?);
+        let house = House::new(snapshot.house, config.cost_per_month);
+        let tariff = house.tariff();
+        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
         let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
-        let admin = match config.admin {
-            Some(address) => Some(Admin::start(address, registry.clone(), routes).await.map_err(StartError::Admin)?),
-            None => None,
-        };
-        let orders = Orders::new(config.cost_per_month, config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
+        let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
+        let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri)?;
+        let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
         let until = async {
@@ -138,7 +140,8 @@ impl App {
             let _ = stopped.await;
         };
         let draining = CancellationToken::new();
-        let api_config = ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining) };
+        let api_config =
+            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, tariff) };
         let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
@@ -209,10 +212,9 @@ impl App {
     /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped.
     pub async fn drain(self) {
         let Self { edge, drain_within: deadline, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
-        // First of all nobody is sent here any more.
-        drop((self.ready, self.admin));
-        // A log that is followed would be under way for ever.
+        // First of all nobody is sent here any more: `/readyz` says no from now on. A log that is followed would be under way for ever.
         draining.cancel();
+        drop((self.ready, self.admin));
         edge.drain(deadline).await;
         // Whoever still waits for an answer has gone with the edge; what was begun is finished by its own task.
         let _ = api_stop.send(());
@@ -262,6 +264,25 @@ fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf,
         access_log: config.access_log.clone(),
         limits,
     }
+}
+
+/// Has the whole host counted, and its money apart: that is for the operator only, who sees all of it.
+fn seen(
+    registry: &prometheus::Registry,
+    root: &Path,
+    routes: Arc<RouteTable>,
+    orders: &Orders,
+    peers: &Peers,
+    public_uri: &Url,
+) -> Result<Seen, prometheus::Error> {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (from, known, root) = (orders.clone(), peers.clone(), root.to_owned());
+    let read = move || HostFacts::now(started, &from, &known, &root);
+    HostFigures::register(registry, read.clone())?;
+    let money = prometheus::Registry::new();
+    HostFigures::register_money(&money, read)?;
+    let public_uri = public_uri.as_str().trim_end_matches('/').to_owned();
+    Ok(Seen { registry: registry.clone(), money, routes, orders: orders.clone(), peers: peers.clone(), public_uri })
 }
 
 /// What goes on in the background, until dropped.
@@ -352,12 +373,13 @@ fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken) -> ApiConfig {
+fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, cost_per_month: Tariff) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
         metrics: None,
+        additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
-        cost_per_month: config.cost_per_month,
+        cost_per_month,
         rules: pods::rules(config),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,

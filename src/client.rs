@@ -1,11 +1,13 @@
-//! Our own client of a Codius host: quotes, paid uploads and extensions, logs.
+//! Our own client of a Codius host: quotes, paid uploads and extensions, logs; and of its operator's listener.
 //!
 //! | room | what is in it |
 //! |---|---|
 //! | `http` | requests to a host; `*.localhost` is this machine |
+//! | `operator` | requests to the operator's listener of a host on this machine |
 //! | `purse` | paying what a `Pay` header asks for |
 
 mod http;
+mod operator;
 mod purse;
 
 use std::num::NonZeroU32;
@@ -15,7 +17,9 @@ use futures::Stream;
 use serde::Deserialize;
 use url::Url;
 
+pub(crate) use http::LocalhostResolver;
 pub use http::{Host, HostError};
+pub use operator::{Operator, OperatorError};
 pub use purse::{Purse, PurseError, Spent};
 
 use http::Answer;

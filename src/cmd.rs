@@ -3,9 +3,11 @@
 mod certs;
 mod client;
 mod demo;
+mod doctor;
 mod image;
 mod manifest;
 mod network;
+mod operator;
 mod serve;
 
 use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
@@ -39,6 +41,8 @@ enum Command {
     /// Check the settings and show them, secrets hidden
     #[command(after_long_help = keys::help())]
     Check(ConfigArgs),
+    /// Look for what a host needs here and doesn't have, with a remedy for each
+    Doctor(doctor::DoctorArgs),
     /// Run a whole host on this machine, upload a page to it, pay for it, and show where it is
     Demo(demo::DemoArgs),
     /// Upload a manifest to a host and pay for its run time
@@ -47,6 +51,22 @@ enum Command {
     Extend(client::ExtendArgs),
     /// Show what the containers of a pod with `debug: true` have written
     Logs(client::LogsArgs),
+    /// Show what the host on this machine does: uploads, memory, earnings
+    Status(operator::HostArgs),
+    /// Show its pods
+    Pods(operator::HostArgs),
+    /// Stop a pod of it now, whatever it has left to run
+    Stop(operator::StopArgs),
+    /// Refuse a manifest, or an image, from now on
+    Ban(operator::BanArgs),
+    /// Take a ban back
+    Unban(operator::WhatArgs),
+    /// Show what is banned
+    Bans(operator::HostArgs),
+    /// Take no uploads and extensions from now on; pods run on
+    Drain(operator::HostArgs),
+    /// Take uploads and extensions again
+    Undrain(operator::HostArgs),
     /// Check or hash a manifest, without a host
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
@@ -90,9 +110,18 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Upload(args) => client::upload(args),
         Command::Extend(args) => client::extend(args),
         Command::Logs(args) => client::logs(args),
+        Command::Status(args) => operator::status(&args),
+        Command::Pods(args) => operator::pods(&args),
+        Command::Stop(args) => operator::stop(&args),
+        Command::Ban(args) => operator::ban(&args),
+        Command::Unban(args) => operator::unban(&args),
+        Command::Bans(args) => operator::bans(&args),
+        Command::Drain(args) => operator::drain(&args),
+        Command::Undrain(args) => operator::undrain(&args),
         Command::Manifest(command) => manifest::run(&command),
         Command::Image(command) => image::run(&command),
         Command::Network(command) => network::run(&command),

@@ -176,7 +176,7 @@ pub struct Config {
     pub pod_disk: ScratchLimit,
     /// What pods may send to whom, and who resolves names for them.
     pub network: NetworkRules,
-    /// The bridge hyperd's pods are on, which gets the network policy; empty: none gets it.
+    /// The bridge hyperd's pods are on, which gets the network policy; empty: it gets none.
     pub hyper_bridge: String,
     /// Whether pods can't write to their file systems.
     pub pod_read_only: bool,
@@ -190,6 +190,8 @@ pub struct Config {
     pub bootstrap_peers: Vec<PeerUri>,
     /// Other hosts that are known, at most.
     pub peers_max: u16,
+    /// Whether everybody is told how many pods run, and which hosts are known.
+    pub additional_host_info: bool,
     /// Where the operator's listener is; none: there is none.
     pub admin: Option<SocketAddr>,
     /// Whether its metrics are everybody's to see.
@@ -238,7 +240,7 @@ impl Config {
             front_door: limits::front_door(settings)?,
             tls,
             public_uri,
-            root: settings.get("root", "an absolute path", parse_path)?,
+            root: settings.root()?,
             cost_per_month: settings.get(
                 "cost_per_month",
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
@@ -262,13 +264,14 @@ impl Config {
             image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", pods::parse_image_disk)?,
             pod_disk: settings.get("pod_disk", "own or memory", pods::parse_pod_disk)?,
             network: pods::network(settings)?,
-            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or nothing", pods::parse_bridge)?,
+            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or none", pods::parse_bridge)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test: settings.get("self_test", "on or off", parse_bool)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             bootstrap_peers: bootstrap_peers(settings, dev)?,
             peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
+            additional_host_info: settings.get("additional_host_info", "true or false", parse_bool)?,
             admin: admin(settings)?,
             public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
@@ -444,7 +447,7 @@ fn parse_public_uri(text: &str) -> Option<Url> {
 }
 
 /// A bare word is a level, and not a module of which everything is logged.
-fn parse_log(text: &str) -> Option<Targets> {
+pub(crate) fn parse_log(text: &str) -> Option<Targets> {
     let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
     bare.map(|part| part.parse::<LevelFilter>().ok()).collect::<Option<Vec<_>>>()?;
     text.parse().ok()

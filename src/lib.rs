@@ -6,11 +6,13 @@
 //! | [`app`] | builds and connects everything, top to bottom |
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
+//! | [`figures`] | what the whole host counts, for Prometheus |
 //! | `notify` | tells systemd how it stands with the host |
 //! | `open_files` | how many files the process may open |
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
+//! | `doctor` | what a host needs and doesn't have |
 //! | `cmd` | the command line |
 //! | [`client`] | our own client: uploads, extensions, logs, payments |
 //! | [`demo_image`] | the image of the demo page |
@@ -23,6 +25,8 @@ pub mod client;
 mod cmd;
 pub mod config;
 pub mod demo_image;
+mod doctor;
+pub mod figures;
 mod notify;
 mod open_files;
 mod ready;

@@ -17,7 +17,7 @@ pub(crate) struct ReadyFile(PathBuf);
 
 impl ReadyFile {
     /// Where the file of a host with this directory is.
-    fn path(run: &Path) -> PathBuf {
+    pub(crate) fn path(run: &Path) -> PathBuf {
         run.join("ready.json")
     }
 

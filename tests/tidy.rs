@@ -9,12 +9,19 @@ use std::{
     sync::Arc,
 };
 
-use codiusd::config::{
-    Config, Settings,
-    keys::{self, KEYS, Key},
-    limits::LIMITS,
+use codiusd::{
+    config::{
+        Config, Settings,
+        keys::{self, KEYS, Key},
+        limits::LIMITS,
+    },
+    figures::{Disk, HostFacts, HostFigures},
 };
-use codiusd_control::pods::PodMetrics;
+use codiusd_control::{
+    pay::Asset,
+    pods::{Doing, PodMetrics, Room, Shares},
+    store::Totals,
+};
 use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
 use codiusd_runtime::{HyperdConfig, HyperdRuntime, network::restored_counter};
 use prometheus::{Registry, proto::MetricFamily};
@@ -46,6 +53,9 @@ const PURE: &[&str] = &[
     "control/src/peers/uri.rs",
     "control/src/pods/reconcile.rs",
     "control/src/pods/state.rs",
+    "control/runtime/src/network/policy.rs",
+    "control/runtime/src/network/ports.rs",
+    "control/runtime/src/network/table.rs",
     "proxy/src/gone.rs",
     "proxy/src/host.rs",
     "proxy/src/proxy_protocol.rs",
@@ -257,6 +267,22 @@ fn readme_row(key: &Key) -> String {
     format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
 }
 
+/// A host of which all is known.
+fn facts() -> HostFacts {
+    let shares = Shares::default();
+    HostFacts {
+        started: 0,
+        uplink: true,
+        store: true,
+        draining: false,
+        pods: vec![Doing::Running],
+        room: Room { max: shares, held: shares },
+        disk: Some(Disk { size: 1, free: 1 }),
+        totals: vec![(Asset { code: "XRP".to_owned(), scale: 9 }, Totals::default())],
+        peers: 0,
+    }
+}
+
 /// Everything that counts, on one registry.
 fn registry() -> Registry {
     let directory = tempfile::tempdir().expect("make a directory");
@@ -276,6 +302,8 @@ fn registry() -> Registry {
     let registry = Registry::new();
     Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
     PodMetrics::register(&registry).expect("register the pods' metrics");
+    HostFigures::register(&registry, facts).expect("register the host's figures");
+    HostFigures::register_money(&registry, facts).expect("register the host's money");
     registry.register(Box::new(restored_counter())).expect("register the policy's metric");
     HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
     registry
@@ -290,14 +318,14 @@ fn the_document_of_metrics_has_every_one_and_no_other() {
     assert!(rows == expected, "the table of metrics in deploy/metrics.md should be:\n{}\n", expected.join("\n"));
 }
 
-/// The values of a label are a closed set, but for the names of certificates.
+/// The values of a label are a closed set, but for names of certificates and assets, and releases.
 fn metric_row(family: &MetricFamily) -> String {
     let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
     for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
         labels.entry(pair.name()).or_default().insert(pair.value());
     }
     let told = labels.iter().map(|(label, values)| match *label {
-        "name" => "`name`".to_owned(),
+        "asset" | "name" | "release" | "scale" => format!("`{label}`"),
         _ => format!("`{label}`: {}", values.iter().copied().collect::<Vec<_>>().join(", ")),
     });
     let (kind, labels) = (format!("{:?}", family.get_field_type()).to_lowercase(), told.collect::<Vec<_>>().join("; "));

@@ -6,6 +6,8 @@
 //! | `logs` | `/pods/{hash}/logs` |
 //! | `metrics` | `/metrics`, if everybody may see it |
 //! | `info` | `/info`, `/memory` |
+//! | `health` | `/healthz`, `/readyz` |
+//! | `document` | `/openapi.json` |
 //! | `peers` | `/peers`, `/peers/discover` |
 //! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
@@ -13,7 +15,9 @@
 //! | `error` | the one table from errors to answers |
 
 mod answer;
+mod document;
 mod error;
+mod health;
 mod info;
 mod logs;
 mod metrics;
@@ -22,32 +26,34 @@ mod peers;
 mod pods;
 mod request;
 
-use std::{num::NonZeroU32, sync::Arc, time::Instant};
+use std::{io, num::NonZeroU32, sync::Arc, time::Instant};
 
-use axum::{
-    Json, Router,
-    middleware::from_fn,
-    routing::{get, post},
-};
+use axum::{Json, Router, middleware::from_fn};
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{manifest::Rules, orders::Orders, pay::CostPerMonth, peers::Peers};
+use crate::{manifest::Rules, orders::Orders, pay::Tariff, peers::Peers};
+use document::Document;
 use error::ApiError;
 pub use metrics::shown;
 
 /// What the API works with.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Cancelled when the host stops: logs that are followed end then.
+    /// Cancelled when the host begins to stop: it isn't ready from then on, and logs that are followed end.
     pub draining: CancellationToken,
     /// What is shown at `/metrics`; none: there is no such path.
     pub metrics: Option<prometheus::Registry>,
+    /// Whether everybody is told how many pods run, and whom this host knows.
+    pub additional_host_info: bool,
     /// Where visitors reach this host, as pods are told it.
     pub public_uri: String,
     /// What a small pod costs for a month.
-    pub cost_per_month: CostPerMonth,
+    pub cost_per_month: Tariff,
     /// What this host runs.
     pub rules: Rules,
     /// Run time of an upload that doesn't say, in seconds.
@@ -61,6 +67,8 @@ struct Api {
     config: ApiConfig,
     orders: Orders,
     peers: Peers,
+    /// OpenAPI, as JSON.
+    document: Bytes,
     started: Instant,
 }
 
@@ -71,37 +79,49 @@ pub async fn serve(
     orders: Orders,
     peers: Peers,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(config, orders, peers)).with_graceful_shutdown(stop).await
+) -> io::Result<()> {
+    axum::serve(listener, router(config, orders, peers)?).with_graceful_shutdown(stop).await
 }
 
-fn router(config: ApiConfig, orders: Orders, peers: Peers) -> Router {
-    let pods = get(pods::state).post(pods::upload).put(pods::extend).options(pods::quote);
-    let public = match config.metrics.clone() {
-        Some(registry) => Router::new().route("/metrics", get(async move || shown(&registry))),
-        None => Router::new(),
-    };
-    public
-        .route("/", get(page::index))
-        .route("/pods", pods)
-        .route("/pods/{hash}/logs", get(logs::logs))
-        .route("/peers", get(peers::list))
-        .route("/peers/discover", post(peers::discover))
-        .route("/info", get(info::info))
-        .route("/memory", get(info::memory))
-        .route("/version", get(version))
+/// Every route, and the document that tells of them.
+fn routes(public_metrics: bool) -> OpenApiRouter<Arc<Api>> {
+    let router = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(page::index))
+        .routes(routes!(pods::state, pods::upload, pods::extend, pods::quote))
+        .routes(routes!(logs::logs))
+        .routes(routes!(peers::list))
+        .routes(routes!(peers::discover))
+        .routes(routes!(info::info))
+        .routes(routes!(info::memory))
+        .routes(routes!(version))
+        .routes(routes!(health::healthy))
+        .routes(routes!(health::ready))
+        .routes(routes!(document::document));
+    if public_metrics { router.routes(routes!(metrics::metrics)) } else { router }
+}
+
+fn router(config: ApiConfig, orders: Orders, peers: Peers) -> io::Result<Router> {
+    let (router, document) = routes(config.metrics.is_some()).split_for_parts();
+    let document = document.to_json().map_err(io::Error::other)?.into();
+    let router = router
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn(answer::finish))
-        .with_state(Arc::new(Api { config, orders, peers, started: Instant::now() }))
+        .with_state(Arc::new(Api { config, orders, peers, document, started: Instant::now() }));
+    Ok(router)
 }
 
-#[derive(Clone, Copy, Serialize)]
+/// What answers.
+#[derive(Clone, Copy, Serialize, ToSchema)]
 struct Version {
+    /// The program.
     name: &'static str,
+    /// Its version.
     version: &'static str,
 }
 
+/// What program this is
+#[utoipa::path(get, path = "/version", tag = "host", responses((status = 200, description = "Its name and version", body = Version)))]
 async fn version() -> Json<Version> {
     Json(VERSION)
 }

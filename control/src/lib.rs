@@ -9,6 +9,8 @@
 //! | `peers` | other hosts |
 //! | `api` | the HTTP of it |
 //! | `store` | what must survive, in SQLite |
+//! | `html` | pages in one file, and what they may do |
+//! | `house` | what the operator may change while the host runs |
 //! | `machines` | the sizes of pods this host sells |
 //! | `factor` | exact factors |
 //! | `clock` | time as an input |
@@ -17,6 +19,8 @@
 pub mod api;
 pub mod clock;
 pub mod factor;
+pub mod house;
+pub mod html;
 pub mod machines;
 pub mod manifest;
 pub mod orders;

@@ -26,6 +26,7 @@ pub use hash::{BadHash, ManifestHash};
 pub use rules::Rules;
 use vars::Secrets;
 use wire::Manifest;
+pub(crate) use wire::UploadBody;
 
 use crate::machines::SMALL;
 

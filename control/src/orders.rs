@@ -16,9 +16,9 @@ use tokio::{sync::watch, task::JoinError, time};
 
 use crate::{
     machines::{Machines, SMALL},
-    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, price},
+    pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, Tariff, price},
     pods::{Keeper, Order, PodView, Receipt, Refusal},
-    store::StoreFailed,
+    store::{StoreFailed, Totals},
 };
 
 /// Clients give up on a paid request after 70 s: a pod that takes longer to start is answered for before.
@@ -88,7 +88,7 @@ pub enum OrderError {
 /// Takes paid requests; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    cost: CostPerMonth,
+    cost: Tariff,
     machines: Machines,
     desk: Arc<Desk>,
     keeper: Keeper,
@@ -116,7 +116,7 @@ impl Deed {
 impl Orders {
     /// Takes requests for pods of the sizes of `machines`, of which the small one costs `cost`, paid to `account` through `receiver`.
     pub fn new(
-        cost: CostPerMonth,
+        cost: Tariff,
         machines: Machines,
         desk: Arc<Desk>,
         keeper: Keeper,
@@ -159,6 +159,16 @@ impl Orders {
         self.desk.asset().ok()
     }
 
+    /// What a small pod costs for a month, now.
+    pub fn cost_per_month(&self) -> CostPerMonth {
+        self.cost.now()
+    }
+
+    /// What was received in each asset, and what became of it.
+    pub fn totals(&self) -> Vec<(Asset, Totals)> {
+        self.desk.totals()
+    }
+
     /// The pods.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -177,11 +187,17 @@ impl Orders {
                 }
                 // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
                 Standing::InProgress => return Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
-                Standing::Paid { segment } => match self.act(deed.clone(), seconds.get(), segment).await {
-                    // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
-                    Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
-                    outcome => return outcome,
-                },
+                Standing::Paid { segment } => {
+                    if quote.price == 0 {
+                        // Nobody was asked for money, so nothing was looked at before.
+                        self.check(&deed).await.map_err(|refusal| OrderError::Refused { refusal, paid: false })?;
+                    }
+                    match self.act(deed.clone(), seconds.get(), segment).await {
+                        // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
+                        Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
+                        outcome => return outcome,
+                    }
+                }
             }
         }
     }
@@ -190,8 +206,10 @@ impl Orders {
     async fn check(&self, deed: &Deed) -> Result<(), Refusal> {
         match deed {
             Deed::Extend(id) => {
-                self.keeper.ready().await?;
-                let machine = &self.keeper.running(id)?.order.machine;
+                self.keeper.open().await?;
+                let order = self.keeper.running(id)?.order;
+                self.keeper.wanted(&order)?;
+                let machine = &order.machine;
                 if self.machines.get(machine).is_some() { Ok(()) } else { Err(Refusal::NotSold(machine.clone())) }
             }
             Deed::Upload(order) => self.keeper.admit(order).await,

@@ -10,6 +10,7 @@
 //! | `watch` | expiry; when to look after pods |
 //! | `notice` | exits, losses, pods that need a new start, pods nobody knows |
 //! | `listen` | a pod that has just been started and doesn't answer yet |
+//! | `operator` | what the operator sees of pods, and does to them |
 //! | `metrics` | what happened without anybody asking |
 //! | `recover` | carrying out the reconciliation |
 
@@ -17,6 +18,7 @@ mod keeper;
 mod listen;
 mod metrics;
 mod notice;
+mod operator;
 mod reconcile;
 mod recover;
 mod shares;
@@ -26,5 +28,6 @@ mod watch;
 
 pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
 pub use metrics::PodMetrics;
+pub use operator::{BanError, Doing, PodFacts};
 pub use shares::{Capacity, DiskShare, Resource, Room, Shares};
 pub use state::{Order, Pod, PodRecord};

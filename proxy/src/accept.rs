@@ -98,6 +98,7 @@ async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socke
     if secured.is_h2 {
         Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
     } else {
-        Box::pin(conn::serve(conn, secured.stream, shutdown)).await;
+        // Boxed once: a session is large, and is lent and taken back.
+        Box::pin(conn::serve(conn, Box::new(secured.stream), shutdown)).await;
     }
 }

@@ -1,25 +1,19 @@
-//! One client connection that speaks HTTP/1: hyper on top of pingora's stream or TLS on it, with deadlines for what hyper would wait for, and the drain.
-//!
-//! ```text
-//!            request's first byte            headers complete
-//!   Idle --------------------------> Head --------------------> Busy --+
-//!    ^  keep_alive                    ^  header_deadline               |  answer sent
-//!    +-------------------------------------------------------------------+
-//!                             accept -+        101 answered: Tunnel, for good
-//! ```
+//! One client connection that speaks HTTP/1: hyper on top of pingora's stream or TLS on it, with deadlines for what hyper would wait for,
+//! rest while there is nothing to do, and the drain.
 //!
 //! hyper's own header timeout counts the idle time before a request as well and takes a timer per request; this one takes a timer per
 //! connection and touches it only when a read has to wait.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderValue, StatusCode, Uri};
 use hyper::server::conn::http1::Builder;
@@ -31,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::access::Entry;
+use crate::clock::Clock;
 use crate::edge::Shared;
 use crate::forward;
 use crate::gate::Place;
@@ -42,10 +37,9 @@ use crate::metrics::Counted;
 use crate::pace::Pace;
 use crate::refusal::Refusal;
 use crate::rescue::Fault;
+use crate::rest::{self, Lent};
 use crate::tls::{Facts, policy};
 
-/// How often a connection that drains is looked at while it may still send a request: rarely needed, it needs no bell of its own.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Who has opened a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -105,6 +99,16 @@ impl Conn {
         }
     }
 
+    /// hyper has given the connection up.
+    fn ended(&self, error: &hyper::Error) {
+        if error.is_parse_too_large() {
+            self.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        } else if error.is_parse() {
+            self.refused(StatusCode::BAD_REQUEST);
+        }
+        tracing::debug!(%error, "client connection ended");
+    }
+
     /// Whether the client speaks TLS with us.
     pub(crate) fn is_secure(&self) -> bool {
         self.tls.is_some()
@@ -129,146 +133,99 @@ impl Conn {
 }
 
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
-pub(crate) async fn serve<S>(conn: Arc<Conn>, stream: S, mut shutdown: ShutdownWatch)
+pub(crate) async fn serve<S>(conn: Arc<Conn>, mut stream: S, mut shutdown: ShutdownWatch)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let edge = Arc::clone(&conn.edge);
-    let last = Arc::clone(&conn);
+    let limits = &conn.edge.limits;
+    // hyper closes what isn't busy: a request whose first bytes are on their way would get no answer.
+    let mut stopping = WhenWoken::new(async {
+        drop(shutdown.wait_for(|stop| *stop).await);
+        conn.clock.head_ended(limits.last_request).await;
+    });
+    let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
+    let mut first = Bytes::new();
+    while let Some(mut idle) = converse(&conn, stream, first, &mut stopping, &mut cut).await {
+        let _resting = Counted::new(&conn.edge.metrics.resting);
+        let deadline = Moment::now().after(limits.keep_alive.saturating_sub(conn.clock.waited()));
+        let next = tokio::select! {
+            biased;
+            next = rest::next(&mut idle, deadline) => next,
+            () = &mut stopping => None,
+            () = &mut cut => return,
+        };
+        let Some(next) = next else {
+            return rest::close(idle, limits.linger).await;
+        };
+        (stream, first) = (idle, next);
+    }
+}
+
+/// Answers requests until the connection ends, or has been idle so long that it may rest: then its stream comes back. `first` was read
+/// from it already.
+async fn converse<S>(
+    conn: &Arc<Conn>,
+    stream: S,
+    first: Bytes,
+    mut stopping: impl Future<Output = ()> + Unpin,
+    mut cut: impl Future<Output = ()> + Unpin,
+) -> Option<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (stream, mut back) = Lent::new(stream, first);
     let io = Timed {
         stream,
-        conn: Arc::clone(&conn),
+        conn: Arc::clone(conn),
         heads: Heads::default(),
         timer: LazyTimer::default(),
         farewell: None,
         pace: Pace::default(),
         refusal: Refusal::default(),
     };
+    let asked = Arc::clone(conn);
     let service = service_fn(move |request| {
-        conn.clock.request_began();
-        conn.requests.begin();
-        forward::answer(Arc::clone(&conn), request).map(Ok::<_, Infallible>)
+        asked.clock.request_began();
+        asked.requests.begin();
+        forward::answer(Arc::clone(&asked), request).map(Ok::<_, Infallible>)
     });
+    let limits = &conn.edge.limits;
     let mut builder = Builder::new();
-    builder.header_read_timeout(None).max_header_size(edge.limits.header_bytes).max_buf_size(edge.limits.buffer_bytes);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    // hyper closes what isn't busy: a request whose first bytes are on their way would get no answer.
-    let mut stopping = WhenWoken::new(async {
-        drop(shutdown.wait_for(|stop| *stop).await);
-        last.clock.head_ended(last.edge.limits.last_request).await;
-    });
-    let mut cut = WhenWoken::new(edge.cut.cancelled());
+    builder.header_read_timeout(None).max_header_size(limits.header_bytes).max_buf_size(limits.buffer_bytes);
+    // Boxed, so that nothing of it is left when the connection rests.
+    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut draining = false;
     loop {
+        let ended = poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending if conn.clock.is_resting() && !draining => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
         tokio::select! {
             biased;
-            ended = &mut serving => {
-                if let Err(error) = ended {
-                    if error.is_parse_too_large() {
-                        last.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-                    } else if error.is_parse() {
-                        last.refused(StatusCode::BAD_REQUEST);
+            ended = ended => {
+                match ended {
+                    None => {
+                        drop(serving);
+                        return back.try_recv().ok().flatten();
                     }
-                    tracing::debug!(%error, "client connection ended");
+                    Some(Err(error)) => conn.ended(&error),
+                    Some(Ok(())) => {}
                 }
-                return;
+                return None;
             }
             () = &mut stopping, if !draining => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = &mut cut => return,
+            () = &mut cut => return None,
         }
-    }
-}
-
-/// Which wait a connection is in, and since when.
-#[derive(Debug)]
-pub(crate) struct Clock {
-    phase: AtomicU8,
-    since_millis: AtomicU64,
-}
-
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const BUSY: u8 = 2;
-const TUNNEL: u8 = 3;
-
-impl Clock {
-    fn start() -> Clock {
-        Clock { phase: AtomicU8::new(HEAD), since_millis: AtomicU64::new(Moment::now().as_millis()) }
-    }
-
-    fn enter(&self, phase: u8) {
-        self.since_millis.store(Moment::now().as_millis(), Ordering::Relaxed);
-        self.phase.store(phase, Ordering::Relaxed);
-    }
-
-    fn request_began(&self) {
-        self.phase.store(BUSY, Ordering::Relaxed);
-    }
-
-    /// The answer to the last request is out, or given up.
-    pub(crate) fn request_ended(&self) {
-        if self.phase.load(Ordering::Relaxed) != TUNNEL {
-            self.enter(IDLE);
-        }
-    }
-
-    /// No request follows on this connection; silence on it is nobody's fault.
-    pub(crate) fn upgraded(&self) {
-        self.enter(TUNNEL);
-    }
-
-    fn bytes_came(&self) {
-        if self.phase.load(Ordering::Relaxed) == IDLE {
-            self.enter(HEAD);
-        }
-    }
-
-    fn is_in_head(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == HEAD
-    }
-
-    /// Waits until no request's headers are on their way, at most `patience`: what has come already is noticed first.
-    async fn head_ended(&self, patience: Duration) {
-        let over = Moment::now().after(patience);
-        while matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD) {
-            sleep(LOOK_AGAIN).await;
-            if !self.is_in_head() || Moment::now() >= over {
-                return;
-            }
-        }
-    }
-
-    pub(crate) fn is_tunnel(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == TUNNEL
-    }
-
-    /// How long what the connection is in has lasted.
-    fn waited(&self) -> Duration {
-        Moment::now().since(self.since())
-    }
-
-    fn since(&self) -> Moment {
-        Moment::from_millis(self.since_millis.load(Ordering::Relaxed))
-    }
-
-    /// When the wait that the connection is in has lasted too long.
-    fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
-        let allowed = match self.phase.load(Ordering::Relaxed) {
-            IDLE => keep_alive,
-            HEAD => header,
-            _ => return None,
-        };
-        Some(self.since().after(allowed))
     }
 }
 
 /// The client's stream, whose reads fail when the clock says so, and whose writes when the client takes too little.
 #[derive(Debug)]
 struct Timed<S> {
-    stream: S,
+    stream: Lent<S>,
     conn: Arc<Conn>,
     heads: Heads,
     timer: LazyTimer,
@@ -280,10 +237,16 @@ struct Timed<S> {
 }
 
 impl<S: AsyncRead + Unpin> Timed<S> {
+    /// Whether hyper has nothing of a request: what was read has all been answered.
+    fn may_rest(&self) -> bool {
+        self.conn.clock.is_idle() && self.heads.is_between(&self.conn.requests)
+    }
+
     /// Ready when the current wait is over its time.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limits = &self.conn.edge.limits;
-        match self.conn.clock.deadline(limits.header_deadline, limits.keep_alive) {
+        let idle = if self.may_rest() { limits.rest_after.min(limits.keep_alive) } else { limits.keep_alive };
+        match self.conn.clock.deadline(limits.header_deadline, idle) {
             Some(deadline) => self.timer.poll(deadline, cx),
             None => Poll::Pending,
         }
@@ -319,7 +282,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
                     heads.read(buf.filled().get(before..).unwrap_or_default(), &conn.requests);
                 }
             }
-            Poll::Pending if self.poll_overdue(cx).is_ready() => {
+            Poll::Pending if self.poll_overdue(cx).is_ready() && !self.may_rest() => {
                 if self.conn.clock.is_in_head() {
                     self.conn.edge.metrics.cut.header_deadline.inc();
                 }
@@ -339,14 +302,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         this.pace.judge(polled, cx, &this.conn)
     }
 
-    /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive.
+    /// The last flush of an answer is where the wait for the next request begins: hyper does not read again before bytes arrive. It asks
+    /// for one only when it has written all it had: so this is where a connection may rest.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.refusal.flushed();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         let polled = this.pace.judge(flushed, cx, &this.conn);
         if polled.is_ready() && self.poll_overdue(cx).is_ready() {
-            cx.waker().wake_by_ref();
+            if self.may_rest() {
+                self.conn.clock.rest();
+            } else {
+                cx.waker().wake_by_ref();
+            }
         }
         polled
     }

@@ -53,6 +53,11 @@ impl Heads {
         }
     }
 
+    /// Whether all that was read is known to be heads that hyper has handed over.
+    pub(crate) fn is_between(&self, requests: &Requests) -> bool {
+        self.number == requests.begun.load(Ordering::Relaxed) + 1 && !self.has_line && self.begun_len == 0
+    }
+
     /// Looks at the bytes of one read.
     pub(crate) fn read(&mut self, bytes: &[u8], requests: &Requests) {
         if self.number == 0 {

@@ -52,9 +52,7 @@ async fn blocking<T: Send + 'static>(operation: &str, work: impl FnOnce() -> T +
 /// The policy of hyperd's bridge, if it gets one. hyperd itself gives its pods an address in the world.
 fn hyperd_policy(config: &Config) -> Option<Policy> {
     let bridge = &config.hyper_bridge;
-    let rules =
-        codiusd_runtime::network::NetworkRules { nameservers: network::resolvers(&config.network.nameservers), ..config.network.clone() };
-    (!bridge.is_empty()).then(|| Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.clone()), None, &rules))
+    (!bridge.is_empty()).then(|| Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.clone()), None, &config.network.resolved()))
 }
 
 /// The network policy of the pods this host runs, if it runs any.

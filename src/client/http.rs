@@ -178,7 +178,7 @@ fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
 }
 
 /// `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.
-struct LocalhostResolver;
+pub(crate) struct LocalhostResolver;
 
 impl Resolve for LocalhostResolver {
     fn resolve(&self, name: Name) -> Resolving {

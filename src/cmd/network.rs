@@ -1,13 +1,18 @@
 //! `codiusd network show|check|remove`: what pods may send to whom, and whether the kernel sees to it.
 
-use std::{io, process::ExitCode};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand};
 use codiusd_runtime::network::{self, Grade, Policy};
 use serde_json::json;
 
 use super::{ConfigArgs, failure, usage};
-use crate::app::pods::network_policy;
+use crate::{app::pods::network_policy, config::Config};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkCommand {
@@ -21,11 +26,11 @@ pub(super) enum NetworkCommand {
     },
     /// Compare it with what the kernel does; exit code 1 if pods can do more. Needs root
     Check(Common),
-    /// Take it out of the kernel, for whoever stops being a host. Other programs' tables stay. Needs root
+    /// Take it out of the kernel, for whoever stops being a host, once codiusd and its pods are stopped. Other programs' tables stay. Needs root
     Remove {
         #[command(flatten)]
         common: Common,
-        /// Also while there are pods, which can then reach everything
+        /// Also while there are pods, which can then reach everything, or a codiusd, which puts it back
         #[arg(long)]
         force: bool,
     },
@@ -59,7 +64,7 @@ pub(super) fn run(command: &NetworkCommand) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         NetworkCommand::Check(_) => check(&policy, common.json),
-        NetworkCommand::Remove { force, .. } => remove(&policy, *force, common.json),
+        NetworkCommand::Remove { force, .. } => remove(&config, &policy, *force, common.json),
     };
     done.unwrap_or_else(|error| failure(&error))
 }
@@ -70,13 +75,16 @@ fn show(policy: &Policy, json: bool) {
             let (from, to) = row.way.ends();
             json!({ "id": row.id, "from": from, "to": to, "what": row.what.to_string(), "fate": row.fate.to_string(), "why": row.why })
         });
-        println!("{}", json!({ "table": policy.table, "rows": rows.collect::<Vec<_>>() }));
+        println!("{}", json!({ "table": policy.table, "rows": rows.collect::<Vec<_>>(), "linkBytesPerSecond": policy.carried }));
         return;
     }
     println!("table inet {}", policy.table);
     for row in &policy.rows {
         let (from, to) = row.way.ends();
         println!("{:16} {from:>5} -> {to:8} {:24} {} ({})", row.id, row.fate.to_string(), row.what, row.why);
+    }
+    if policy.carried > 0 {
+        println!("each pod's link carries {} Mbit/s each way; what is beyond waits", u64::from(policy.carried) * 8 / 1_000_000);
     }
 }
 
@@ -97,7 +105,10 @@ fn check(policy: &Policy, json: bool) -> io::Result<ExitCode> {
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn remove(policy: &Policy, force: bool, json: bool) -> io::Result<ExitCode> {
+fn remove(config: &Config, policy: &Policy, force: bool, json: bool) -> io::Result<ExitCode> {
+    if !force && runs(&config.root)? {
+        return Err(io::Error::other("a codiusd runs with these settings, and would put it back: stop it first, or --force"));
+    }
     let pods = network::links(&policy.links)?.len();
     if pods > 0 && !force {
         return Err(io::Error::other(format!(
@@ -111,4 +122,17 @@ fn remove(policy: &Policy, force: bool, json: bool) -> io::Result<ExitCode> {
         println!("table inet {} is gone; a codiusd that starts, or still runs, puts it back", policy.table);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a codiusd has its directory in use.
+fn runs(root: &Path) -> io::Result<bool> {
+    let lock = match File::open(root.join("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }

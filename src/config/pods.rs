@@ -92,6 +92,7 @@ pub(super) fn network(settings: &Settings) -> Result<NetworkRules, ConfigError> 
         host_ports: settings.list("pod_host_ports", "ports such as tcp/7768, separated by commas", parse)?,
         connections_max: number("pod_connections")?,
         connections_per_second: number("pod_connections_per_second")?,
+        bytes_per_second: settings.get("pod_bandwidth", "megabits per second from 1 to 30000, or 0 for no bound", parse_megabits)?,
     })
 }
 
@@ -99,7 +100,16 @@ fn parse_count(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| (1..=1_000_000).contains(count))
 }
 
+/// As bytes a second.
+fn parse_megabits(text: &str) -> Option<u32> {
+    let megabits = text.parse::<u32>().ok().filter(|megabits| *megabits <= 30_000)?;
+    Some(megabits * 125_000)
+}
+
+/// Empty for none. A variable that is empty isn't set, so there is a word for it.
 pub(super) fn parse_bridge(text: &str) -> Option<String> {
-    let fits = text.len() <= INTERFACE_CHARS_MAX && !text.contains(|character: char| character == '/' || !character.is_ascii_graphic());
-    fits.then(|| text.to_owned())
+    let named = !matches!(text, "." | "..");
+    let fits =
+        named && text.len() <= INTERFACE_CHARS_MAX && !text.contains(|character: char| character == '/' || !character.is_ascii_graphic());
+    fits.then(|| if text == "none" { String::new() } else { text.to_owned() })
 }

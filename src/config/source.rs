@@ -1,6 +1,10 @@
 //! Where values come from: environment, file, default, in this order.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -68,6 +72,11 @@ impl Settings {
     /// Whether a key was set at all.
     pub fn is_set(&self, name: &str) -> bool {
         self.0.contains_key(name)
+    }
+
+    /// Where the host keeps its files, whatever else is set.
+    pub(crate) fn root(&self) -> Result<PathBuf, ConfigError> {
+        self.get("root", "an absolute path", super::parse_path)
     }
 
     /// A setting that has a default.

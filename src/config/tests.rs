@@ -44,6 +44,14 @@ fn what_pods_get_has_units_and_logins_are_not_shown() {
         (config.network.nameservers.clone(), config.registries.allow.clone()),
         (vec![Ipv4Addr::new(9, 9, 9, 9)], vec!["ghcr.io/us".to_owned()])
     );
+    for (set, bridge) in [("hyper_bridge = \"none\"", ""), ("hyper_bridge = \"\"", ""), ("", "hyper0")] {
+        assert_eq!(read(set, &[dev]).unwrap().hyper_bridge, bridge, "{set}");
+    }
+    for (set, bytes) in
+        [("", 25_000_000), ("pod_bandwidth = 8", 1_000_000), ("pod_bandwidth = 0", 0), ("pod_bandwidth = 30000", 3_750_000_000)]
+    {
+        assert_eq!(read(set, &[dev]).unwrap().network.bytes_per_second, bytes, "{set}");
+    }
     let login = &config.registries.credentials[0];
     assert_eq!((&*login.registry, &*login.username, &*login.password), ("index.docker.io", "me", "s3cret:with:colons"));
     assert!(!format!("{config:?}").contains("s3cret"));
@@ -140,6 +148,8 @@ fn what_pods_get_is_named_with_what_is_right() {
         ("CODIUS_POD_DISK", "1GB", "\"1GB\": must be own or memory"),
         ("CODIUS_IMAGE_DISK", "9MiB", "\"9MiB\": must be a size of at least 1GiB, such as 40GiB"),
         ("CODIUS_POD_DNS", "127.0.0.53", "\"127.0.0.53\": must be IPv4 addresses pods can reach, separated by commas"),
+        ("CODIUS_HYPER_BRIDGE", "..", "\"..\": must be name of a network interface, or none"),
+        ("CODIUS_POD_BANDWIDTH", "30001", "\"30001\": must be megabits per second from 1 to 30000, or 0 for no bound"),
         ("CODIUS_REGISTRIES_DENY", "https://ghcr.io", "\"https://ghcr.io\": must be host, host:port or host/path, separated by commas"),
         ("CODIUS_REGISTRY_CREDENTIALS", "{\"ghcr.io\":\"s3cret\"}", "\"(hidden)\": must be JSON such as {\"ghcr.io\":\"user:password\"}"),
     ];

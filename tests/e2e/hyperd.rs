@@ -35,6 +35,12 @@ async fn info(host: &Host) -> Value {
     host.api(Method::GET, "/info", None, None).await.json()
 }
 
+/// The status of `/readyz`, and whether the runtime is ready.
+async fn readiness(host: &Host) -> (StatusCode, Value) {
+    let answer = host.api(Method::GET, "/readyz", None, None).await;
+    (answer.status, answer.json()["runtime"].clone())
+}
+
 async fn metric(host: &Host, line: &str) -> Option<u64> {
     let metrics = web::send(host.admin(), web::get(&host.admin().to_string(), "/metrics")).await.expect("metrics").text();
     metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
@@ -87,6 +93,7 @@ async fn without_hyperd_pods_serve_on_and_no_money_is_asked_for() {
     let hash = payer.run_pod(&host, &talking(&hyperd).debug(), 600).await;
     until("the page", WITHIN, async || answers(&host, &hash).await).await;
     assert_eq!(info(&host).await["acceptingUploads"], true);
+    assert_eq!(readiness(&host).await, (StatusCode::OK, json!(true)));
 
     hyperd.kill9();
     let refused = async |host: &Host| {
@@ -100,6 +107,7 @@ async fn without_hyperd_pods_serve_on_and_no_money_is_asked_for() {
             assert!(answer.header("retry-after").is_some() && answer.header("pay").is_none());
         }
         assert_eq!(info(host).await["acceptingUploads"], false);
+        assert_eq!(readiness(host).await, (StatusCode::SERVICE_UNAVAILABLE, json!(false)));
     };
     refused(&host).await;
     answers(&host, &hash).await.expect("the pod serves on");

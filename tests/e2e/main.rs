@@ -12,7 +12,10 @@
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `deploy` | what systemd is told; units, installation, DNS, and the operator's guide |
 //! | `client` | codiusd's own upload, extend and logs |
-//! | `operating` | metrics, the busiest pods, an access log that is rotated |
+//! | `operator` | the operator's API and commands: prices, bans, drains |
+//! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
+//! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
+//! | `doctor` | what a host needs and doesn't have |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -21,14 +24,17 @@
 
 mod client;
 mod deploy;
+mod doctor;
 mod ending;
 mod hyperd;
 mod javascript;
 mod network;
 mod operating;
+mod operator;
 mod paying;
 mod peers;
 mod pods;
+mod prometheus;
 mod restart;
 mod shares;
 mod stopping;

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use codiusd_kit::{Payer, Upload, process::Signal, until, web};
 use http::{Method, StatusCode};
+use serde_json::Value;
 
 use crate::host;
 
@@ -44,4 +45,23 @@ async fn an_operator_sees_pods_apart_and_the_public_does_not() {
     assert_eq!(host.pod(&hash, "/after").await.status, StatusCode::OK);
     until("a line in it", WITHIN, async || logged(&log, "\"/after\" 200")).await;
     assert_eq!(logged(&moved, "/after"), None);
+}
+
+/// Through the front door, which adds and takes nothing that matters here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_says_what_it_is_and_keeps_what_it_should() {
+    let host = host().without_pods().set("CODIUS_ADDITIONAL_HOST_INFO", "false").start().await;
+    let asked = async |path: &str| host.api(Method::GET, path, None, None).await;
+    for path in ["/healthz", "/readyz"] {
+        let answer = asked(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text());
+    }
+    let info = asked("/info?requestPeers=true").await.json();
+    assert_eq!((info.get("runningContracts"), info.get("peers")), (None, None), "{info}");
+    assert_eq!((&info["acceptingUploads"], &info["selfTestSuccess"]), (&Value::Bool(true), &Value::Null), "{info}");
+    let document = asked("/openapi.json").await.json();
+    assert!(document["paths"]["/readyz"].is_object() && document["paths"]["/metrics"].is_null(), "{document}");
+    let page = asked("/").await;
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'none'; ")));
+    assert!(page.text().contains("id=\"runningContracts\">not told"), "{}", page.text());
 }

@@ -20,7 +20,7 @@ use crate::host;
 const NAME: &str = "codius.localhost";
 
 /// `codiusd certs dev`, and what it says to set.
-fn make_certificates(directory: &Path) -> String {
+pub(crate) fn make_certificates(directory: &Path) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_codiusd")).args(["certs", "dev"]).arg(directory).output().expect("run codiusd");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -102,7 +102,7 @@ impl EmbeddedRuntime {
         let claim = SubnetClaim::take(&config.root, config.subnet)?;
         let images = ImageStore::open(config.images.clone())?;
         // Once: pods that come later are told of those name servers the policy knows.
-        config.network.nameservers = network::resolvers(&config.network.nameservers);
+        config.network = config.network.resolved();
         let guard = Guard::install(&config.policy(), config.policy_restored.clone())?;
         link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;

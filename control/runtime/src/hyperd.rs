@@ -141,9 +141,7 @@ impl Runtime for HyperdRuntime {
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
-        if self.inner.guard.as_ref().is_some_and(|guard| !guard.in_force()) {
-            return Err(network::unguarded());
-        }
+        self.inner.guarded()?;
         if self.inner.admitted.available_permits() == 0 {
             return Err(RuntimeError::Busy);
         }
@@ -166,7 +164,14 @@ impl Runtime for HyperdRuntime {
         in_task(async move {
             let turn = inner.turns.of(&spec.id);
             let _mine = turn.lock().await;
-            inner.start(spec).await
+            inner.guarded()?;
+            let id = spec.id.clone();
+            let running = inner.start(spec).await?;
+            if let Err(error) = inner.keep_apart().await {
+                inner.stop(&id).await?;
+                return Err(error);
+            }
+            Ok(running)
         })
         .await
     }
@@ -224,7 +229,31 @@ async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Runtime
     })
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.guard.as_ref().map(|guard| guard.remove_unless_used()) {
+            tracing::warn!(%error, "the network policy is left in the kernel");
+        }
+    }
+}
+
 impl Inner {
+    /// Nobody's pod is started where it could send what it likes.
+    fn guarded(&self) -> Result<(), RuntimeError> {
+        if self.guard.as_ref().is_none_or(|guard| guard.in_force()) { Ok(()) } else { Err(network::unguarded()) }
+    }
+
+    /// The machine that was just started has a port of its own at the bridge: it is closed to others before anyone knows the pod.
+    async fn keep_apart(&self) -> Result<(), RuntimeError> {
+        let Some(guard) = self.guard.clone() else { return Ok(()) };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Unavailable {
+            operation: "keeping pods apart".to_owned(),
+            source: Some(source),
+        };
+        let kept = task::spawn_blocking(move || guard.separate()).await.map_err(|error| failed(error.into()))?;
+        kept.map_err(|error| failed(error.into()))
+    }
+
     async fn info(&self, id: &PodId) -> Result<wire::Info, HyperdError> {
         generation::read(&self.client.call(Call::Info, &[("podName", id.as_str())], None).await?)
     }

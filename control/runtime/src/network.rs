@@ -15,10 +15,12 @@
 //! | `table` | the description as chains and rules |
 //! | `encode`, `kernel` | the kernel's messages: put there, read back |
 //! | `guard` | in force, and kept so |
+//! | `bandwidth` | what a pod's wire carries |
 //! | `bridge` | pods on a bridge are kept apart |
 //! | `check` | whether the kernel does what the policy says |
 //! | `resolvers` | whom pods ask for names |
 
+mod bandwidth;
 mod bridge;
 mod check;
 mod encode;
@@ -35,12 +37,12 @@ use std::io;
 
 use crate::RuntimeError;
 
+pub(crate) use bandwidth::cap;
 pub use check::{Finding, Grade, check, links, stopped};
 pub use error::PolicyError;
 pub use guard::Guard;
 pub use policy::{Fate, Links, NetworkRules, Policy, Row, Way, What};
 pub use ports::{BlockedPorts, Direction, Ports, Protocol, ingress_denied};
-pub use resolvers::resolvers;
 pub use subnet::Subnet;
 pub use table::Table;
 

@@ -39,9 +39,10 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     }
     let told = response.extensions_mut().remove::<Told>();
     if let Some(told) = told.filter(|_| person) {
-        *response.body_mut() = page::error(response.status(), &told.0).into();
+        let page = page::error(response.status(), &told.0);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(page::CONTENT_TYPE));
+        crate::html::put_headers(response.headers_mut(), &page);
+        *response.body_mut() = page.into();
     }
     put_common_headers(response.headers_mut());
     response

@@ -6,7 +6,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use codiusd_runtime::{PodId, RuntimeError, error::Fault};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     manifest::ManifestError,
@@ -16,11 +17,36 @@ use crate::{
 };
 
 /// When a client may try again something the host couldn't do now, in seconds.
-const RETRY_AFTER: &str = "10";
+pub(super) const RETRY_AFTER: &str = "10";
 
 /// An error's message, for an answer that is made into a page.
 #[derive(Clone, Debug)]
 pub(super) struct Told(pub(super) String);
+
+/// Why there is no other answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Failure {
+    /// The status of the answer.
+    status_code: u16,
+    /// What the status is called.
+    error: &'static str,
+    /// What is wrong, and where.
+    message: String,
+}
+
+/// What is to be paid before there is another answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PaymentDue {
+    #[serde(flatten)]
+    #[schema(inline)]
+    failure: Failure,
+    /// The price, in the asset's smallest unit; digits.
+    required: String,
+    /// What has been received of it; digits.
+    received: String,
+}
 
 /// Everything a request can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +131,8 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
-            Refusal::Changing(_) | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
+            Refusal::Banned(_) => StatusCode::FORBIDDEN,
+            Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
@@ -131,22 +158,29 @@ impl IntoResponse for ApiError {
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
-        let mut body = json!({ "statusCode": status.as_u16(), "error": status.canonical_reason(), "message": &message });
-        let mut pay = None;
-        if let Self::Order(OrderError::Due(Due { pay: header, required, received })) = &self {
-            body["message"] = "Payment Required".into();
-            body["required"] = required.to_string().into();
-            body["received"] = received.to_string().into();
-            pay = HeaderValue::from_str(header).ok();
-        }
-        let mut response = (status, Json(body)).into_response();
+        let failure = |message: &str| Failure {
+            status_code: status.as_u16(),
+            error: status.canonical_reason().unwrap_or("Error"),
+            message: message.to_owned(),
+        };
+        let mut response = match &self {
+            Self::Order(OrderError::Due(due)) => asking(status, failure("Payment Required"), due),
+            _ => (status, Json(failure(&message))).into_response(),
+        };
         response.extensions_mut().insert(Told(message));
-        if let Some(pay) = pay {
-            response.headers_mut().insert("pay", pay);
-        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         response
     }
+}
+
+/// The answer that says what to pay, and where.
+fn asking(status: StatusCode, failure: Failure, due: &Due) -> Response {
+    let body = PaymentDue { failure, required: due.required.to_string(), received: due.received.to_string() };
+    let mut response = (status, Json(body)).into_response();
+    if let Ok(pay) = HeaderValue::from_str(&due.pay) {
+        response.headers_mut().insert("pay", pay);
+    }
+    response
 }

@@ -18,7 +18,11 @@ use codiusd_runtime::{LogLine, LogLines, PodId};
 use futures::{Stream, StreamExt};
 use tokio::time;
 
-use super::{Api, error::ApiError, request};
+use super::{
+    Api,
+    error::{ApiError, Failure},
+    request,
+};
 
 const CONTENT_TYPE: &str = "application/vnd.codius.raw-stream";
 
@@ -32,6 +36,28 @@ struct KeepAlive {
 const PING: KeepAlive = KeepAlive { silence: Duration::from_secs(1), line: b"ping\n" };
 const EMPTY: KeepAlive = KeepAlive { silence: Duration::from_secs(15), line: b"\n" };
 
+/// What the containers of a `debug: true` pod wrote
+#[utoipa::path(
+    get,
+    path = "/pods/{hash}/logs",
+    tag = "pods",
+    params(
+        ("hash" = String, Path, description = "the manifest's hash"),
+        ("follow" = Option<String>, Query, description = "exactly `true`: the answer goes on until the pod ends"),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "`<container> <stdout|stderr> <text>` lines",
+            content_type = "application/vnd.codius.raw-stream",
+            body = String
+        ),
+        (status = 400, description = "The query is wrong", body = Failure),
+        (status = 403, description = "The pod doesn't allow it", body = Failure),
+        (status = 404, description = "There is no such pod", body = Failure),
+        (status = 503, description = "The runtime can't tell now", body = Failure, headers(("Retry-After" = u32, description = "Seconds"))),
+    ),
+)]
 pub(super) async fn logs(
     State(api): State<Arc<Api>>,
     Path(hash): Path<String>,

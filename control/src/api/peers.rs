@@ -9,17 +9,40 @@ use axum::{
     http::{HeaderMap, Uri},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use url::form_urlencoded;
+use utoipa::ToSchema;
 
-use super::{Api, VERSION, Version, error::ApiError, request};
+use super::{
+    Api, VERSION,
+    error::{ApiError, Failure},
+    request,
+};
 use crate::peers::PeerUri;
 
 /// Hosts of one answer, at most.
 pub(super) const LIMIT_MAX: u16 = 1000;
 
-/// Some of the hosts we know.
-pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Value>, ApiError> {
+/// Other hosts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Known {
+    /// Where they are reached.
+    #[schema(value_type = Vec<String>)]
+    peers: Vec<PeerUri>,
+}
+
+/// Some of the hosts this one knows
+#[utoipa::path(
+    get,
+    path = "/peers",
+    tag = "peers",
+    params(("limit" = Option<u16>, Query, description = "how many, at most", minimum = 1, maximum = 1000)),
+    responses(
+        (status = 200, description = "A random sample", body = Known),
+        (status = 400, description = "The query is wrong", body = Failure),
+    ),
+)]
+pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Known>, ApiError> {
     let mut limit = None;
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         match (name.as_ref(), limit) {
@@ -28,25 +51,49 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<V
             _ => return Err(ApiError::Query("limit is all there is to say".to_owned())),
         }
     }
-    Ok(Json(json!({ "peers": api.peers.sample(limit.unwrap_or(LIMIT_MAX).into()) })))
+    Ok(Json(Known { peers: api.peers.sample(limit.unwrap_or(LIMIT_MAX).into()) }))
 }
 
-#[derive(Deserialize)]
+/// Hosts to take note of.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Discovery {
+    /// Where they are reached.
+    #[schema(value_type = Vec<String>)]
     peers: Value,
+    /// Taken, and of no effect.
     #[serde(default)]
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 1000)]
     limit: Option<Value>,
 }
 
-#[derive(Serialize)]
+/// What answers, and hosts it knows.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Discovered {
-    #[serde(flatten)]
-    version: Version,
+    /// The program.
+    name: &'static str,
+    /// Its version.
+    version: &'static str,
+    /// Where the hosts are reached.
+    #[schema(value_type = Vec<String>)]
     peers: Vec<PeerUri>,
 }
 
-/// Takes note of hosts, and answers with some. They aren't looked at before, nor all of them after.
+/// Takes note of hosts, and answers with some
+///
+/// They aren't looked at before, nor all of them after.
+#[utoipa::path(
+    post,
+    path = "/peers/discover",
+    tag = "peers",
+    request_body(content = Discovery, description = "Hosts to take note of"),
+    responses(
+        (status = 200, description = "A random sample of those known before", body = Discovered),
+        (status = 400, description = "The body is wrong", body = Failure),
+        (status = 413, description = "The body is too large", body = Failure),
+        (status = 415, description = "The body isn't JSON", body = Failure),
+    ),
+)]
 pub(super) async fn discover(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Discovered>, ApiError> {
     let body = request::json_body(&headers, body).await?;
     let payload: Value = serde_json::from_slice(&body).map_err(|error| ApiError::Json(error.to_string()))?;
@@ -60,7 +107,7 @@ pub(super) async fn discover(State(api): State<Arc<Api>>, headers: HeaderMap, bo
         names(discovery.peers).ok_or_else(|| ApiError::Payload("peers must be a list of strings, none of them empty".to_owned()))?;
     let peers = api.peers.sample(LIMIT_MAX.into());
     api.peers.submit(submitter(&headers), names.iter().map(String::as_str).take(LIMIT_MAX.into()));
-    Ok(Json(Discovered { version: VERSION, peers }))
+    Ok(Json(Discovered { name: VERSION.name, version: VERSION.version, peers }))
 }
 
 fn bad_limit() -> String {

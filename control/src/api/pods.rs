@@ -1,6 +1,6 @@
 //! `/pods`: a free quote (OPTIONS), a paid upload (POST), a paid extension (PUT), what runs (GET).
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use axum::{
     Json,
@@ -10,17 +10,78 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use codiusd_runtime::PodId;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{Api, error::ApiError, request};
+use super::{
+    Api,
+    error::{ApiError, Failure, PaymentDue},
+    request,
+};
 use crate::{
-    manifest::{ManifestHash, Upload},
+    manifest::{ManifestHash, Upload, UploadBody},
     orders::Payment,
     pay::Binding,
     pods::{Receipt, Refusal},
 };
 
-/// What it would cost. A browser asking for permission uses the same method, and is told apart by its header.
+/// What an upload would cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Quoted {
+    /// The pod's name.
+    manifest_hash: String,
+    /// In the asset's smallest unit; digits.
+    price: String,
+    /// What is paid in.
+    asset_code: String,
+    /// Decimal places of its smallest unit.
+    asset_scale: u8,
+    /// Run time, in seconds.
+    #[schema(value_type = u32)]
+    duration: NonZeroU32,
+}
+
+/// A pod that runs.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Running {
+    /// Where it is reached.
+    url: String,
+    /// Its name.
+    #[schema(value_type = String)]
+    manifest_hash: PodId,
+    /// Until when it runs, ISO 8601.
+    expiry: String,
+    /// What was uploaded, without private values.
+    #[schema(value_type = Object)]
+    manifest: serde_json::Value,
+}
+
+/// What an upload would cost, for free
+///
+/// A browser asking for permission uses the same method, and is told apart by its header.
+#[utoipa::path(
+    options,
+    path = "/pods",
+    tag = "pods",
+    params(("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1)),
+    request_body(content = UploadBody, description = "What would be uploaded; private values may be left out"),
+    responses(
+        (status = 200, description = "The price", body = Quoted),
+        (status = 204, description = "To a browser that asks for permission"),
+        (status = 400, description = "The request is wrong", body = Failure),
+        (status = 413, description = "The body is too large", body = Failure),
+        (status = 415, description = "The body isn't JSON", body = Failure),
+        (status = 422, description = "The manifest's fields don't go together", body = Failure),
+        (
+            status = 503,
+            description = "The host can't do this now; what was paid is kept",
+            body = Failure,
+            headers(("Retry-After" = u32, description = "Seconds"))
+        ),
+    ),
+)]
 pub(super) async fn quote(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     if headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return Ok(preflight());
@@ -29,13 +90,13 @@ pub(super) async fn quote(State(api): State<Arc<Api>>, uri: Uri, headers: Header
     let upload = Upload::parse_question(&body, &api.config.rules)?;
     let seconds = request::duration(&uri, &api.config)?;
     let quote = api.orders.quote(upload.machine(), seconds)?;
-    let answer = json!({
-        "manifestHash": upload.hash().to_string(),
-        "price": quote.price.to_string(),
-        "assetCode": quote.asset.code,
-        "assetScale": quote.asset.scale,
-        "duration": seconds,
-    });
+    let answer = Quoted {
+        manifest_hash: upload.hash().to_string(),
+        price: quote.price.to_string(),
+        asset_code: quote.asset.code,
+        asset_scale: quote.asset.scale,
+        duration: seconds,
+    };
     Ok(Json(answer).into_response())
 }
 
@@ -48,7 +109,37 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, allow).into_response()
 }
 
-/// Runs a pod for money.
+/// Runs a pod for money
+///
+/// A pod that runs already runs longer. Without a token this is a free check of all that is checked before money is asked for.
+#[utoipa::path(
+    post,
+    path = "/pods",
+    tag = "pods",
+    params(("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1), ("Pay-Token" = Option<String>, Header, description = "16 random bytes in base64, which belong to this request; a 400 without one")),
+    request_body(content = UploadBody, description = "The manifest, and its private values"),
+    responses(
+        (status = 200, description = "The pod runs", body = Receipt),
+        (status = 400, description = "The request is wrong", body = Failure),
+        (
+            status = 402,
+            description = "Pay, then send the same request again",
+            body = PaymentDue,
+            headers(("Pay" = String, description = "`interledger-stream <ILP address> <base64 of the shared secret>`"))
+        ),
+        (status = 409, description = "The token belongs to another request", body = Failure),
+        (status = 413, description = "The body is too large", body = Failure),
+        (status = 415, description = "The body isn't JSON", body = Failure),
+        (status = 422, description = "The manifest's fields don't go together, or its image can't be run", body = Failure),
+        (status = 500, description = "The host has failed", body = Failure),
+        (
+            status = 503,
+            description = "The host can't do this now; what was paid is kept",
+            body = Failure,
+            headers(("Retry-After" = u32, description = "Seconds"))
+        ),
+    ),
+)]
 pub(super) async fn upload(
     State(api): State<Arc<Api>>,
     method: Method,
@@ -72,7 +163,34 @@ pub(super) async fn upload(
     Ok(Json(api.orders.upload(order, seconds, payment).await?))
 }
 
-/// Lets a pod run longer for money.
+/// Lets a pod run longer for money
+#[utoipa::path(
+    put,
+    path = "/pods",
+    tag = "pods",
+    params(("manifestHash" = String, Query, description = "the pod's name"), ("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1), ("Pay-Token" = String, Header, description = "16 random bytes in base64, which belong to this request")),
+    responses(
+        (status = 200, description = "The pod runs longer", body = Receipt),
+        (status = 400, description = "The request is wrong", body = Failure),
+        (
+            status = 402,
+            description = "Pay, then send the same request again",
+            body = PaymentDue,
+            headers(("Pay" = String, description = "`interledger-stream <ILP address> <base64 of the shared secret>`"))
+        ),
+        (status = 404, description = "There is no such pod", body = Failure),
+        (status = 409, description = "The token belongs to another request", body = Failure),
+        (status = 413, description = "There is a body, which isn't wanted, and it is too large", body = Failure),
+        (status = 422, description = "There is no manifestHash, or the size of the pod isn't sold any more", body = Failure),
+        (status = 500, description = "The host has failed", body = Failure),
+        (
+            status = 503,
+            description = "The host can't do this now; what was paid is kept",
+            body = Failure,
+            headers(("Retry-After" = u32, description = "Seconds"))
+        ),
+    ),
+)]
 pub(super) async fn extend(
     State(api): State<Arc<Api>>,
     method: Method,
@@ -90,8 +208,26 @@ pub(super) async fn extend(
     Ok(Json(api.orders.extend(&id, seconds, payment).await?))
 }
 
-/// What runs under a name.
-pub(super) async fn state(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, ApiError> {
+/// What runs under a name
+#[utoipa::path(
+    get,
+    path = "/pods",
+    tag = "pods",
+    params(("manifestHash" = String, Query, description = "the pod's name")),
+    responses(
+        (status = 200, description = "The pod", body = Running),
+        (status = 400, description = "The query is wrong", body = Failure),
+        (status = 404, description = "There is no such pod", body = Failure),
+        (status = 422, description = "There is no manifestHash", body = Failure),
+        (
+            status = 503,
+            description = "The pod has stopped, or is being started or stopped",
+            body = Failure,
+            headers(("Retry-After" = u32, description = "Seconds"))
+        ),
+    ),
+)]
+pub(super) async fn state(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Running>, ApiError> {
     let text = request::parameter(&uri, "manifestHash")?.filter(|text| !text.is_empty()).ok_or(ApiError::NoHash)?;
     let unknown = || ApiError::NoManifest(text.clone().into_owned());
     let hash: ManifestHash = text.parse().map_err(|_| unknown())?;
@@ -102,8 +238,7 @@ pub(super) async fn state(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
     };
     let manifest: serde_json::Value = serde_json::from_str(&view.order.manifest).unwrap_or_default();
     let receipt = view.receipt;
-    let answer = json!({ "url": receipt.url, "manifestHash": receipt.manifest_hash, "expiry": receipt.expiry, "manifest": manifest });
-    Ok(Json(answer).into_response())
+    Ok(Json(Running { url: receipt.url, manifest_hash: receipt.manifest_hash, expiry: receipt.expiry, manifest }))
 }
 
 fn target(uri: &Uri) -> &str {

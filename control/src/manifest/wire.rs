@@ -7,73 +7,83 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{ManifestError, strict::Strict};
 
 /// `{"manifest": ..., "private": ...}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UploadBody {
+pub(crate) struct UploadBody {
     pub(super) manifest: Manifest,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) private: Option<Private>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) version: String,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) port: Option<String>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) machine: Option<String>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) debug: Option<bool>,
     pub(super) containers: Vec<Container>,
     #[serde(default)]
+    #[schema(value_type = HashMap<String, Var>)]
     pub(super) vars: Vars,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Container {
     pub(super) id: String,
     pub(super) image: String,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) command: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) workdir: Option<String>,
     #[serde(default, deserialize_with = "pairs")]
+    #[schema(value_type = HashMap<String, String>)]
     pub(super) environment: Vec<(String, String)>,
 }
 
 /// Variables by name.
 pub(super) type Vars = std::collections::BTreeMap<String, Var>;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Var {
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     pub(super) encoding: Option<Encoding>,
     pub(super) value: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 pub(super) enum Encoding {
     #[serde(rename = "private:sha256")]
     PrivateSha256,
 }
 
 /// Private values; they aren't part of the hash.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Private {
     #[serde(default)]
     pub(super) vars: std::collections::BTreeMap<String, PrivateVar>,
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PrivateVar {
     pub(super) nonce: String,

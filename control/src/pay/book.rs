@@ -342,6 +342,11 @@ impl Book {
         Ok(Write::Payment(payment.row.clone()))
     }
 
+    /// What was received in each asset, and what became of it.
+    pub(super) fn totals(&self) -> Vec<(Asset, Totals)> {
+        self.sums.iter().map(|(asset, sums)| (asset.clone(), sums.totals)).collect()
+    }
+
     /// Payments that were being consumed when the store was last written.
     pub(super) fn consuming(&self) -> Vec<String> {
         let consuming = self.payments.values().filter(|payment| payment.row.state == PaymentState::Consuming);

@@ -134,6 +134,13 @@ impl Desk {
         self.book().consuming()
     }
 
+    /// What was received in each asset, and what became of it, in the assets' order.
+    pub fn totals(&self) -> Vec<(Asset, Totals)> {
+        let mut totals = self.book().totals();
+        totals.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        totals
+    }
+
     /// Wakes requests that wait for a payment; call it when a change is durable.
     pub(crate) fn announce(&self) {
         self.changed.send_replace(());

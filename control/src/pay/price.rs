@@ -75,12 +75,22 @@ impl FromStr for CostPerMonth {
 
 impl fmt::Display for CostPerMonth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decimals = usize::from(self.decimals);
-        let digits = format!("{:0>width$}", self.digits, width = decimals + 1);
-        let (whole, fraction) = digits.split_at(digits.len() - decimals);
-        f.write_str(whole)?;
-        if fraction.is_empty() { Ok(()) } else { write!(f, ".{fraction}") }
+        f.write_str(&shifted(self.digits, self.decimals))
     }
+}
+
+/// `units` of `10^-scale` as an exact decimal without needless zeros, such as `0.0123`.
+pub fn decimal(units: u128, scale: u8) -> String {
+    let text = shifted(units, scale);
+    if scale == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+}
+
+/// Digits with so many of them behind the point.
+fn shifted(digits: u128, decimals: u8) -> String {
+    let decimals = usize::from(decimals);
+    let digits = format!("{digits:0>width$}", width = decimals + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - decimals);
+    if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
 }
 
 /// The price is more than an Interledger amount (or the store) can hold.
@@ -114,6 +124,21 @@ mod tests {
 
     fn price_of(cost: &str, seconds: u32, scale: u8) -> u64 {
         price(cost.parse().unwrap(), NonZeroU32::new(seconds).unwrap(), scale).unwrap()
+    }
+
+    #[test]
+    fn sums_are_shown_exactly() {
+        for (units, scale, expected) in [
+            (0, 9, "0"),
+            (12_300_000, 9, "0.0123"),
+            (67_345_916, 9, "0.067345916"),
+            (1_000, 0, "1000"),
+            (1_000, 3, "1"),
+            (10, 255, &format!("0.{}1", "0".repeat(253))),
+            (u128::from(u64::MAX), 2, "184467440737095516.15"),
+        ] {
+            assert_eq!(decimal(units, scale), expected);
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    pay::{Desk, NotPaid},
+    house::{Ban, House, HouseRows},
+    pay::{CostPerMonth, Desk, NotPaid},
     store::{Store, StoreFailed},
 };
 
@@ -63,6 +64,8 @@ pub struct KeeperConfig {
     pub public_uri: Url,
     /// What all pods may hold together.
     pub capacity: Capacity,
+    /// What the operator has said so far.
+    pub house: House,
     /// How often the runtime is asked which pods still run.
     pub look_every: Duration,
     /// How long after something the runtime couldn't do it is tried again.
@@ -70,19 +73,21 @@ pub struct KeeperConfig {
 }
 
 impl KeeperConfig {
-    /// The usual rhythm.
+    /// The usual rhythm, of a host whose operator has said nothing.
     pub fn new(public_uri: Url, capacity: Capacity) -> Self {
-        Self { public_uri, capacity, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+        let house = House::new(HouseRows::default(), CostPerMonth::DEFAULT);
+        Self { public_uri, capacity, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
     }
 }
 
 /// The answer to a paid request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// Where the pod is reached.
     pub url: String,
     /// Its name.
+    #[schema(value_type = String)]
     pub manifest_hash: PodId,
     /// Until when it runs, ISO 8601 with milliseconds.
     pub expiry: String,
@@ -91,6 +96,12 @@ pub struct Receipt {
 /// Why an order can't be carried out (now). Nothing that was paid is lost: it stays on the Pay-Token.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The operator doesn't want it run.
+    #[error("{} {} is banned by the operator of this host", .0.kind(), .0)]
+    Banned(Ban),
+    /// The operator wants nothing new.
+    #[error("this host takes no uploads and extensions at the moment")]
+    Draining,
     /// The pods hold all they may of something.
     #[error("{0} usage exceeded. Send pod request later.")]
     Full(Resource),
@@ -133,6 +144,8 @@ pub struct PodView {
 pub(super) struct Inner {
     pub(super) table: Mutex<HashMap<PodId, Entry>>,
     pub(super) config: KeeperConfig,
+    /// What the operator says now.
+    pub(super) house: Mutex<House>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) routes: Arc<dyn Routes>,
     pub(super) desk: Arc<Desk>,
@@ -168,14 +181,34 @@ impl Keeper {
         let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
         // Nothing fits on a disk that hasn't been measured.
         let disk_bytes = AtomicU64::new(if config.capacity.disk.is_some() { 0 } else { u64::MAX });
-        let inner = Inner { table, config, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
+        let house = Mutex::new(config.house.clone());
+        let inner =
+            Inner { table, config, house, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
         Self(Arc::new(inner))
     }
 
-    /// Whether the host could take an order at all now.
+    /// Whether the host takes orders at all now.
+    pub async fn open(&self) -> Result<(), Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        self.ready().await
+    }
+
+    /// Whether pods could be started, and those from before are known.
     pub async fn ready(&self) -> Result<(), Refusal> {
         self.0.runtime.ready().await?;
         self.0.known()
+    }
+
+    /// Whether what happens to pods can be made durable.
+    pub fn is_durable(&self) -> bool {
+        !*self.0.store.failure().borrow()
+    }
+
+    /// An error if the operator doesn't want `order` run.
+    pub fn wanted(&self, order: &Order) -> Result<(), Refusal> {
+        self.0.wanted(order)
     }
 
     /// What pods hold of the machine.
@@ -195,7 +228,8 @@ impl Keeper {
 
     /// Whether an upload of `order` could be carried out now. Asked before any money moves.
     pub async fn admit(&self, order: &Order) -> Result<(), Refusal> {
-        self.ready().await?;
+        self.0.wanted(order)?;
+        self.open().await?;
         for container in &order.spec.containers {
             self.0.runtime.check_image(&container.image).await?;
         }
@@ -214,6 +248,7 @@ impl Keeper {
             let permit = self.0.store.reserve().await?;
             let begun = {
                 let mut table = self.0.table();
+                self.0.wanted(&order)?;
                 self.0.known()?;
                 match decide(table.get(&order.spec.id)) {
                     Decision::Wait => None,
@@ -252,7 +287,8 @@ impl Keeper {
         let (receipt, durable) = {
             let mut table = self.0.table();
             self.0.known()?;
-            running(&table, id)?;
+            let (entry, _) = running(&table, id)?;
+            self.0.wanted(&entry.order)?;
             let (receipt, writes) = self.0.extend(&mut table, id, seconds, segment)?;
             (receipt, permit.send(writes))
         };

@@ -28,16 +28,23 @@ impl Renewal {
 /// The pods' counters.
 #[derive(Debug)]
 pub struct PodMetrics {
+    exited: IntCounter,
     renewed: Vec<(Renewal, IntCounter)>,
 }
 
 impl PodMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let exited = IntCounter::new("codius_pods_exited_total", "Pods whose containers have all exited before their time was over.")?;
+        registry.register(Box::new(exited.clone()))?;
         let opts = Opts::new("codius_pods_renewed_total", "Pods started anew without anybody asking, by reason.");
         let family = IntCounterVec::new(opts, &["reason"])?;
         registry.register(Box::new(family.clone()))?;
-        Ok(Self { renewed: Renewal::ALL.map(|why| (why, family.with_label_values(&[why.label()]))).into() })
+        Ok(Self { exited, renewed: Renewal::ALL.map(|why| (why, family.with_label_values(&[why.label()]))).into() })
+    }
+
+    pub(super) fn exited(&self) {
+        self.exited.inc();
     }
 
     pub(super) fn renewed(&self, why: Renewal) {

@@ -179,6 +179,7 @@ impl Inner {
             (permit.send(vec![write]), entry.order.clone(), Stage::Exited { seconds, forget_at })
         };
         durable.await?;
+        self.metrics.exited();
         tracing::warn!(pod = %id, "all containers of the pod have exited; the time it had left is kept for another upload");
         self.announce();
         if !order.debug {

@@ -74,6 +74,7 @@ impl Keeper {
         for work in later {
             tokio::spawn(work);
         }
+        self.enforce_bans();
         Ok(())
     }
 

@@ -36,8 +36,15 @@ impl DiskShare {
     /// What may still be used now, in bytes.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let system = rustix::fs::statvfs(&self.of)?;
-        let [total, free] = [system.f_blocks, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
-        Ok(free.saturating_sub(total - self.full_at.of(total).min(total)))
+        let [total, unused, free] = [system.f_blocks, system.f_bfree, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
+        Ok(self.left(total.saturating_sub(unused), free))
+    }
+
+    /// What may still be used where so much is in use, and so much free for us. What the file system keeps for others counts for neither,
+    /// as in df's percentage.
+    fn left(&self, used: u64, free: u64) -> u64 {
+        let total = used.saturating_add(free);
+        free.saturating_sub(total - self.full_at.of(total).min(total))
     }
 }
 
@@ -122,6 +129,16 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_disk_is_a_share_of_what_can_be_used() {
+        let table =
+            [("0.9", 0, 100, 90), ("0.9", 50, 50, 40), ("0.9", 80, 20, 10), ("0.9", 90, 10, 0), ("0.9", 99, 1, 0), ("1", 70, 30, 30)];
+        for (full_at, used, free, left) in table {
+            let share = DiskShare { of: PathBuf::new(), full_at: full_at.parse().unwrap() };
+            assert_eq!(share.left(used, free), left, "{used} used, {free} free, full at {full_at}");
+        }
+    }
 
     #[test]
     fn a_pod_fits_if_there_is_enough_of_everything() {

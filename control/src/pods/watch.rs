@@ -90,10 +90,13 @@ impl Inner {
     }
 
     /// Ends one pod now, whatever it had left.
-    pub(super) async fn end(&self, id: &PodId) {
-        if self.close(id) {
+    /// False if the pod is being changed already.
+    pub(super) async fn end(&self, id: &PodId) -> bool {
+        let closed = self.close(id);
+        if closed {
             self.clear(id).await;
         }
+        closed
     }
 
     /// Running or Exited -> Stopping; the route is gone when this returns. False if the pod is being changed already.

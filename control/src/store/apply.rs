@@ -7,6 +7,11 @@ use super::rows::{PaymentRow, PaymentState, Totals, Write};
 use crate::pay::Asset;
 use crate::pods::{Pod, PodRecord};
 
+/// Names of what the operator has said.
+pub(super) const COST: &str = "cost_per_month";
+pub(super) const COST_INSTEAD_OF: &str = "cost_per_month_instead_of";
+pub(super) const DRAINING: &str = "draining";
+
 /// Makes all changes durable, or none.
 pub(super) fn group<'a>(connection: &mut Connection, writes: impl Iterator<Item = &'a Write>) -> rusqlite::Result<()> {
     let mut writes = writes.peekable();
@@ -22,6 +27,15 @@ pub(super) fn group<'a>(connection: &mut Connection, writes: impl Iterator<Item 
 
 fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
     match write {
+        Write::Ban { ban, stop } => {
+            let mut insert = to.prepare_cached("INSERT OR REPLACE INTO bans (kind, subject, stop) VALUES (?, ?, ?)")?;
+            insert.execute(params![ban.kind(), ban.to_string(), stop])?;
+        }
+        Write::Cost { cost, instead_of } => {
+            house(to, COST, &cost.to_string())?;
+            house(to, COST_INSTEAD_OF, &instead_of.to_string())?;
+        }
+        Write::Draining(draining) => house(to, DRAINING, if *draining { "true" } else { "false" })?,
         Write::Credit { segment, credit } => {
             let mut insert = to.prepare_cached("INSERT INTO credits (segment, condition, amount) VALUES (?, ?, ?)")?;
             insert.execute(params![segment, credit.condition, integer(credit.amount)?])?;
@@ -42,7 +56,15 @@ fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
         Write::Pod(record) => pod(to, record)?,
         Write::PodProgress(id, pod) => progress(to, id.as_str(), pod)?,
         Write::Totals(asset, added) => totals(to, asset, added)?,
+        Write::Unban(ban) => {
+            to.prepare_cached("DELETE FROM bans WHERE kind = ? AND subject = ?")?.execute(params![ban.kind(), ban.to_string()])?;
+        }
     }
+    Ok(())
+}
+
+fn house(to: &Transaction<'_>, name: &str, value: &str) -> rusqlite::Result<()> {
+    to.prepare_cached("INSERT OR REPLACE INTO house (name, value) VALUES (?, ?)")?.execute([name, value])?;
     Ok(())
 }
 

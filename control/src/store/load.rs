@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use codiusd_runtime::PodSpec;
 use jiff::Timestamp;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     apply,
     rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals},
 };
+use crate::house::{Ban, HouseRows};
 use crate::machines::SMALL;
-use crate::pay::Asset;
+use crate::pay::{Asset, CostPerMonth};
 use crate::pods::{Order, Pod, PodRecord};
 
 /// What may be wrong with the file.
@@ -30,6 +31,7 @@ impl From<rusqlite::Error> for LoadError {
 pub(super) fn everything(connection: &Connection) -> Result<Snapshot, LoadError> {
     Ok(Snapshot {
         server_secret: apply::server_secret(connection)?,
+        house: house(connection)?,
         payments: payments(connection)?,
         peers: peers(connection)?,
         pods: pods(connection)?,
@@ -70,6 +72,28 @@ fn payments(connection: &Connection) -> Result<Vec<(PaymentRow, Vec<CreditRow>)>
         payments.push((payment, credits));
     }
     Ok(payments)
+}
+
+fn house(connection: &Connection) -> Result<HouseRows, LoadError> {
+    let said =
+        |name: &str| connection.query_row("SELECT value FROM house WHERE name = ?", [name], |row| row.get::<_, String>(0)).optional();
+    let cost = |name: &str| -> Result<Option<CostPerMonth>, LoadError> {
+        let bad = || LoadError::Corrupt(format!("house {name}"));
+        said(name)?.map(|text| text.parse().map_err(|_| bad())).transpose()
+    };
+    let mut select = connection.prepare("SELECT kind, subject, stop FROM bans")?;
+    let mut rows = select.query([])?;
+    let mut bans = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (kind, subject): (String, String) = (row.get("kind")?, row.get("subject")?);
+        let ban = match kind.as_str() {
+            "manifest" => subject.parse().ok().map(Ban::Manifest),
+            _ => Ban::image(&subject).ok(),
+        };
+        bans.push((ban.ok_or_else(|| LoadError::Corrupt(format!("bans.subject {subject}")))?, row.get("stop")?));
+    }
+    let cost = cost(apply::COST)?.zip(cost(apply::COST_INSTEAD_OF)?);
+    Ok(HouseRows { bans, cost, draining: said(apply::DRAINING)?.as_deref() == Some("true") })
 }
 
 fn peers(connection: &Connection) -> Result<Vec<String>, LoadError> {

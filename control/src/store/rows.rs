@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::pay::Asset;
+use crate::house::{Ban, HouseRows};
+use crate::pay::{Asset, CostPerMonth};
 use crate::pods::{Pod, PodRecord};
 
 /// Where a payment stands. The arrows are in `pay/ledger.rs`.
@@ -61,6 +62,20 @@ pub struct Totals {
 /// One change. A commit makes all of its changes or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
+    /// Adds or replaces a ban.
+    Ban {
+        /// What isn't run.
+        ban: Ban,
+        /// Whether what runs of it is to be stopped.
+        stop: bool,
+    },
+    /// The operator has set the price.
+    Cost {
+        /// What a small pod costs for a month.
+        cost: CostPerMonth,
+        /// What the settings say.
+        instead_of: CostPerMonth,
+    },
     /// Adds a credit to a payment that is there.
     Credit {
         /// The payment.
@@ -68,6 +83,8 @@ pub enum Write {
         /// The packet.
         credit: CreditRow,
     },
+    /// Whether nothing new is taken.
+    Draining(bool),
     /// Removes a payment with its credits.
     ForgetPayment(String),
     /// Removes a host that is no peer any more.
@@ -84,6 +101,8 @@ pub enum Write {
     PodProgress(codiusd_runtime::PodId, Pod),
     /// Adds to an asset's totals.
     Totals(Asset, Totals),
+    /// Removes a ban.
+    Unban(Ban),
 }
 
 /// Everything that was kept, as it is read at start.
@@ -91,6 +110,8 @@ pub enum Write {
 pub struct Snapshot {
     /// Root of all STREAM secrets of this host.
     pub server_secret: [u8; 32],
+    /// What the operator has said.
+    pub house: HouseRows,
     /// Payments with their credits.
     pub payments: Vec<(PaymentRow, Vec<CreditRow>)>,
     /// Other hosts, by their origins.

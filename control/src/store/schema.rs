@@ -47,6 +47,15 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     ",
     "CREATE TABLE peers (uri TEXT PRIMARY KEY) STRICT, WITHOUT ROWID; -- origins of other hosts that have shown who they are",
+    "
+    CREATE TABLE bans (
+        kind TEXT NOT NULL CHECK (kind IN ('image', 'manifest')),
+        subject TEXT NOT NULL,
+        stop INTEGER NOT NULL,               -- whether what runs of it is to be stopped
+        PRIMARY KEY (kind, subject)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE house (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID; -- what else the operator has said
+    ",
 ];
 
 /// Brings an older (or new) database up to date.

@@ -40,6 +40,7 @@ impl Rows {
                     sums.earned += added.earned;
                     sums.forfeited += added.forfeited;
                 }
+                Write::Ban { .. } | Write::Cost { .. } | Write::Draining(_) | Write::Unban(_) => {}
                 Write::ForgetPeer(_) | Write::ForgetPod(_) | Write::Peer(_) | Write::Pod(_) | Write::PodProgress(..) => {}
             }
         }

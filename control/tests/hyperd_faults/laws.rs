@@ -32,7 +32,7 @@ pub(crate) async fn hold(world: &mut World) {
     world.upload_all_once_more().await;
     everything_paid_is_used(world).await;
     all_is_as_it_should(world).await;
-    time_is_what_was_bought(world);
+    time_is_what_was_bought(world).await;
     money_is_what_was_paid(world).await;
 }
 
@@ -137,18 +137,22 @@ async fn answers(address: SocketAddr) -> bool {
 }
 
 /// Time is neither lost nor given away, however often a pod had to be started.
-fn time_is_what_was_bought(world: &World) {
+async fn time_is_what_was_bought(world: &mut World) {
     let ids: BTreeSet<PodId> = world.paid.iter().map(|paid| paid.order.spec.id.clone()).collect();
     for id in ids {
-        let view = match world.life().keeper.running(&id) {
-            // It is being started anew at this moment: what it has left is looked at for the others.
-            Err(codiusd_control::pods::Refusal::Changing(_)) => continue,
-            view => view.expect("it runs"),
+        let judged = async |world: &World| {
+            let view = match world.life().keeper.running(&id) {
+                // It is being started anew at this moment, and has no receipt.
+                Err(Refusal::Changing(_)) => return vec![format!("{id} is being started or stopped")],
+                view => view.expect("it runs"),
+            };
+            let expiry: Timestamp = view.receipt.expiry.parse().expect("a time");
+            let left = Timestamp::now().duration_until(expiry).as_secs();
+            let bought = world.bought(&id);
+            assert!((bought - RUN_MAX..=bought + RUN_MAX).contains(&left), "{id}: {left} s left of {bought} s bought");
+            Vec::new()
         };
-        let expiry: Timestamp = view.receipt.expiry.parse().expect("a time");
-        let left = Timestamp::now().duration_until(expiry).as_secs();
-        let bought = world.bought(&id);
-        assert!((bought - RUN_MAX..=bought + RUN_MAX).contains(&left), "{id}: {left} s left of {bought} s bought");
+        within("every pod to run", world, judged).await;
     }
 }
 

@@ -97,7 +97,7 @@ impl World {
                 self.hyperd.hangup().await;
                 self.hyperd.start_again().await;
             }
-            14 => self.kill_a_machine(pod).await,
+            14 => self.kill_a_machine(pod),
             _ => {}
         }
         sleep(Duration::from_millis(self.random.below(4) * 40)).await;
@@ -136,11 +136,8 @@ impl World {
     }
 
     /// A machine dies.
-    async fn kill_a_machine(&mut self, pod: usize) {
-        let id = self.orders[pod].spec.id.clone();
-        if self.hyperd.has_machine(id.as_str()) {
-            self.hyperd.kill_machine(id.as_str());
-        }
+    fn kill_a_machine(&self, pod: usize) {
+        self.hyperd.kill_machine_if_any(self.orders[pod].spec.id.as_str());
     }
 
     /// The rows of one of hyperd's lists; none while it is away.

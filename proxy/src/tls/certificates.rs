@@ -135,6 +135,14 @@ impl Certificates {
         Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// When the one that is shown for `name` ends, in seconds since 1970; none: none of them is for it.
+    pub fn end_for(&self, name: &str) -> Option<i64> {
+        let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |wanted: &str| pairs.iter().find(|pair| pair.used.names.iter().any(|name| &**name == wanted));
+        has(name).or_else(|| has(&wildcard?)).map(|pair| pair.used.not_after)
+    }
+
     /// When those in use end, in seconds since 1970, by their first name.
     pub(crate) fn ends(&self) -> BTreeMap<Box<str>, i64> {
         self.names().ends.clone()

@@ -117,8 +117,8 @@ impl House {
 }
 
 /// A raw HTTP/1.1 client.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) buffer: Vec<u8>,
 }
 
@@ -136,7 +136,7 @@ impl Answer {
     }
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn send(&mut self, bytes: &str) {
         self.stream.write_all(bytes.as_bytes()).await.unwrap();
     }
@@ -221,6 +221,11 @@ impl Client {
     async fn more(&mut self, what: &str) {
         let read = within(what, self.stream.read_buf(&mut self.buffer)).await.unwrap();
         assert!(read > 0, "closed before {what}; had {:?}", String::from_utf8_lossy(&self.buffer));
+    }
+
+    /// Waits for the end of the connection; how much the edge still sent.
+    pub(crate) async fn ended(&mut self) -> std::io::Result<usize> {
+        within("the end of the connection", self.stream.read_to_end(&mut self.buffer)).await
     }
 
     /// Waits for the edge to close the connection; what it still sent.

@@ -21,6 +21,7 @@ mod measures;
 mod pooling;
 mod proxied;
 mod readers;
+mod resting;
 mod routing;
 mod secure;
 mod smuggling;

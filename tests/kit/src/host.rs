@@ -100,6 +100,9 @@ impl HostBuilder {
             [
                 ("CODIUS_DEV", "true"),
                 ("CODIUS_ILP_LISTEN", "127.0.0.1:0"),
+                // How full this machine is has no say in whether a pod fits.
+                ("CODIUS_MACHINES", "small cpus=1 memory=512MiB disk=64MiB price=1"),
+                ("CODIUS_MAX_DISK_FRACTION", "1"),
                 ("CODIUS_PORT", "0"),
                 ("RUST_BACKTRACE", "1"),
                 ("RUST_LOG", "info"),

@@ -120,13 +120,12 @@ impl EmbeddedConfig {
 
     /// The network policy.
     pub fn policy(&self) -> Policy {
-        let rules = NetworkRules { nameservers: network::resolvers(&self.network.nameservers), ..self.network.clone() };
-        Policy::new(&self.instance, Links::Prefix(self.link_prefix.clone()), Some(self.subnet), &rules)
+        Policy::new(&self.instance, Links::Prefix(self.link_prefix.clone()), Some(self.subnet), &self.network.resolved())
     }
 
     /// The pods' `/etc/resolv.conf`.
     pub(crate) fn resolv_conf(&self) -> String {
-        network::resolvers(&self.network.nameservers).iter().map(|server| format!("nameserver {server}\n")).collect()
+        self.network.resolved().nameservers.iter().map(|server| format!("nameserver {server}\n")).collect()
     }
 }
 

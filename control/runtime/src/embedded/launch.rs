@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     EmbeddedConfig, SHIM_ARGUMENT, claim,
     keep::Held,
+    link::Wire,
     record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, Scratch, VERSION, write_json},
 };
 use crate::{
@@ -81,7 +82,7 @@ pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers:
         pod,
         machine: spec.machine,
         claim: claim::path(config.subnet),
-        gateway: config.gateway(),
+        wire: Wire { gateway: config.gateway(), address: config.address(slot), bytes_per_second: config.network.bytes_per_second },
         uid_base: config.uids(slot),
         resolv_conf: config.resolv_conf(),
         read_only: config.read_only,

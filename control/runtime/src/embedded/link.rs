@@ -5,10 +5,11 @@
 use std::{fs, io, net::Ipv4Addr, os::fd::AsRawFd, os::fd::BorrowedFd, path::Path};
 
 use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     netlink::{Message, Socket},
-    network::Subnet,
+    network::{Subnet, cap},
 };
 
 /// The pod's end.
@@ -28,8 +29,19 @@ const ROUTE_ONLINK: u32 = 4;
 const HOST_PREFIX: u8 = 32;
 const IPV4: u8 = 2;
 
+/// What a pod's wire leads from and to, and what it carries.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Wire {
+    /// The host's side.
+    pub(crate) gateway: Ipv4Addr,
+    /// The pod's.
+    pub(crate) address: Ipv4Addr,
+    /// Each way; 0: no bound.
+    pub(crate) bytes_per_second: u32,
+}
+
 /// Creates the pair, its pod end being born in `netns`, and brings the host's end into service; it says that it is `owner`'s.
-pub(crate) fn attach(link: &str, owner: &Path, netns: BorrowedFd<'_>, gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
+pub(crate) fn attach(link: &str, owner: &Path, netns: BorrowedFd<'_>, wire: Wire) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let peer_netns = netns.as_raw_fd().to_ne_bytes();
     let pair =
@@ -48,19 +60,21 @@ pub(crate) fn attach(link: &str, owner: &Path, netns: BorrowedFd<'_>, gateway: I
     ])?;
     fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "1")?;
     disable_ipv6(link)?;
+    cap(link, wire.bytes_per_second)?;
     socket.transact(vec![up(index)])?;
-    socket.transact(vec![add_address(index, gateway)])?;
-    socket.transact(vec![route_to(index, address)])
+    socket.transact(vec![add_address(index, wire.gateway)])?;
+    socket.transact(vec![route_to(index, wire.address)])
 }
 
-/// Sets up the inside: loopback, address and default route. To be called in the pod's network namespace.
-pub(crate) fn configure_inside(gateway: Ipv4Addr, address: Ipv4Addr) -> io::Result<()> {
+/// Sets up the inside: loopback, what may be sent, address and default route. To be called in the pod's network namespace.
+pub(crate) fn configure_inside(wire: Wire) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let index = if_nametoindex(POD_LINK)?;
     socket.transact(vec![up(if_nametoindex("lo")?)])?;
-    socket.transact(vec![add_address(index, address)])?;
+    cap(POD_LINK, wire.bytes_per_second)?;
+    socket.transact(vec![add_address(index, wire.address)])?;
     socket.transact(vec![up(index)])?;
-    socket.transact(vec![default_route(index, gateway)])
+    socket.transact(vec![default_route(index, wire.gateway)])
 }
 
 /// Removes the pair if it is `owner`'s, or that of something below it; fine when there is none. A link of that name that

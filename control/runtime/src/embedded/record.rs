@@ -14,7 +14,7 @@ use std::{fs, io, io::Write, net::Ipv4Addr, os::unix::fs::OpenOptionsExt, path::
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Defence;
+use super::{Defence, link::Wire};
 use crate::{Machine, PodId};
 
 /// Version of the files; a newer daemon reads those of older shims.
@@ -65,7 +65,7 @@ pub(crate) struct Order {
     pub(crate) machine: Machine,
     /// The file that says whose the pod's network is; the shim keeps it locked.
     pub(crate) claim: PathBuf,
-    pub(crate) gateway: Ipv4Addr,
+    pub(crate) wire: Wire,
     /// First host uid and gid of the pod's 65536.
     pub(crate) uid_base: u32,
     pub(crate) resolv_conf: String,

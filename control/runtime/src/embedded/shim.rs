@@ -103,10 +103,11 @@ fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
     if order.probe {
         return answer(&Answer::Started { started_at_ms }).step("answering");
     }
+    let pod = serve::supervise(dir, order, containers).step("opening the logs")?;
     write_json(&dir.join(STATUS_FILE), &Status { version: VERSION, started_at_ms }).step("recording the start")?;
     answer(&Answer::Started { started_at_ms }).step("answering")?;
     close_standard_streams().step("closing the standard streams")?;
-    serve::until_all_exited(dir, order, containers, disk).step("supervising")
+    serve::until_all_exited(order, pod, disk).step("supervising")
 }
 
 /// The layers can't be removed from under the pod as long as this process lives.

@@ -3,9 +3,14 @@
 //! table as well where the kernel can (`br_netfilter`): that also holds for the moment before a new port is isolated.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+/// A file for each bridge that somebody has. Gone after a boot.
+const CLAIMS: &str = "/run/codius/bridges";
 
 /// How a bridge keeps its ports apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +27,18 @@ pub(super) struct Separation {
 
 fn bridge_dir(bridge: &str) -> PathBuf {
     Path::new("/sys/class/net").join(bridge)
+}
+
+/// Takes the bridge, until the file is closed; none if another codiusd has it. Its table would be that of who came last, and
+/// each would put back its own for ever.
+pub(super) fn claim(bridge: &str) -> io::Result<Option<File>> {
+    DirBuilder::new().recursive(true).mode(0o700).create(CLAIMS)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(Path::new(CLAIMS).join(bridge))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Keeps the bridge's ports apart from each other; repeatable. Fine when there is no such bridge (yet).

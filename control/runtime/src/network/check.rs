@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::{
-    bridge, kernel,
+    bandwidth, bridge, kernel,
     policy::{Links, Policy},
     table::Table,
 };
@@ -41,7 +41,7 @@ pub fn check(policy: &Policy) -> io::Result<Vec<Finding>> {
     match &policy.links {
         Links::Prefix(_) => {
             findings.push(setting("net/ipv4/ip_forward", "1", "the host routes for pods", "pods reach nobody"));
-            findings.extend(links(&policy.links)?.iter().flat_map(|link| pod_link(link)));
+            findings.extend(links(&policy.links)?.iter().flat_map(|link| pod_link(link, policy.carried)));
         }
         Links::Bridge(name) => findings.push(bridge(name, bridge::look(name)?)),
     }
@@ -100,7 +100,7 @@ fn setting(name: &str, wanted: &str, good: &str, bad: &str) -> Finding {
     }
 }
 
-fn pod_link(link: &str) -> Vec<Finding> {
+fn pod_link(link: &str, bytes_per_second: u32) -> Vec<Finding> {
     let mut found = vec![setting(
         &format!("net/ipv4/conf/{link}/rp_filter"),
         "1",
@@ -111,7 +111,22 @@ fn pod_link(link: &str) -> Vec<Finding> {
         let name = format!("net/ipv6/conf/{link}/disable_ipv6");
         found.push(setting(&name, "1", &format!("{link}: no IPv6"), &format!("{link}: IPv6 is stopped by the table alone")));
     }
+    found.push(carried(link, bytes_per_second));
     found
+}
+
+/// A pod's wire is as it was when it was started: the setting may be a new one.
+fn carried(link: &str, wanted: u32) -> Finding {
+    let megabits = |bytes: u32| u64::from(bytes) * 8 / 1_000_000;
+    match bandwidth::capped(link) {
+        Ok(Some(carried)) if carried == wanted => finding(Grade::Good, format!("{link}: {} Mbit/s", megabits(carried))),
+        Ok(None) if wanted == 0 => finding(Grade::Good, format!("{link}: its bandwidth isn't capped (pod_bandwidth)")),
+        Ok(Some(carried)) => {
+            finding(Grade::Note, format!("{link}: {} Mbit/s, which was pod_bandwidth when its pod was started", megabits(carried)))
+        }
+        Ok(None) => finding(Grade::Bad, format!("{link}: its bandwidth isn't capped; a pod that is started anew has a wire with a cap")),
+        Err(error) => finding(Grade::Note, format!("{link}: {error}")),
+    }
 }
 
 fn bridge(name: &str, found: bridge::Separation) -> Finding {

@@ -6,7 +6,7 @@ use super::{
     policy::{Fate, Links},
     ports::{Ports, Protocol},
     subnet::Subnet,
-    table::{BURST_SECONDS, Chain, Hook, METER_SIZE, Match, Meter, Rule, Side, Table},
+    table::{BURST_PARTS, BURST_SECONDS, Chain, Hook, METER_SIZE, Match, Meter, Rule, Side, Table},
 };
 use crate::netlink::Message;
 
@@ -46,6 +46,9 @@ const SET_DYNAMIC: u32 = 0x20;
 const TYPE_IPV4_ADDRESS: u32 = 7;
 const DYNSET_ADD: u32 = 0;
 const DYNSET_UPDATE: u32 = 1;
+/// What a limit counts.
+const PACKETS: u32 = 0;
+const BYTES: u32 = 1;
 /// Matches above the limit rather than below.
 const OVER: u32 = 1;
 const FIB_SOURCE: u32 = 1;
@@ -189,7 +192,10 @@ fn add_match(list: Message, condition: &Match) -> Message {
             add_meter(list, meter, *pod, DYNSET_ADD, "connlimit", |limit| limit.be32(1, *max).be32(2, OVER))
         }
         Match::Rate { meter, pod, max } => add_meter(list, meter, *pod, DYNSET_UPDATE, "limit", |limit| {
-            limit.be64(1, u64::from(*max)).be64(2, 1).be32(3, max.saturating_mul(BURST_SECONDS)).be32(4, 0).be32(5, OVER)
+            limit.be64(1, u64::from(*max)).be64(2, 1).be32(3, max.saturating_mul(BURST_SECONDS)).be32(4, PACKETS).be32(5, OVER)
+        }),
+        Match::Bytes { meter, pod, max } => add_meter(list, meter, *pod, DYNSET_UPDATE, "limit", |limit| {
+            limit.be64(1, u64::from(*max)).be64(2, 1).be32(3, max / BURST_PARTS).be32(4, BYTES).be32(5, OVER)
         }),
     }
 }

@@ -25,6 +25,24 @@ pub enum PolicyError {
         /// In words.
         differences: Vec<String>,
     },
+    /// What the kernel has can't be compared with what it should have.
+    #[error(
+        "the pods' network policy (nftables table inet {table}) can't be verified: that takes CAP_SYS_ADMIN and network namespaces, \
+         to make the same table where nobody else changes it"
+    )]
+    Unverified {
+        /// Its name.
+        table: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Two policies under one name.
+    #[error("bridge {bridge} (hyper_bridge) is used by another codiusd; each needs a bridge of its own, and a hyperd on it")]
+    BridgeInUse {
+        /// Its name.
+        bridge: String,
+    },
     /// Pods on the bridge would reach each other.
     #[error("pods on bridge {bridge} can't be kept apart: that takes CAP_NET_ADMIN and Linux 4.18, or the module br_netfilter")]
     Bridge {

@@ -4,7 +4,8 @@
 //! table only if that has changed. Whatever is found wrong is put right, counted, and said.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +34,8 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub struct Guard {
     state: Arc<State>,
     thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// Of the bridge.
+    _claim: Option<File>,
 }
 
 #[derive(Debug)]
@@ -47,16 +50,15 @@ struct State {
 impl Guard {
     /// Puts the policy in force, in one transaction, and looks after it. Blocks.
     pub fn install(policy: &Policy, restored: IntCounter) -> Result<Self, PolicyError> {
+        let claim = claim(&policy.links)?;
         let table = Table::from(policy);
         let failed = |source| PolicyError::Install { table: policy.table.clone(), source };
         kernel::install(&table).map_err(failed)?;
         let wanted = kernel::read(&table.name).map_err(failed)?;
-        let expected = kernel::reference(&table);
-        if let Ok(expected) = &expected {
-            let differences = kernel::differences(expected, &wanted);
-            if !differences.is_empty() {
-                return Err(PolicyError::Changed { table: policy.table.clone(), differences });
-            }
+        let expected = kernel::reference(&table).map_err(|source| PolicyError::Unverified { table: policy.table.clone(), source })?;
+        let differences = kernel::differences(&expected, &wanted);
+        if !differences.is_empty() {
+            return Err(PolicyError::Changed { table: policy.table.clone(), differences });
         }
         if let Links::Prefix(_) = policy.links {
             fs::write(IP_FORWARD, "1").map_err(|source| PolicyError::Setting { setting: IP_FORWARD, source })?;
@@ -67,12 +69,19 @@ impl Guard {
         let (stop, stopped) = channel();
         let looking = Arc::clone(&state);
         let thread = thread::Builder::new().name("network-guard".to_owned()).spawn(move || looking.look_after(&stopped)).map_err(failed)?;
-        Ok(Self { state, thread: Mutex::new(Some((stop, thread))) })
+        Ok(Self { state, thread: Mutex::new(Some((stop, thread))), _claim: claim })
     }
 
-    /// Whether it was in force at the last look, or could be put back.
+    /// Whether it is looked after, and was in force at the last look or could be put back.
     pub fn in_force(&self) -> bool {
-        self.state.in_force.load(Ordering::Relaxed)
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked_after = thread.as_ref().is_some_and(|(_, thread)| !thread.is_finished());
+        looked_after && self.state.in_force()
+    }
+
+    /// Keeps the ports of the pods' bridge apart, now: a new one may be there. Blocks.
+    pub(crate) fn separate(&self) -> Result<(), PolicyError> {
+        self.state.separate()
     }
 
     /// Ends the looking after it. The policy stays.
@@ -81,6 +90,14 @@ impl Guard {
         if let Some((stop, thread)) = thread {
             drop(stop);
             let _ = thread.join();
+        }
+    }
+
+    /// Removes the policy if nobody is on the pods' bridge; it stays with other links, which only who makes them knows.
+    pub(crate) fn remove_unless_used(&self) -> io::Result<()> {
+        match &self.state.links {
+            Links::Bridge(name) if bridge::look(name)?.ports == 0 => self.remove(),
+            Links::Bridge(_) | Links::Prefix(_) => Ok(()),
         }
     }
 
@@ -95,6 +112,12 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
+    let Links::Bridge(bridge) = links else { return Ok(None) };
+    let failed = |source| PolicyError::Bridge { bridge: bridge.clone(), source };
+    bridge::claim(bridge).map_err(failed)?.map(Some).ok_or_else(|| PolicyError::BridgeInUse { bridge: bridge.clone() })
 }
 
 impl State {

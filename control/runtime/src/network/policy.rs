@@ -42,6 +42,8 @@ pub struct NetworkRules {
     pub connections_max: u32,
     /// Connections a pod may open, or be sent, in a second.
     pub connections_per_second: u32,
+    /// What a pod may send, and may be sent, in bytes a second; 0: no bound.
+    pub bytes_per_second: u32,
 }
 
 impl Default for NetworkRules {
@@ -53,6 +55,7 @@ impl Default for NetworkRules {
             host_ports: Vec::new(),
             connections_max: 1024,
             connections_per_second: 100,
+            bytes_per_second: 200_000_000 / 8,
         }
     }
 }
@@ -97,6 +100,8 @@ pub enum What {
     Connections(u32),
     /// Those that open connections faster than a pod may, in a second.
     Rate(u32),
+    /// Those beyond what a pod may send or be sent, in bytes a second.
+    Bytes(u32),
     /// Those with a source in the network.
     Source(Subnet),
 }
@@ -138,6 +143,8 @@ pub struct Policy {
     pub links: Links,
     /// What is decided, in this order.
     pub rows: Vec<Row>,
+    /// What each pod's link carries each way, in bytes a second; 0: no bound of the link's own.
+    pub carried: u32,
 }
 
 impl Policy {
@@ -145,9 +152,15 @@ impl Policy {
     pub fn new(table: &str, links: Links, masquerade: Option<Subnet>, rules: &NetworkRules) -> Self {
         let row = |id, way, what, fate, why| Row { id, way, what, fate, why };
         let (flows, rate) = (rules.connections_max, rules.connections_per_second);
+        // Links of our own carry no more; what others have made is counted.
+        let (carried, bytes) = match links {
+            Links::Prefix(_) => (rules.bytes_per_second, 0),
+            Links::Bridge(_) => (0, rules.bytes_per_second),
+        };
         let mut rows = vec![
             row("ipv6-out", Way::FromPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
             row("forged", Way::FromPod, What::ForgedSource, Fate::Drop, "a pod speaks for itself alone"),
+            row("out-bytes", Way::FromPod, What::Bytes(bytes), Fate::Drop, "the line is shared by all"),
             row("host-known", Way::PodToHost, What::Known, Fate::Pass, "answers to the front door"),
             row("host-dns", Way::PodToHost, What::Dns(rules.nameservers.clone()), Fate::Pass, "names are resolved"),
             row("host-ports", Way::PodToHost, What::Ports(rules.host_ports.clone()), Fate::Pass, "opened by the operator"),
@@ -165,18 +178,21 @@ impl Policy {
             row("out-blocked", Way::PodToWorld, blocked(rules, Direction::Out), Fate::Reject, "closed by the operator"),
             row("out-protocols", Way::PodToWorld, What::OtherProtocols, Fate::Reject, "ports of other protocols aren't looked at"),
             row("ipv6-in", Way::WorldToPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
+            row("in-bytes", Way::WorldToPod, What::Bytes(bytes), Fate::Drop, "the line is shared by all"),
             row("in-known", Way::WorldToPod, What::Known, Fate::Pass, "answers to what a pod has asked"),
             row("in-rate", Way::WorldToPod, What::Rate(rate), Fate::Drop, "a flood at one pod is not to be all pods'"),
             row("in-connections", Way::WorldToPod, What::Connections(flows), Fate::Reject, "the kernel's table is shared by all"),
             row("reflectors", Way::WorldToPod, What::Ports(REFLECTORS.to_vec()), Fate::Reject, "amplifiers of attacks on others"),
             row("in-blocked", Way::WorldToPod, blocked(rules, Direction::In), Fate::Reject, "closed by the operator"),
+            // Connections of the host's own programs aren't counted: the front door bounds them, and says why.
             row("host-ipv6", Way::HostToPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
+            row("host-bytes", Way::HostToPod, What::Bytes(bytes), Fate::Drop, "no pod keeps this host busy alone"),
         ];
         if let Some(pods) = masquerade {
             rows.push(row("nat", Way::PodToWorld, What::Source(pods), Fate::Masquerade, "pods have no address of their own in the world"));
         }
         rows.retain(|row| row.what.is_something() && !(rules.egress_private && row.id == "private"));
-        Self { table: table.to_owned(), links, rows }
+        Self { table: table.to_owned(), links, rows, carried }
     }
 
     /// The same without one row, for those who want to know whether it is that row that stops them.
@@ -196,6 +212,7 @@ impl What {
         match self {
             Self::Ports(ports) => !ports.is_empty(),
             Self::Dns(servers) => !servers.is_empty(),
+            Self::Bytes(max) => *max > 0,
             _ => true,
         }
     }
@@ -232,6 +249,7 @@ impl fmt::Display for What {
             Self::OtherProtocols => f.write_str("protocols other than TCP, UDP, ICMP"),
             Self::Connections(max) => write!(f, "more than {max} connections of a pod"),
             Self::Rate(max) => write!(f, "more than {max} new connections of a pod in a second"),
+            Self::Bytes(max) => write!(f, "more than {max} bytes of a pod in a second"),
             Self::Source(pods) => write!(f, "all from {pods}"),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{fs, net::Ipv4Addr};
 
+use super::policy::NetworkRules;
+
 /// The host's, and what stands behind the stub of systemd-resolved.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// Cloudflare and Quad9: if the host has none a pod could reach.
@@ -9,9 +11,16 @@ const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9,
 /// More are of no use: resolvers of C libraries ask three.
 const SERVERS_MAX: usize = 3;
 
-/// The name servers that are `set`, or the host's own as far as pods can reach them: not on its loopback, not link-local.
-/// Public ones if there are none.
-pub fn resolvers(set: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+impl NetworkRules {
+    /// The same, with the name servers pods are told of: those that are set, or the host's own as far as pods can reach them: not
+    /// on its loopback, not link-local. Public ones if there are none.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        Self { nameservers: resolvers(&self.nameservers), ..self.clone() }
+    }
+}
+
+fn resolvers(set: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     if !set.is_empty() {
         return set.to_vec();
     }

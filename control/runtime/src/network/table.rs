@@ -14,6 +14,8 @@ pub(crate) const METER_SIZE: u32 = 65_535;
 pub(crate) const RATE_FORGOTTEN_SECONDS: u32 = 60;
 /// A second's worth may come at once, twice.
 pub(crate) const BURST_SECONDS: u32 = 2;
+/// A quarter of a second's bytes may come at once.
+pub(crate) const BURST_PARTS: u32 = 4;
 
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +112,12 @@ pub(crate) enum Match {
         pod: Side,
         max: u32,
     },
+    /// Its pod sends, or is sent, more bytes in a second.
+    Bytes {
+        meter: &'static str,
+        pod: Side,
+        max: u32,
+    },
 }
 
 /// Which of a packet's addresses is the pod's.
@@ -161,6 +169,11 @@ fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
         Way::WorldToPod | Way::HostToPod => (Side::Destination, "in_connections", "in_rate"),
         _ => (Side::Source, "out_connections", "out_rate"),
     };
+    let bytes = match row.way {
+        Way::WorldToPod => "in_bytes",
+        Way::HostToPod => "host_bytes",
+        _ => "out_bytes",
+    };
     match &row.what {
         What::Anything => vec![vec![]],
         What::Ipv6 => vec![vec![Match::Ipv6]],
@@ -177,6 +190,10 @@ fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
         What::Rate(max) => {
             meters.push(Meter { name: rate, forgotten_seconds: Some(RATE_FORGOTTEN_SECONDS) });
             vec![vec![Match::Rate { meter: rate, pod, max: *max }]]
+        }
+        What::Bytes(max) => {
+            meters.push(Meter { name: bytes, forgotten_seconds: Some(RATE_FORGOTTEN_SECONDS) });
+            vec![vec![Match::Bytes { meter: bytes, pod, max: *max }]]
         }
         What::Source(network) => vec![vec![Match::Source(*network)]],
     }
@@ -234,6 +251,9 @@ impl fmt::Display for Match {
             Self::Connections { meter, pod, max } => write!(f, "add @{meter} {{ {pod} ct count over {max} }}"),
             Self::Rate { meter, pod, max } => {
                 write!(f, "update @{meter} {{ {pod} limit rate over {max}/second burst {} packets }}", max.saturating_mul(BURST_SECONDS))
+            }
+            Self::Bytes { meter, pod, max } => {
+                write!(f, "update @{meter} {{ {pod} limit rate over {max} bytes/second burst {} bytes }}", max / BURST_PARTS)
             }
         }
     }

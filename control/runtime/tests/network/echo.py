@@ -1,10 +1,13 @@
 """echo.py serve ADDRESS,... PORT/PROTOCOL,...   echoes on all of them, and says `ready`
 echo.py ask PROTOCOL ADDRESS PORT [FROM]      prints what came back, or `refused`, or `nothing`
-echo.py flood ADDRESS PORT COUNT              opens many conversations at once"""
+echo.py flood ADDRESS PORT COUNT              opens many conversations at once
+echo.py sink ADDRESS PORT                     takes all it is sent, one connection after another, and says `ready`
+echo.py pour ADDRESS PORT SECONDS             sends all that gets there, and prints how many bytes and in how many seconds"""
 
 import selectors
 import socket
 import sys
+import time
 
 WAIT = 1.0
 
@@ -62,7 +65,32 @@ def flood(address, port, count):
     return "sent"
 
 
-if sys.argv[1] == "serve":
+def sink(address, port):
+    listener = socket.create_server((address, int(port)))
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        while connection.recv(65536):
+            pass
+        connection.close()
+
+
+def pour(address, port, seconds):
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(20)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # what waits here hasn't been sent
+        client.connect((address, int(port)))
+        sent, began = 0, time.monotonic()
+        while time.monotonic() < began + float(seconds):
+            sent += client.send(bytes(65536))
+        return f"{sent} {time.monotonic() - began}"
+
+
+if sys.argv[1] == "sink":
+    sink(*sys.argv[2:])
+elif sys.argv[1] == "pour":
+    print(pour(*sys.argv[2:]))
+elif sys.argv[1] == "serve":
     serve(*sys.argv[2:])
 elif sys.argv[1] == "flood":
     print(flood(*sys.argv[2:]))

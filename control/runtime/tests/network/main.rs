@@ -15,6 +15,8 @@ use codiusd_runtime::{
 
 const ECHO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/network/echo.py");
 const TCP: &str = "25/tcp,80/tcp,5060/tcp,8080/tcp";
+/// Of sinks.
+const SINK: &str = "90";
 const UDP: &str = "19/udp,80/udp,1900/udp,4000/udp,5060/udp,11211/udp,33434/udp,33534/udp";
 
 fn ip(arguments: &str) {
@@ -104,23 +106,25 @@ struct Plan {
 }
 
 impl Plan {
-    fn new() -> Self {
+    /// For the test of that letter, with networks of its own.
+    fn new(test: &str, [one, other, gateway, world]: [u8; 4]) -> Self {
         let pid = std::process::id();
         let [.., second, third] = pid.to_be_bytes();
         let at = |first: &str| format!("{first}.{second}.{third}");
+        let ours = |net: u8| at(&format!("10.{net}"));
         Self {
-            prefix: format!("np{pid:06x}"),
-            pods: [at("10.250"), at("10.251")],
-            gateway: at("10.252"),
+            prefix: format!("n{test}{pid:06x}"),
+            pods: [ours(one), ours(other)],
+            gateway: ours(gateway),
             // The world, then those that aren't: private networks, a provider's, link-local, and what comes after 224.
-            world: vec![at("198.18"), at("172.31"), at("192.168"), at("100.127"), at("169.254"), at("241.1")],
+            world: vec![at(&format!("198.{world}")), at("172.31"), at("192.168"), at("100.127"), at("169.254"), at("241.1")],
         }
     }
 
     fn policy(&self) -> Policy {
         let blocked = vec!["tcp/8080".parse().unwrap()];
         let pods = Subnet { network: Ipv4Addr::new(10, 250, 0, 0), prefix: 15 };
-        let rules = NetworkRules { blocked, ..NetworkRules::default() };
+        let rules = NetworkRules { blocked, bytes_per_second: 0, ..NetworkRules::default() };
         Policy::new(&self.prefix, Links::Prefix(format!("{}p", self.prefix)), Some(pods), &rules)
     }
 }
@@ -177,9 +181,83 @@ fn counted(plan: &Plan, pod: &Far) -> Vec<(&'static str, u64)> {
     counted
 }
 
+/// Something that takes what it is sent, on a port of its own.
+struct Sink(Child);
+
+impl Sink {
+    fn new(namespace: &str, address: &str) -> Self {
+        let mut server = inside(Some(namespace)).args(["sink", address, SINK]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n", "the sink in {namespace}");
+        Self(server)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// What gets there while one connection sends all it can.
+struct Poured {
+    bytes: f64,
+    seconds: f64,
+}
+
+fn pour(from: Option<&str>, to: &str, seconds: &str) -> Poured {
+    let output = inside(from).args(["pour", to, SINK, seconds]).stdout(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut words = text.split_whitespace().map(|word| word.parse::<f64>().unwrap_or_else(|_| panic!("{text}")));
+    Poured { bytes: words.next().unwrap(), seconds: words.next().unwrap() }
+}
+
+#[test]
+fn bytes_of_pods_at_a_bridge_are_counted_each_way() {
+    const CAP: u32 = 1_000_000;
+    let plan = Plan::new("b", [246, 247, 248, 19]);
+    let pod = Far::new(&format!("{}p0", plan.prefix), &[&plan.pods[0]], &plan.gateway);
+    let world = Far::new(&format!("{}w", plan.prefix), &[&plan.world[0]], "198.18.255.2");
+    let _sinks = [Sink::new(&pod.name, &plan.pods[0]), Sink::new(&world.name, &plan.world[0])];
+    let rules = NetworkRules { bytes_per_second: CAP, ..NetworkRules::default() };
+    // Rules look at the name alone.
+    let policy = Policy::new(&plan.prefix, Links::Bridge(pod.link.clone()), None, &rules);
+    let mut wrong = Vec::new();
+    for (row, from, to) in [
+        ("out-bytes", Some(&*pod.name), &plan.world[0]),
+        ("in-bytes", Some(&*world.name), &plan.pods[0]),
+        ("host-bytes", None, &plan.pods[0]),
+    ] {
+        let guard = Guard::install(&policy, network::restored_counter()).unwrap();
+        let capped = pour(from, to, "1.5");
+        drop(guard);
+        let guard = Guard::install(&policy.without(row), network::restored_counter()).unwrap();
+        let free = pour(from, to, "0.3");
+        drop(guard);
+        let rate = f64::from(CAP);
+        // A bucket that is full has a second's worth, and a quarter more.
+        let fits = |poured: &Poured| (0.6 * rate * poured.seconds..1.2 * rate * poured.seconds + 1.25 * rate).contains(&poured.bytes);
+        let right = fits(&capped) && free.bytes > 1.2 * rate * free.seconds + 1.25 * rate;
+        let rates = (capped.bytes / 1e6, capped.seconds, free.bytes / 1e6, free.seconds);
+        println!(
+            "{} {row:12} {:.1} MB in {:.1} s / without it: {:.1} MB in {:.1} s",
+            if right { "ok " } else { "BAD" },
+            rates.0,
+            rates.1,
+            rates.2,
+            rates.3
+        );
+        wrong.extend((!right).then_some(row));
+    }
+    network::remove(&policy).unwrap();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn each_row_stops_what_it_is_for_and_nothing_else_does() {
-    let plan = Plan::new();
+    let plan = Plan::new("a", [250, 251, 252, 18]);
     let link = |name: &str| format!("{}{name}", plan.prefix);
     let pods = [Far::new(&link("p0"), &[&plan.pods[0]], &plan.gateway), Far::new(&link("p1"), &[&plan.pods[1]], &plan.gateway)];
     let addresses: Vec<&str> = plan.world.iter().map(String::as_str).collect();

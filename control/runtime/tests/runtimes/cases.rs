@@ -234,17 +234,18 @@ pub(crate) async fn files_of_pods_are_for_root_alone(host: Host) {
     let runtime = host.open();
     let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     get(running, 80).await;
-    let (mut seen, mut open) = (0, vec![host.config.root.join("runtime.lock"), host.pods_dir()]);
+    let (mut seen, mut open) = (Vec::new(), vec![host.config.root.join("runtime.lock"), host.pods_dir()]);
     while let Some(path) = open.pop() {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!(metadata.mode() & 0o077, 0, "{}: {:o}", path.display(), metadata.mode());
-        seen += 1;
         if metadata.is_dir() {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        seen.push(if name.starts_with(id('a').as_str()) { "a pod".to_owned() } else { name });
     }
-    // Which of its files are there is a matter of moments.
-    assert!(seen >= 8, "runtime.lock, pods, a pod, its files, logs, a log: {seen}");
+    seen.sort();
+    assert_eq!(seen, ["a pod", "lock", "logs", "pod.json", "pods", "runtime.lock", "shim.log", "status.json", "web.log"]);
     runtime.stop(&id('a')).await.unwrap();
 }
 

@@ -3,13 +3,23 @@
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use codiusd_runtime::{PodState, Runtime, error::Fault};
+use codiusd_runtime::{
+    PodState, Runtime,
+    error::Fault,
+    network::{self, Grade},
+};
 use futures::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+    time::timeout,
+};
 
 use crate::busybox;
-use crate::kit::{Host, collect, get, get_path, id, output_of, state_of, try_get};
+use crate::kit::{Host, PATIENCE, collect, get, get_path, id, output_of, state_of, try_get};
 
 pub(crate) async fn pods_are_confined(host: Host) {
     let runtime = host.open();
@@ -68,6 +78,9 @@ pub(crate) async fn pods_do_not_reach_each_other_or_the_host(host: Host) {
     runtime.stop(&id('a')).await.unwrap();
 }
 
+/// Long enough for bytes to be counted.
+const SENT_FOR: Duration = Duration::from_secs(1);
+
 /// A network beyond this host: a namespace that knows no way back to pods, so that only a masqueraded request is answered.
 struct Outside {
     name: String,
@@ -113,6 +126,59 @@ pub(crate) async fn pods_reach_the_world_under_the_hosts_address(host: Host) {
     let runtime = host.open();
     let script = format!("until busybox wget -q -O - http://{}/; do busybox usleep 50000; done 2>/dev/null", outside.address);
     assert_eq!(output_of(&host, &runtime, host.script("main", &script)).await, ["the world"]);
+}
+
+/// What crosses the pod's wire each way while a connection sends all it can, in bytes a second.
+async fn throughput(host: &Host) -> [f64; 2] {
+    let runtime = host.open();
+    let script = "busybox nc -l -p 81 </dev/null >/dev/null & exec busybox nc -l -p 80 </dev/zero";
+    let address = runtime.start(host.pod('a', vec![host.script("main", script)])).await.unwrap().address;
+    let connect = async |port: u16| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_send_buffer_size(64 << 10).unwrap(); // what waits here hasn't been sent
+            match socket.connect((address, port).into()).await {
+                Ok(stream) => return stream,
+                Err(error) => assert!(Instant::now() < deadline, "the pod's port {port}: {error}"),
+            }
+        }
+    };
+    let (mut source, mut sink) = (connect(80).await, connect(81).await);
+    let mut buffer = vec![0; 64 << 10];
+    let (mut sent, mut received) = (0, 0);
+    let began = Instant::now();
+    while began.elapsed() < SENT_FOR {
+        received += timeout(PATIENCE, source.read(&mut buffer)).await.expect("the pod sends").unwrap();
+    }
+    let out = received as f64 / began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    while began.elapsed() < SENT_FOR {
+        sent += timeout(PATIENCE, sink.write(&buffer)).await.expect("the pod receives").unwrap();
+    }
+    let rates = [out, sent as f64 / began.elapsed().as_secs_f64()];
+    if host.config.network.bytes_per_second > 0 {
+        let carries = format!("{} Mbit/s", host.config.network.bytes_per_second / 125_000);
+        let found = network::check(&host.config.policy()).unwrap();
+        assert!(found.iter().any(|found| found.grade == Grade::Good && found.text.ends_with(&carries)), "{found:?}");
+    }
+    runtime.stop(&id('a')).await.unwrap();
+    rates
+}
+
+pub(crate) async fn what_is_sent_is_limited(mut host: Host) {
+    const CAP: u32 = 2_000_000;
+    host.config.network.bytes_per_second = CAP;
+    let capped = throughput(&host).await;
+    host.config.network.bytes_per_second = 0;
+    let free = throughput(&host).await;
+    // What may come at once, and what waits.
+    let beyond = f64::from(512 << 10) / SENT_FOR.as_secs_f64();
+    for ((way, capped), free) in ["from the pod", "to the pod"].into_iter().zip(capped).zip(free) {
+        println!("     {way}: {:.1} MB/s of {:.1}, without a cap {:.1}", capped / 1e6, f64::from(CAP) / 1e6, free / 1e6);
+        assert!((0.6 * f64::from(CAP)..1.2 * f64::from(CAP) + beyond).contains(&capped), "{way}: {capped} bytes a second");
+        assert!(free > 2.0 * f64::from(CAP), "{way}, without a cap: {free} bytes a second");
+    }
 }
 
 pub(crate) async fn memory_is_limited_in_the_pod_alone(host: Host) {

@@ -34,7 +34,7 @@ const CASES: &[(&str, Case)] = cases! {
         a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
         the_same_pod_starts_again_at_once, too_many_starts_are_refused, a_pod_that_ignores_sigterm_ends_in_time, the_log_of_a_fast_writer_ends,
         requests_for_a_pod_that_is_gone_stay_here, nothing_of_a_host_without_pods_is_left, files_of_pods_are_for_root_alone;
-    confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, memory_is_limited_in_the_pod_alone,
+    confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, what_is_sent_is_limited, memory_is_limited_in_the_pod_alone,
         processes_are_limited, what_is_written_is_limited, room_that_is_not_there_is_not_sold;
     survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root,
         a_network_has_one_host, links_of_others_stay, without_root_it_says_so;

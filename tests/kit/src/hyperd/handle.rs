@@ -200,7 +200,12 @@ impl Hyperd {
 
     /// Kills the machine of a pod, and nothing else.
     pub fn kill_machine(&self, pod: &str) {
-        end_process(self.machine(pod).unwrap_or_else(|| panic!("pod {pod} has no machine")));
+        assert!(self.kill_machine_if_any(pod), "pod {pod} has no machine");
+    }
+
+    /// The same where it may have ended by itself meanwhile; whether it was there.
+    pub fn kill_machine_if_any(&self, pod: &str) -> bool {
+        self.machine(pod).map(end_process).is_some()
     }
 
     /// Whether a pod has a machine, be it one that nobody knows of any more.

@@ -143,7 +143,10 @@ mod tests {
     use super::*;
     use crate::{
         Machine,
-        embedded::record::{Bounds, LogBounds, PodRecord, Scratch, VERSION},
+        embedded::{
+            link::Wire,
+            record::{Bounds, LogBounds, PodRecord, Scratch, VERSION},
+        },
     };
 
     fn order() -> Order {
@@ -162,7 +165,7 @@ mod tests {
             },
             machine: Machine { vcpus: 1, memory_bytes: 0, disk_bytes: 0 },
             claim: "/".into(),
-            gateway: [10, 0, 0, 1].into(),
+            wire: Wire { gateway: [10, 0, 0, 1].into(), address: [10, 0, 0, 2].into(), bytes_per_second: 0 },
             uid_base: 1 << 28,
             resolv_conf: String::new(),
             read_only: false,

@@ -68,7 +68,7 @@ fn parent(stream: &mut UnixStream, child: Pid, order: &Order) -> Result<(), Fail
     let netns = File::open(format!("/proc/{child}/ns/net")).step("opening the network namespace")?;
     let (link, owner) = (&order.pod.link, &order.pod.cgroup);
     link::detach(link, owner.parent().unwrap_or(owner)).step("removing a stale link")?;
-    link::attach(link, owner, netns.as_fd(), order.gateway, order.pod.address).step("wiring the pod")?;
+    link::attach(link, owner, netns.as_fd(), order.wire).step("wiring the pod")?;
     go(stream).step("configuring the pod's network")?;
 
     await_ready(stream).step("configuring the pod's network")
@@ -125,6 +125,6 @@ fn child_steps(stream: &mut UnixStream, order: &Order) -> io::Result<()> {
     go(stream)?;
 
     await_ready(stream)?;
-    link::configure_inside(order.gateway, order.pod.address)?;
+    link::configure_inside(order.wire)?;
     go(stream)
 }

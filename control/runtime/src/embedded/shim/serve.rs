@@ -38,7 +38,7 @@ const LAST_READS_MAX: usize = 64;
 const SAVED_SECONDS: i64 = 4;
 
 /// One container while it runs.
-struct Supervised {
+pub(super) struct Supervised {
     pid: Pid,
     running: bool,
     writer: Writer,
@@ -82,10 +82,14 @@ struct Output {
     splitter: Splitter,
 }
 
+/// Opens the logs of containers that have been started.
+pub(super) fn supervise(dir: &Path, order: &Order, containers: Vec<Created>) -> io::Result<Vec<Supervised>> {
+    containers.into_iter().map(|created| supervised(dir, order, created)).collect()
+}
+
 /// Returns when no container runs any more, by itself or because of SIGTERM.
-pub(super) fn until_all_exited(dir: &Path, order: &Order, containers: Vec<Created>, disk: Option<File>) -> io::Result<()> {
+pub(super) fn until_all_exited(order: &Order, mut pod: Vec<Supervised>, disk: Option<File>) -> io::Result<()> {
     let signals = signals()?;
-    let mut pod = containers.into_iter().map(|created| supervised(dir, order, created)).collect::<io::Result<Vec<_>>>()?;
     let grace = Duration::from_millis(order.bounds.stop_grace_ms);
     if let Some(device) = disk {
         disk::bypass_cache(&device).ok(); // if not, what is written is kept twice

@@ -5,8 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
 use super::*;
-use crate::network::{Guard, Links, NetworkRules, Policy, Subnet, restored_counter};
+use crate::network::{Guard, Links, NetworkRules, Policy, PolicyError, Subnet, restored_counter};
 
 /// Every kind of row.
 fn policies() -> [Policy; 2] {
@@ -93,6 +95,21 @@ fn every_change_by_others_is_seen_and_undone() {
             assert_eq!(nft(&["list", "tables"], "").contains("other"), change != "flush ruleset", "others' tables stay");
         });
     }
+}
+
+#[test]
+fn a_policy_that_cannot_be_compared_is_not_in_force() {
+    let [policy, _] = policies();
+    elsewhere(move || {
+        let no_namespaces = [(libc::SYS_unshare, Vec::new())].into();
+        let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()));
+        let filter = SeccompFilter::new(no_namespaces, allow, refuse, std::env::consts::ARCH.try_into().unwrap()).unwrap();
+        let program: BpfProgram = filter.try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap(); // of this thread alone
+        let refused = Guard::install(&policy, restored_counter()).expect_err("nobody knows what is in force");
+        assert!(matches!(refused, PolicyError::Unverified { .. }), "{refused}");
+        assert_ne!(read(&policy.table).unwrap().len(), 0, "what was installed stays: it does no harm");
+    });
 }
 
 #[test]

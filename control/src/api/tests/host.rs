@@ -1,0 +1,137 @@
+//! What a host says of itself, to programs and to people.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+/// Names of ours, after all of the Node codiusd's.
+const OURS: [&str; 5] = ["assetScale", "runtime", "isolation", "machines", "limits"];
+/// Ids of the Node codiusd's page, which others may look for.
+const IDS: [&str; 9] = ["uri", "numPeers", "serverUptime", "serviceUptime", "avgLoad", "currency", "costPerMonth", "memory", "fullMem"];
+
+#[tokio::test]
+async fn info_has_the_recorded_fields_in_their_order() {
+    let rows: Vec<Value> = serde_json::from_str(include_str!("../../../tests/data/http-info.json")).unwrap();
+    assert_eq!(rows.len(), 8);
+    for row in rows {
+        let setup = match row["host"].as_str().unwrap() {
+            "full" => Setup { memory_bytes: Some(252_765), ..Setup::default() },
+            "reticent" => Setup { reticent: true, ..Setup::default() },
+            _ => Setup::default(),
+        };
+        let (_, said) = Office::with(setup).await.ask(&format!("GET {}", row["path"].as_str().unwrap()), "", b"").await;
+        let (ours, theirs): (Value, &Value) = (serde_json::from_str(&said).unwrap(), &row["answer"]);
+        let names: Vec<&str> = ours.as_object().unwrap().keys().map(String::as_str).collect();
+        let recorded = theirs.as_object().unwrap().keys().map(String::as_str);
+        assert_eq!(names, recorded.chain(OURS).collect::<Vec<_>>(), "{row}");
+        // These are said of any host; the others are of the machine.
+        for name in ["numPeers", "currency", "costPerMonth", "runningContracts"] {
+            assert_eq!(ours.get(name), theirs.get(name), "{name}: {row}");
+        }
+        assert_eq!(said.contains(r#""costPerMonth":10,"#), theirs["costPerMonth"] == 10, "a whole number: {said}");
+        assert_eq!(ours["selfTestSuccess"], Value::Null, "there was none");
+        // The Node codiusd told peers that it had room while it refused uploads for want of it.
+        assert_eq!(
+            (&ours["fullMem"], &ours["acceptingUploads"]),
+            (&(row["host"] == "full").into(), &(row["host"] != "full").into()),
+            "{row}"
+        );
+        assert_eq!(ours["limits"]["uploadBytes"], 1_048_576);
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_ready_when_each_part_is() {
+    let office = Office::open().await;
+    let asks = async |path: &str| {
+        let (head, body) = office.ask(&format!("GET {path}"), "", b"").await;
+        (head, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let expect = async |status: &str, wrong: Option<(&str, bool)>| {
+        let (head, said) = asks("/readyz").await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        assert_eq!(head.contains("\r\nretry-after: 10\r\n"), wrong.is_some(), "{head}");
+        let usual = [("ready", wrong.is_none()), ("uplink", true), ("store", true), ("runtime", true), ("draining", false)];
+        for (part, value) in usual {
+            let value = wrong.filter(|(other, _)| *other == part).map_or(value, |(_, value)| value);
+            assert_eq!(said[part], value, "{part}: {said}");
+        }
+        assert_eq!(asks("/info").await.1["acceptingUploads"], wrong.is_none());
+        let (head, health) = asks("/healthz").await;
+        assert!(head.starts_with("http/1.1 200 ") && health["healthy"] == true, "{head}");
+    };
+    expect("200", None).await;
+    let asset = office.asset.send_replace(None);
+    expect("503", Some(("uplink", false))).await;
+    office.asset.send_replace(asset);
+    expect("200", None).await;
+    office.draining.cancel();
+    expect("503", Some(("draining", true))).await;
+}
+
+#[tokio::test]
+async fn the_page_says_what_the_host_is() {
+    let office = Office::open().await;
+    let (_, page) = office.ask("GET /", "", b"").await;
+    for id in IDS {
+        assert_eq!(page.matches(&format!(r#" id="{id}">"#)).count(), 1, "{id}: {page}");
+    }
+    for shown in [
+        r#"id="costPerMonth">10<"#,
+        r#"id="currency">XRP<"#,
+        r#"id="uri">http://host.example/?&lt;&amp;"#,
+        r#"id="fullMem">no"#,
+        r#"id="memory">65536 MiB"#,
+        r#"id="runningContracts">0"#,
+        r#"id="runtime">noop"#,
+        r#"<th scope="row">small<td>1<td>512 MiB<td>1024 MiB<td>0.013698631<td>10"#,
+        "codiusd upload manifest.json --host http://host.example/?&lt;&amp; --duration 1h",
+    ] {
+        assert!(page.contains(shown), "{shown} in {page}");
+    }
+    assert!(!page.contains("?<&") && !page.contains("{{") && !page.contains("}}"), "{page}");
+    let reticent = Office::with(Setup { reticent: true, ..Setup::default() }).await;
+    let (_, page) = reticent.ask("GET /", "", b"").await;
+    assert!(page.contains(r#"id="runningContracts">not told"#), "{page}");
+    reticent.asset.send_replace(None);
+    let (_, page) = reticent.ask("GET /", "", b"").await;
+    assert!(page.contains(r#"id="currency">not told"#) && page.contains("<td>not told<td>10"), "{page}");
+}
+
+/// Scripts and styles of a page are those its policy names, and nothing is fetched from elsewhere.
+#[tokio::test]
+async fn pages_hold_all_they_need_and_may_do_no_more() {
+    let office = Office::open().await;
+    for request in ["GET /", "GET /nowhere"] {
+        let mut stream = UnixStream::connect(&office.socket).await.unwrap();
+        stream
+            .write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+        let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+        for (tag, directive) in [("style", "style-src"), ("script", "script-src")] {
+            let texts: Vec<&str> =
+                page.split(&format!("<{tag}>")).skip(1).map(|rest| rest.split(&format!("</{tag}>")).next().unwrap()).collect();
+            let expected = match texts.as_slice() {
+                [] => "'none'".to_owned(),
+                [text] => format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text))),
+                more => panic!("{} <{tag}>", more.len()),
+            };
+            assert!(policy.contains(&format!("; {directive} {expected};")), "{request}: {policy}");
+            assert_eq!(page.matches(&format!("<{tag}")).count(), texts.len(), "{tag}s without attributes");
+        }
+        for foreign in [" src=", "url(", "@import", "<iframe", "<form", " style=", " onclick=", "<base"] {
+            assert!(!page.contains(foreign), "{foreign} in {page}");
+        }
+        // Links lead somewhere only if they are followed.
+        let links: Vec<&str> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        assert!(links.iter().all(|link| ["data:,", "/", "/info", "/openapi.json", "https://interledger.org"].contains(link)), "{links:?}");
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    }
+}

@@ -1,0 +1,259 @@
+//! How the world reaches this host, and how it is paid.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures::StreamExt;
+use reqwest::{Client, Response, redirect};
+use rustls::CertificateError;
+use serde_json::Value;
+use tokio::{net::lookup_host, time::timeout};
+use url::Url;
+
+use super::{Finding, in_full};
+use crate::{
+    client::{LocalhostResolver, Purse},
+    config::{Config, IlpChoice},
+    ready::ReadyFile,
+};
+
+/// How long anything may take that goes through the network.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A certificate that ends sooner should have been renewed.
+const DAYS_LEFT_MIN: i64 = 14;
+const DAY: i64 = 86_400;
+/// Longest answer that is read, in bytes.
+const ANSWER_MAX: usize = 64 * 1024;
+/// The name of a pod nobody runs: 52 characters, as of any.
+const NO_POD: &str = "doctordoctordoctordoctordoctordoctordoctordoctordoca";
+
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    // Where visitors reach the host that runs here.
+    let running = running(&config.root);
+    let mut found: Vec<Finding> = addresses(config).into_iter().map(|address| port(address, running.is_some())).collect();
+    let uri = running.clone().or_else(|| config.public_uri.clone());
+    if let Some(name) = uri.as_ref().and_then(Url::domain) {
+        found.extend(certificates(config, name, uri.as_ref().is_some_and(|uri| uri.scheme() == "https")));
+        found.extend([resolves("names", name).await, resolves("names of pods", &format!("{NO_POD}.{name}")).await]);
+    }
+    match running {
+        Some(uri) => {
+            found.push(readiness(&config.root).await);
+            found.extend(visits(&uri).await);
+        }
+        None => {
+            found.push(uplink(config).await);
+            let text = format!("none runs in {}", config.root.display());
+            found.push(Finding::note("host", text, "start it, and ask again: codiusd serve, or systemctl start codiusd"));
+        }
+    }
+    found
+}
+
+/// Where visitors reach the host that runs in this directory, as it says itself.
+fn running(root: &Path) -> Option<Url> {
+    let ready = fs::read(ReadyFile::path(&root.join("run"))).ok()?;
+    let ready: Value = serde_json::from_slice(&ready).ok()?;
+    // One that was killed has left its file.
+    let runs = Path::new("/proc").join(ready.get("pid")?.to_string()).exists();
+    runs.then(|| ready.get("publicUri")?.as_str()?.parse().ok())?
+}
+
+fn addresses(config: &Config) -> Vec<SocketAddr> {
+    let tls = config.tls.iter().flat_map(|tls| tls.listen.iter().copied());
+    [config.listen].into_iter().chain(tls).filter(|address| address.port() != 0).collect()
+}
+
+fn port(address: SocketAddr, runs: bool) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::good("ports", format!("{address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse && runs => Finding::good("ports", format!("{address} is the host's")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let remedy = format!("see who has it (ss -ltnp sport = :{}) and stop it: often an nginx or apache from before", address.port());
+            Finding::bad("ports", format!("another program listens at {address}"), remedy)
+        }
+        Err(error) => Finding::bad(
+            "ports",
+            format!("{address}: {error}"),
+            "root (or CAP_NET_BIND_SERVICE), and an address of this machine (CODIUS_BIND_IP, CODIUS_TLS_LISTEN)",
+        ),
+    }
+}
+
+fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
+    let check = "certificate";
+    let Some(tls) = &config.tls else {
+        let remedy = "unless a proxy in front of it does: set tls_listen and tls_certs (CODIUS_TLS_LISTEN, CODIUS_TLS_CERTS)";
+        return is_secure.then(|| Finding::note(check, "visitors come by https, and codiusd speaks no TLS", remedy)).into_iter().collect();
+    };
+    let certificates = match tls.load() {
+        Ok(certificates) => certificates,
+        Err(error) => {
+            return vec![Finding::bad(check, in_full(&error), "certificate and key as PEM, readable for root (CODIUS_TLS_CERTS)")];
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    let judge = |wanted: &str, asked: &str| {
+        let Some(end) = certificates.end_for(asked) else {
+            let remedy = format!(
+                "a certificate for {name} and *.{name}: such as certbot certonly --preferred-challenges dns -d {name} -d '*.{name}'"
+            );
+            return Finding::bad(check, format!("none is for {wanted}"), remedy);
+        };
+        let days = (end - now).div_euclid(DAY);
+        let remedy = "renew it; the new files are taken up as they come";
+        match days {
+            ..0 => Finding::bad(check, format!("that for {wanted} has expired"), remedy),
+            0..DAYS_LEFT_MIN => Finding::note(check, format!("that for {wanted} ends in {days} days"), remedy),
+            _ => Finding::good(check, format!("that for {wanted} is good for {days} days")),
+        }
+    };
+    vec![judge(name, name), judge(&format!("*.{name}"), &format!("{NO_POD}.{name}"))]
+}
+
+async fn resolves(check: &'static str, name: &str) -> Finding {
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Finding::good(check, "localhost is this machine");
+    }
+    let (_, parent) = name.split_once('.').unwrap_or_default();
+    let record = if name.starts_with(NO_POD) { format!("*.{parent}") } else { name.to_owned() };
+    let found = timeout(PATIENCE, lookup_host((name, 0))).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    let addresses: Vec<IpAddr> = match found {
+        Ok(found) => found.map(|address| address.ip()).collect(),
+        Err(error) => {
+            let remedy = format!("add the DNS record: {record}. A <this machine's public address>");
+            return Finding::bad(check, format!("{record} doesn't resolve: {error}"), remedy);
+        }
+    };
+    let text = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    // Whoever can send from an address has it.
+    if addresses.iter().any(|address| UdpSocket::bind((*address, 0)).is_ok()) {
+        return Finding::good(check, format!("{record} is {text}, this machine"));
+    }
+    let remedy = "fine if a router or proxy there leads here; otherwise correct the DNS record";
+    Finding::note(check, format!("{record} is {text}, which isn't an address of this machine"), remedy)
+}
+
+/// What a host that doesn't run would be paid by. One that runs is connected already, and says so itself.
+async fn uplink(config: &Config) -> Finding {
+    let IlpChoice::Uplink(url) = &config.ilp else {
+        return Finding::note("uplink", "embedded: whoever connects pays with play money", "ilp = uplink, with moneyd or ILP_CREDENTIALS");
+    };
+    let remedy = "start moneyd, or give the connector as ILP_CREDENTIALS={\"server\":\"btp+wss://:secret@host:port\"}";
+    match timeout(PATIENCE, Purse::open(url.clone())).await {
+        Ok(Ok(purse)) => {
+            let account = purse.account();
+            Finding::good("uplink", format!("{} is paid in {} at scale {}", account.address, account.asset_code, account.asset_scale))
+        }
+        Ok(Err(error)) => Finding::bad("uplink", in_full(&error), remedy),
+        Err(_) => Finding::bad("uplink", format!("the connector says nothing for {} s", PATIENCE.as_secs()), remedy),
+    }
+}
+
+async fn readiness(root: &Path) -> Finding {
+    let client = Client::builder().unix_socket(root.join("run/control.sock")).timeout(PATIENCE).build();
+    let asked = async { text(client?.get("http://localhost/readyz").send().await?).await };
+    let said: Value = match asked.await {
+        Ok(said) => serde_json::from_str(&said).unwrap_or_default(),
+        Err(error) => return Finding::bad("host", format!("it doesn't answer: {}", in_full(&error)), "see its log: journalctl -u codiusd"),
+    };
+    let is = |part: &str| said.get(part).and_then(Value::as_bool);
+    if is("ready") == Some(true) {
+        return Finding::good("host", "it takes uploads and serves pods");
+    }
+    let away: Vec<&str> = ["uplink", "store", "runtime"].into_iter().filter(|part| is(part) != Some(true)).collect();
+    let text = if is("draining") == Some(true) { "it is stopping".to_owned() } else { format!("it isn't ready: {}", away.join(", ")) };
+    Finding::bad("host", text, "see its log: journalctl -u codiusd")
+}
+
+/// The host and a pod's name as visitors reach them: names, ways, certificates and all.
+async fn visits(uri: &Url) -> Vec<Finding> {
+    let client =
+        Client::builder().dns_resolver(std::sync::Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).timeout(PATIENCE);
+    let client = match client.build() {
+        Ok(client) => client,
+        Err(error) => return vec![Finding::bad("visitors", in_full(&error), "see the remedies above")],
+    };
+    let mut found = Vec::new();
+    for (check, url, mark) in [
+        ("visitors", at(uri, "", "/version"), "Codiusd (Rust)"),
+        ("visitors of pods", at(uri, &format!("{NO_POD}."), "/"), "no pod with this name"),
+    ] {
+        let Some(url) = url else { continue };
+        let asked = async { text(client.get(url.clone()).header("Accept", "application/json").send().await?).await };
+        let shown = url.host_str().unwrap_or_default().replace(NO_POD, "*");
+        found.push(match asked.await {
+            Ok(said) if said.contains(mark) => Finding::good(check, format!("{shown} leads here")),
+            Ok(_) => {
+                Finding::bad(check, format!("another program answers at {shown}"), "the DNS record, or a proxy in front, leads elsewhere")
+            }
+            Err(error) => Finding::bad(check, format!("{shown}: {}", in_full(&error)), remedy(&error)),
+        });
+    }
+    found
+}
+
+fn at(uri: &Url, label: &str, path: &str) -> Option<Url> {
+    let mut url = uri.clone();
+    url.set_host(Some(&format!("{label}{}", uri.host_str()?))).ok()?;
+    url.set_path(path);
+    Some(url)
+}
+
+/// A body, as far as it matters.
+async fn text(response: Response) -> reqwest::Result<String> {
+    let (mut read, mut chunks) = (Vec::new(), response.bytes_stream());
+    while let Some(chunk) = chunks.next().await {
+        read.extend_from_slice(&chunk?);
+        if read.len() > ANSWER_MAX {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&read).into_owned())
+}
+
+/// What to do about a visit that failed.
+fn remedy(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        return "packets are lost on the way: open the port in the firewall, and forward it in the router";
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(current) = cause {
+        if let Some(error) = current.downcast_ref::<io::Error>() {
+            if let Some(rustls::Error::InvalidCertificate(problem)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                return certificate_remedy(problem);
+            }
+            match error.kind() {
+                ErrorKind::ConnectionRefused => {
+                    return "nobody listens there: check tls_listen, port, bind_ip, and forwarding in the router";
+                }
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                    return "there is no way there: check the address in the DNS record";
+                }
+                _ => {}
+            }
+        }
+        cause = current.source();
+    }
+    "see the remedies for names, ports and certificate above"
+}
+
+fn certificate_remedy(problem: &CertificateError) -> &'static str {
+    match problem {
+        CertificateError::UnknownIssuer => {
+            "browsers don't know who issued it: use one of a public authority (certbot), the whole chain; in a lab, SSL_CERT_FILE=ca.pem"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew it: it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it isn't valid yet: is the clock right?",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for other names: it must be for the host and for *.host"
+        }
+        _ => "codiusd can't use it as visitors need it: get a new one",
+    }
+}

@@ -1,0 +1,248 @@
+//! What the whole host counts beside what the front door and the runtime do: looked up when Prometheus asks, and kept nowhere.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::Path,
+};
+
+use codiusd_control::{
+    orders::Orders,
+    pay::Asset,
+    peers::Peers,
+    pods::{Doing, Room},
+    store::Totals,
+};
+use prometheus::{
+    IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+/// What a host is doing at a moment.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// When it was started, in seconds since 1970.
+    pub started: u64,
+    /// Whether there is an Interledger account to be paid to.
+    pub uplink: bool,
+    /// Whether what is paid can be written down.
+    pub store: bool,
+    /// Whether it takes nothing new.
+    pub draining: bool,
+    /// What each of its pods does.
+    pub pods: Vec<Doing>,
+    /// What pods may hold, and hold.
+    pub room: Room,
+    /// The file system of its files.
+    pub disk: Option<Disk>,
+    /// What was received, and what became of it.
+    pub totals: Vec<(Asset, Totals)>,
+    /// How many other hosts are known.
+    pub peers: usize,
+}
+
+impl HostFacts {
+    /// What is so now, of a host that keeps its files at `root`.
+    pub(crate) fn now(started: u64, orders: &Orders, peers: &Peers, root: &Path) -> Self {
+        let keeper = orders.keeper();
+        Self {
+            started,
+            uplink: orders.asset().is_some(),
+            store: keeper.is_durable(),
+            draining: keeper.is_draining(),
+            pods: keeper.survey().iter().map(|pod| pod.doing).collect(),
+            room: keeper.room(),
+            disk: Disk::of(root),
+            totals: orders.totals(),
+            peers: peers.count(),
+        }
+    }
+}
+
+/// A file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    /// How large it is.
+    pub size: u64,
+    /// What is free on it for the host.
+    pub free: u64,
+}
+
+impl Disk {
+    fn of(path: &Path) -> Option<Self> {
+        let system = rustix::fs::statvfs(path).ok()?;
+        let [size, free] = [system.f_blocks, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
+        Some(Self { size, free })
+    }
+}
+
+/// The host's figures, as a registry has them.
+pub struct HostFigures {
+    figures: Vec<&'static Figure>,
+    descriptions: Vec<Desc>,
+    read: Box<dyn Fn() -> HostFacts + Send + Sync>,
+}
+
+impl fmt::Debug for HostFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostFigures").finish_non_exhaustive()
+    }
+}
+
+/// Where the values of a figure are. What isn't known, or has no limit, has no value.
+enum Read {
+    /// The release, as a label.
+    Build,
+    /// One value.
+    Gauge(fn(&HostFacts) -> Option<u64>),
+    /// A sum for each asset; it only grows.
+    Money(fn(&Totals) -> u64),
+    /// Pods by what they do.
+    Pods,
+}
+
+/// Name, help, and where the values are.
+type Figure = (&'static str, &'static str, Read);
+
+static FIGURES: [Figure; 16] = [
+    ("codius_build_info", "Always 1, with the version of codiusd.", Read::Build),
+    ("codius_cpus_held", "Virtual processors that pods hold.", Read::Gauge(|facts| Some(facts.room.held.vcpus))),
+    ("codius_cpus_max", "Virtual processors that pods may hold.", Read::Gauge(|facts| limit(facts.room.max.vcpus))),
+    ("codius_disk_free_bytes", "Free on the file system of root, for codiusd.", Read::Gauge(|facts| facts.disk.map(|disk| disk.free))),
+    ("codius_disk_size_bytes", "Size of the file system of root.", Read::Gauge(|facts| facts.disk.map(|disk| disk.size))),
+    ("codius_draining", "1 while the operator has the host take nothing new.", Read::Gauge(|facts| Some(facts.draining.into()))),
+    ("codius_memory_held_bytes", "Memory that pods hold.", Read::Gauge(|facts| Some(facts.room.held.memory_bytes))),
+    ("codius_memory_max_bytes", "Memory that pods may hold.", Read::Gauge(|facts| limit(facts.room.max.memory_bytes))),
+    ("codius_money_earned_units_total", "Spent on run time, in the smallest unit of the asset.", Read::Money(|sums| sums.earned)),
+    ("codius_money_forfeited_units_total", "Credit that expired before anybody used it, in the same.", Read::Money(|sums| sums.forfeited)),
+    ("codius_money_received_units_total", "Credited by payments, in the same.", Read::Money(|sums| sums.received)),
+    ("codius_peers", "Other hosts that are known.", Read::Gauge(|facts| u64::try_from(facts.peers).ok())),
+    ("codius_pods", "Pods by what they do.", Read::Pods),
+    ("codius_start_time_seconds", "When this process was started, in seconds since 1970.", Read::Gauge(|facts| Some(facts.started))),
+    ("codius_store_up", "1 while what is paid can be written down.", Read::Gauge(|facts| Some(facts.store.into()))),
+    ("codius_uplink_up", "1 while there is an Interledger account to be paid to.", Read::Gauge(|facts| Some(facts.uplink.into()))),
+];
+
+impl HostFigures {
+    /// Registers all but money; `read` says what they are whenever somebody asks.
+    pub fn register(registry: &Registry, read: impl Fn() -> HostFacts + Send + Sync + 'static) -> Result<(), prometheus::Error> {
+        Self::register_those(registry, false, Box::new(read))
+    }
+
+    /// Registers money, which isn't everybody's business.
+    pub fn register_money(registry: &Registry, read: impl Fn() -> HostFacts + Send + Sync + 'static) -> Result<(), prometheus::Error> {
+        Self::register_those(registry, true, Box::new(read))
+    }
+
+    fn register_those(registry: &Registry, money: bool, read: Box<dyn Fn() -> HostFacts + Send + Sync>) -> Result<(), prometheus::Error> {
+        let figures: Vec<&'static Figure> = FIGURES.iter().filter(|(.., read)| matches!(read, Read::Money(_)) == money).collect();
+        let described = figures.iter().map(|(name, help, read)| {
+            let labels = read.labels().iter().map(|label| (*label).to_owned()).collect();
+            Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new())
+        });
+        let descriptions = described.collect::<Result<_, _>>()?;
+        registry.register(Box::new(Self { figures, descriptions, read }))
+    }
+}
+
+impl Collector for HostFigures {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let facts = (self.read)();
+        self.figures.iter().flat_map(|(name, help, read)| read.family(Opts::new(*name, *help), &facts).unwrap_or_default()).collect()
+    }
+}
+
+impl Read {
+    fn labels(&self) -> &'static [&'static str] {
+        match self {
+            Self::Build => &["release"],
+            Self::Gauge(_) => &[],
+            Self::Money(_) => &["asset", "scale"],
+            Self::Pods => &["state"],
+        }
+    }
+
+    /// Made for this one answer: what it is about may be gone at the next.
+    fn family(&self, opts: Opts, facts: &HostFacts) -> Result<Vec<MetricFamily>, prometheus::Error> {
+        if let Self::Money(sum) = self {
+            let family = IntCounterVec::new(opts, self.labels())?;
+            for (asset, sums) in &facts.totals {
+                family.with_label_values(&[&asset.code, &asset.scale.to_string()]).inc_by(sum(sums));
+            }
+            return Ok(family.collect());
+        }
+        let family = IntGaugeVec::new(opts, self.labels())?;
+        let set = |labels: &[&str], value: u64| family.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        match self {
+            Self::Build => set(&[env!("CARGO_PKG_VERSION")], 1),
+            Self::Gauge(read) => drop(read(facts).map(|value| set(&[], value))),
+            Self::Money(_) => {}
+            Self::Pods => facts.pods_by_state().into_iter().for_each(|(state, count)| set(&[state], count)),
+        }
+        Ok(family.collect())
+    }
+}
+
+impl HostFacts {
+    fn pods_by_state(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts: BTreeMap<_, _> = Doing::ALL.map(|doing| (doing.word(), 0)).into();
+        for doing in &self.pods {
+            *counts.entry(doing.word()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// A limit; none if there is none.
+fn limit(max: u64) -> Option<u64> {
+    Some(max).filter(|max| *max != u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use codiusd_control::pods::Shares;
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_is_so() {
+        let xrp = |scale, earned| (Asset { code: "XRP".to_owned(), scale }, Totals { received: earned, earned, forfeited: 0 });
+        let max = Shares { memory_bytes: 1 << 30, vcpus: u64::MAX, disk_bytes: u64::MAX };
+        let facts = HostFacts {
+            started: 5,
+            uplink: true,
+            store: false,
+            draining: false,
+            pods: vec![Doing::Running, Doing::Running, Doing::Exited],
+            room: Room { max, held: Shares::default() },
+            disk: None,
+            totals: vec![xrp(9, u64::MAX), xrp(6, 7)],
+            peers: 0,
+        };
+        let registry = Registry::new();
+        let money = facts.clone();
+        HostFigures::register(&registry, move || facts.clone()).unwrap();
+        assert!(registry.gather().iter().all(|family| !family.name().contains("money")), "that is shown apart");
+        HostFigures::register_money(&registry, move || money.clone()).unwrap();
+        for _ in 0..2 {
+            let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            for line in [
+                "codius_pods{state=\"running\"} 2",
+                "codius_pods{state=\"starting\"} 0",
+                "codius_money_earned_units_total{asset=\"XRP\",scale=\"6\"} 7",
+                "codius_store_up 0",
+                "codius_uplink_up 1",
+                "codius_memory_max_bytes 1073741824",
+            ] {
+                assert!(text.lines().any(|told| told == line), "{line} in {text}");
+            }
+            assert!(!text.contains("codius_cpus_max ") && !text.contains("codius_disk_free_bytes "), "no limit is no figure: {text}");
+        }
+    }
+}
