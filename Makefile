@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test setup test-setup lint doc deny fuzz instructions bench bench-demo bench-edge
+.PHONY: help demo test setup test-setup lint doc deny dockerfile fuzz instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
 	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
 	@echo "make lint     formatting, clippy and documentation warnings"
 	@echo "make deny     licences, sources and duplicates of the dependencies"
+	@echo "make dockerfile  the image of deploy/Dockerfile, built without a registry, and a pod in it"
 	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
 	@echo "make bench    upload to first byte, as the README has it"
 	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as the README has it"
@@ -38,6 +39,10 @@ lint:
 deny:
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --all-features check bans licenses sources
+
+# Not part of the tests: it builds everything once more.
+dockerfile: setup
+	tests/dockerfile
 
 FUZZ_SECONDS ?= 60
 fuzz:

@@ -143,7 +143,7 @@ install_all() {
 pods_are_there() {
   "$program" check >/dev/null 2>&1 || return 1
   "$program" network show >/dev/null 2>&1 || return 1
-  ! "$program" network remove >/dev/null
+  ! "$program" network remove >/dev/null 2>&1
 }
 
 stop_all_pods() {
@@ -151,6 +151,8 @@ stop_all_pods() {
   run mkdir -p "${drop_in%/*}"
   [ -n "$dry" ] || printf '[Service]\nEnvironment=CODIUS_STOP_PODS_AT_EXIT=true\n' >"$drop_in"
   run systemctl daemon-reload
+  # Or a visitor would have it started again.
+  run systemctl stop codiusd.socket
   # It takes over what runs, and then stops it.
   run systemctl restart codiusd.service
   run systemctl stop codiusd.service
@@ -162,7 +164,7 @@ uninstall_all() {
     stop_all_pods
   fi
   local unit
-  for unit in codiusd.service codiusd.socket; do
+  for unit in codiusd.socket codiusd.service; do
     [ -e "$units/$unit" ] || continue
     # A unit that isn't enabled, or a machine that doesn't run systemd, is no failure.
     if command -v systemctl >/dev/null; then run systemctl disable --quiet "$unit" || true; fi

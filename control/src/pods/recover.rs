@@ -35,6 +35,7 @@ impl Keeper {
                 self.0.recovering.store(true, Ordering::Release);
                 for record in &stored {
                     // Nobody touches them, and they are no orphans.
+                    self.0.routes.withdraw(&record.order.spec.id, Gone::Restarting(self.0.clock.now()));
                     let entry = Entry { order: Arc::new(record.order.clone()), stage: Stage::Reviving };
                     self.0.table().insert(record.order.spec.id.clone(), entry);
                 }
@@ -99,6 +100,8 @@ impl Keeper {
             }
             Repair::Revive { expires_at } => {
                 place(Stage::Reviving);
+                // Visitors are told to come again, not that there is no such pod.
+                self.0.routes.withdraw(id, Gone::Restarting(self.0.clock.now()));
                 let order = order.clone();
                 return Ok(Some(Box::pin(async move { inner.revive(&order, expires_at).await })));
             }

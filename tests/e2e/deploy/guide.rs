@@ -4,8 +4,10 @@ use std::fs;
 
 use super::{SCRIPT_WITHIN, deploy, repository, server};
 
-/// Names and addresses of the example are this machine's, as they would be in the world.
+/// Names and addresses of the example are this machine's, as they would be in the world. How full its disk is has no say.
 const WORLD: &str = r"
+mkdir -p /run/systemd/system/codiusd.service.d
+printf '[Service]\nEnvironment=CODIUS_MAX_DISK_FRACTION=1\n' >/run/systemd/system/codiusd.service.d/disk.conf
 ip address add 203.0.113.10/32 dev lo
 ip address add 2001:db8::10/128 dev lo
 rm -f /etc/resolv.conf
@@ -48,6 +50,7 @@ async fn the_guide_leads_to_a_paid_pod_and_back_from_a_loss() {
     let server = server().await;
     let said = server.does(&script, SCRIPT_WITHIN).await;
     assert!(said.contains("<!doctype html>"), "the first pod answers:\n{said}");
+    assert!(!said.contains("404"), "a pod that is started anew isn't gone:\n{said}");
     let left = server.does("ls /usr/local/bin/codiusd /etc/systemd/system/codiusd* 2>/dev/null || true", SCRIPT_WITHIN).await;
     assert_eq!(left, "", "what the last section leaves");
 }

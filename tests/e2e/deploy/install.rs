@@ -30,7 +30,7 @@ systemctl restart codiusd
 codiusd upload /root/manifest.json --host http://codius.localhost --duration 1h --json | grep -o '[a-z0-9]*\.codius\.localhost' | head -n 1 >/root/pod
 "#;
 const HELPERS: &str = r#"
-page() { curl -fsS -m 60 -o /dev/null -H "Host: $(cat /root/pod)" http://127.0.0.1/; }
+page() { curl -fsS -m 60 --retry 30 --retry-connrefused -o /dev/null -H "Host: $(cat /root/pod)" http://127.0.0.1/; }
 pod() { pgrep -x codius-demo-pag; }
 main() { systemctl show -p MainPID --value codiusd; }
 "#;
@@ -113,7 +113,7 @@ async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
 
     let watchdog = r"
         mkdir -p /run/systemd/system/codiusd.service.d
-        printf '[Service]\nWatchdogSec=3\n' >/run/systemd/system/codiusd.service.d/test.conf
+        printf '[Service]\nWatchdogSec=5\n' >/run/systemd/system/codiusd.service.d/test.conf
         systemctl daemon-reload; systemctl restart codiusd
         stuck=$(main); kill -STOP $stuck
         for _ in $(seq 600); do
@@ -135,7 +135,7 @@ async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
 
 #[test]
 fn shellcheck_finds_nothing() {
-    let scripts = [deploy().join("install.sh"), deploy().join("setup"), repository().join("tests/kit/machine")];
+    let scripts = [deploy().join("install.sh"), deploy().join("setup"), repository().join("tests/kit/machine"), repository().join("tests/dockerfile")];
     let checked = Command::new("shellcheck").args(scripts).output().expect("run shellcheck");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
