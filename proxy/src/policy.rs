@@ -18,6 +18,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
+
 /// Ports no pod is reached at: what listens there is no web server, and speaks more than it is asked (the list of the pods' network).
 const REFUSED_PORTS: [RangeInclusive<u16>; 12] = [
     19..=19,
@@ -167,14 +170,25 @@ fn is_special(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the address belongs to this machine: only then does the kernel choose it as the sender of what is sent to it. Sends nothing.
+/// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
+/// as it does for whole networks routed to a machine. Sends nothing; what can't be found out is ours.
 pub(crate) fn is_own(address: IpAddr) -> bool {
+    let Ok(mut interfaces) = getifaddrs() else { return true };
+    interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(address)) || is_own_sender(address)
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = || address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4().or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+fn is_own_sender(address: IpAddr) -> bool {
     let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let sender = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((address, 9))?;
         socket.local_addr()
     });
-    sender.is_ok_and(|sender| sender.ip() == address)
+    sender.is_ok_and(|sender| sender.ip() == address) // without a way there, nothing is connected to either
 }
 
 #[cfg(test)]
