@@ -247,6 +247,25 @@ async fn a_drained_host_takes_nothing_new_and_honours_what_is_paid_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn browsers_get_a_page_that_shows_what_is_paid_for() {
+    let host = operated().start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &Upload::of(host.image()), 600).await;
+    let page = ask(&host, Method::GET, "/", &[("host", "localhost"), ("accept", "text/html,*/*;q=0.8")], "").await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{:?}", page.headers);
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+    let text = page.text();
+    assert!(text.contains(&hash) && text.contains("<svg") && !text.contains("{{"), "{text}");
+    for elsewhere in ["src=\"http", "href=\"//", "url(http", "@import"] {
+        assert!(!text.contains(elsewhere), "{elsewhere} in {text}");
+    }
+    let program = ask(&host, Method::GET, "/", &[("host", "localhost"), ("accept", "application/json")], "").await;
+    assert!(!program.text().contains("<html"), "{}", program.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn web_pages_are_no_operators() {
     let host = operated().start().await;
     for (method, path) in PATHS {
