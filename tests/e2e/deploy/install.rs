@@ -135,7 +135,12 @@ async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
 
 #[test]
 fn shellcheck_finds_nothing() {
-    let scripts = [deploy().join("install.sh"), deploy().join("setup"), repository().join("tests/kit/machine"), repository().join("tests/dockerfile")];
+    let scripts = [
+        deploy().join("install.sh"),
+        deploy().join("setup"),
+        repository().join("tests/kit/machine"),
+        repository().join("tests/dockerfile"),
+    ];
     let checked = Command::new("shellcheck").args(scripts).output().expect("run shellcheck");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
