@@ -17,8 +17,8 @@ use futures::Stream;
 use serde::Deserialize;
 use url::Url;
 
-pub(crate) use http::LocalhostResolver;
 pub use http::{Host, HostError};
+pub(crate) use http::{LocalhostResolver, read_at_most};
 pub use operator::{Operator, OperatorError};
 pub use purse::{Purse, PurseError, Spent};
 

@@ -14,7 +14,10 @@ use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError, Settings, TlsChoice, keys};
+use crate::{
+    causes::in_full,
+    config::{self, Config, ConfigError, Settings, TlsChoice, keys},
+};
 
 /// Exit code for a command line or configuration that can't be used (`EX_USAGE`).
 const USAGE: u8 = 64;
@@ -150,16 +153,7 @@ fn usage(error: &dyn std::fmt::Display) -> ExitCode {
 
 /// Says why something didn't work, with its causes, in one line.
 fn failure(error: &dyn std::error::Error) -> ExitCode {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let text = source.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = source.source();
-    }
-    eprintln!("codiusd: {line}");
+    eprintln!("codiusd: {}", in_full(error));
     ExitCode::FAILURE
 }
 

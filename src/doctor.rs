@@ -8,30 +8,9 @@
 mod machine;
 mod outside;
 
-use std::fmt;
+use codiusd_runtime::network::Grade;
 
 use crate::config::Config;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grade {
-    /// As it should be.
-    Good,
-    /// It may be meant so, or can't be told from here.
-    Note,
-    /// The host can't do its work.
-    Bad,
-}
-
-impl fmt::Display for Grade {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Good => "ok",
-            Self::Note => "note",
-            Self::Bad => "BAD",
-        })
-    }
-}
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -64,18 +43,4 @@ pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     let mut found = machine::examine(config);
     found.extend(outside::examine(config).await);
     found
-}
-
-/// An error with its causes, in one line.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let text = source.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = source.source();
-    }
-    line
 }

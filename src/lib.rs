@@ -6,6 +6,7 @@
 //! | [`app`] | builds and connects everything, top to bottom |
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
+//! | `causes` | errors with what has caused them, for people |
 //! | [`figures`] | what the whole host counts, for Prometheus |
 //! | `notify` | tells systemd how it stands with the host |
 //! | `open_files` | how many files the process may open |
@@ -21,6 +22,7 @@
 mod admin;
 pub mod app;
 mod bridge;
+mod causes;
 pub mod client;
 mod cmd;
 pub mod config;

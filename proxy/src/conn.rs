@@ -155,7 +155,11 @@ where
             () = &mut cut => return,
         };
         let Some(next) = next else {
-            return rest::close(idle, limits.linger).await;
+            tokio::select! {
+                () = rest::close(idle, limits.linger) => {}
+                () = &mut cut => {}
+            }
+            return;
         };
         (stream, first) = (idle, next);
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{Deed, Quote, Receipt};
+use crate::causes::innermost;
 
 /// How long a paid request may take: hosts answer within a minute.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -157,24 +158,26 @@ impl Host {
         Err(HostError::Refused { host: self.url.clone(), status, message })
     }
 
-    async fn read<T: serde::de::DeserializeOwned>(&self, mut response: Response) -> Result<T, HostError> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_host(&self.url, &error))? {
-            if bytes.len() + chunk.len() > ANSWER_MAX {
-                return Err(HostError::NotCodius(self.url.clone()));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&bytes).map_err(|_| HostError::NotCodius(self.url.clone()))
+    async fn read<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, HostError> {
+        let body = read_at_most(response, ANSWER_MAX).await.map_err(|error| unreachable_host(&self.url, &error))?;
+        body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or_else(|| HostError::NotCodius(self.url.clone()))
     }
 }
 
-fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+/// The body of an answer; none if it has more bytes than that.
+pub(crate) async fn read_at_most(mut response: Response, max: usize) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
     }
-    HostError::Unreachable { host: host.clone(), reason: cause.to_string() }
+    Ok(Some(body))
+}
+
+fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
+    HostError::Unreachable { host: host.clone(), reason: innermost(error) }
 }
 
 /// `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.

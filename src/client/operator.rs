@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use reqwest::{Client, Method, Response, StatusCode, redirect};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use crate::ready::ReadyFile;
+use super::read_at_most;
+use crate::{causes::innermost, ready::ReadyFile};
 
 /// How long an answer may take: pods are stopped before it comes.
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -127,24 +127,13 @@ impl Operator {
     }
 
     async fn text(&self, response: Response) -> Result<Vec<u8>, OperatorError> {
-        let mut text = Vec::new();
-        let mut chunks = response.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
-            text.extend_from_slice(&chunk.map_err(|error| away(&self.url, &error))?);
-            if text.len() > ANSWER_MAX {
-                return Err(OperatorError::NotCodius(self.url.clone()));
-            }
-        }
-        Ok(text)
+        let text = read_at_most(response, ANSWER_MAX).await.map_err(|error| away(&self.url, &error))?;
+        text.ok_or_else(|| OperatorError::NotCodius(self.url.clone()))
     }
 }
 
 fn away(url: &Url, error: &reqwest::Error) -> OperatorError {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    OperatorError::Away { url: url.clone(), reason: cause.to_string() }
+    OperatorError::Away { url: url.clone(), reason: innermost(error) }
 }
 
 #[cfg(test)]

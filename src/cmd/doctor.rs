@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use codiusd_runtime::network::Grade;
 use serde_json::json;
 
 use super::{ConfigArgs, failure, serve::office_runtime, usage};
-use crate::doctor::{self, Finding, Grade};
+use crate::doctor::{self, Finding};
 
 #[derive(Debug, Args)]
 #[command(

@@ -90,16 +90,11 @@ fn show(policy: &Policy, json: bool) {
 
 fn check(policy: &Policy, json: bool) -> io::Result<ExitCode> {
     let findings = network::check(policy)?;
-    let word = |grade| match grade {
-        Grade::Good => "ok",
-        Grade::Note => "note",
-        Grade::Bad => "BAD",
-    };
     if json {
-        let findings: Vec<_> = findings.iter().map(|found| json!({ "grade": word(found.grade), "text": found.text })).collect();
+        let findings: Vec<_> = findings.iter().map(|found| json!({ "grade": found.grade.to_string(), "text": found.text })).collect();
         println!("{}", json!({ "table": policy.table, "findings": findings }));
     } else {
-        findings.iter().for_each(|found| println!("{:5} {}", word(found.grade), found.text));
+        findings.iter().for_each(|found| println!("{:5} {}", found.grade, found.text));
     }
     let holds = findings.iter().all(|found| found.grade != Grade::Bad);
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -8,13 +8,14 @@ use std::{
 
 use codiusd_runtime::{
     embedded,
-    network::{self, Grade as Found},
+    network::{self, Grade},
 };
 use rustix::process::{Resource, getrlimit};
 
-use super::{Finding, in_full};
+use super::Finding;
 use crate::{
     app::pods::network_policy,
+    causes::in_full,
     config::{Config, RuntimeChoice},
 };
 
@@ -144,7 +145,7 @@ fn policy(config: &Config) -> Option<Finding> {
         Ok(findings) => findings,
         Err(error) => return Some(Finding::bad(check, error.to_string(), "root, and a kernel with nf_tables")),
     };
-    let bad: Vec<&str> = findings.iter().filter(|found| found.grade == Found::Bad).map(|found| found.text.as_str()).collect();
+    let bad: Vec<&str> = findings.iter().filter(|found| found.grade == Grade::Bad).map(|found| found.text.as_str()).collect();
     Some(match bad.as_slice() {
         [] => Finding::good(check, format!("table inet {} is in force", policy.table)),
         bad => Finding::note(check, bad.join("; "), "it is put in force when codiusd starts; codiusd network check says more"),

@@ -9,16 +9,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::StreamExt;
 use reqwest::{Client, Response, redirect};
 use rustls::CertificateError;
 use serde_json::Value;
 use tokio::{net::lookup_host, time::timeout};
 use url::Url;
 
-use super::{Finding, in_full};
+use super::Finding;
 use crate::{
-    client::{LocalhostResolver, Purse},
+    causes::in_full,
+    client::{LocalhostResolver, Purse, read_at_most},
     config::{Config, IlpChoice},
     ready::ReadyFile,
 };
@@ -206,16 +206,9 @@ fn at(uri: &Url, label: &str, path: &str) -> Option<Url> {
     Some(url)
 }
 
-/// A body, as far as it matters.
+/// A body; nothing of one that is no answer of ours.
 async fn text(response: Response) -> reqwest::Result<String> {
-    let (mut read, mut chunks) = (Vec::new(), response.bytes_stream());
-    while let Some(chunk) = chunks.next().await {
-        read.extend_from_slice(&chunk?);
-        if read.len() > ANSWER_MAX {
-            break;
-        }
-    }
-    Ok(String::from_utf8_lossy(&read).into_owned())
+    Ok(read_at_most(response, ANSWER_MAX).await?.map_or_else(String::new, |body| String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// What to do about a visit that failed.

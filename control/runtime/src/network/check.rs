@@ -1,6 +1,6 @@
 //! Whether the kernel does what the policy says.
 
-use std::{fs, io, path::Path};
+use std::{fmt, fs, io, path::Path};
 
 use super::{
     bandwidth, bridge, kernel,
@@ -11,15 +11,25 @@ use super::{
 /// Hooks a pod's packets pass, as the kernel numbers them for IP, bridges and ARP.
 const HOOKS: [(u32, &str); 5] = [(0, "prerouting"), (1, "input"), (2, "forward"), (3, "output"), (4, "postrouting")];
 
-/// How much a finding matters.
+/// How much a finding matters; shown as a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grade {
     /// As it should be.
     Good,
-    /// Worth knowing; the policy holds.
+    /// Worth knowing; what is asked for holds.
     Note,
-    /// The policy doesn't hold.
+    /// It doesn't hold.
     Bad,
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Good => "ok",
+            Self::Note => "note",
+            Self::Bad => "BAD",
+        })
+    }
 }
 
 /// One thing that was looked at.
