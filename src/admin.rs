@@ -6,6 +6,7 @@
 //! | `/metrics/pods?top=N` | the same of the N busiest pods (10, or up to 100): not in the scrape, where each pod would be a series | |
 //! | `/`, `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
 //! | `/status`, `/pods`, `/bans` | what the host does | `seen` |
+//! | `/self-test`, POST `/self-test` | what the last self-test found; tests now | `tested` |
 //! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | what it is told | `told` |
 //!
 //! `answer` has the one table from errors to answers, and how bodies are read. It has no password, so it is refused to web pages: a
@@ -15,6 +16,7 @@ mod answer;
 mod figures;
 mod node;
 mod seen;
+mod tested;
 mod told;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
@@ -33,6 +35,7 @@ use prometheus::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::self_test::SelfTest;
 use answer::AdminError;
 
 /// Longest body that is read, in bytes.
@@ -48,6 +51,7 @@ struct Desk {
     orders: Orders,
     started: Instant,
     stops: Arc<Semaphore>,
+    self_test: Option<Arc<SelfTest>>,
 }
 
 /// The listener, until dropped.
@@ -64,11 +68,12 @@ impl Admin {
         registry: Registry,
         routes: Arc<RouteTable>,
         orders: Orders,
+        self_test: Option<Arc<SelfTest>>,
     ) -> io::Result<Option<Self>> {
         let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let desk = Desk { registry, routes, orders, started: Instant::now(), stops: Arc::new(Semaphore::new(STOPS_MAX)) };
+        let desk = Desk { registry, routes, orders, started: Instant::now(), stops: Arc::new(Semaphore::new(STOPS_MAX)), self_test };
         let router = router(Arc::new(desk));
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -102,6 +107,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/drain", post(told::drain))
         .route("/undrain", post(told::undrain))
         .route("/log", post(told::log))
+        .route("/self-test", get(tested::last).post(tested::now))
         .fallback(|| async { AdminError::NotFound })
         .method_not_allowed_fallback(|| async { AdminError::Method })
         .layer(DefaultBodyLimit::max(BODY_MAX))

@@ -2,6 +2,7 @@
 
 mod error;
 pub(crate) mod pods;
+mod tested;
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use codiusd_control::{
-    api::{self, ApiConfig},
+    api::{self, ApiConfig, Gate},
     clock::SystemClock,
     house::House,
     orders::Orders,
@@ -103,6 +104,7 @@ impl App {
         let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
+        let test_image = tested::image(config).await?;
         let runtime = pods::runtime(config, &registry).await?;
 
         let routes = Arc::new(RouteTable::new());
@@ -121,6 +123,7 @@ impl App {
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
+        let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
         let tariff = house.tariff();
         let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
@@ -128,21 +131,22 @@ impl App {
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
+        let mut tasks = chores(&interledger, asset, &desk, &keeper, &peers);
         let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
-        let admin = Admin::start(config.admin, registry.clone(), routes, orders.clone()).await.map_err(StartError::Admin)?;
+        let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
+        let admin =
+            Admin::start(config.admin, registry.clone(), routes, orders.clone(), self_test.clone()).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
-        let until = async {
-            // Dropped or sent: it is over.
-            let _ = stopped.await;
-        };
+        // Sent or dropped: it is over.
+        let until = async { drop(stopped.await) };
         let draining = CancellationToken::new();
         let api_config =
-            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, tariff) };
+            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
         let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
+        tasks.spawn(tested::keep_trying(self_test));
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         let stop_pods = config.stop_pods_at_exit;
@@ -338,18 +342,24 @@ fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
 
 /// The moneyd on this machine, with a secret that stays the same: so does our address.
 fn local_uplink(server_secret: &[u8; 32]) -> BtpUrl {
-    use sha2::{Digest, Sha256};
-    let secret = hex::encode(Sha256::new().chain_update(b"uplink").chain_update(server_secret).finalize());
+    let secret = derived(b"uplink", server_secret);
     format!("btp+ws://:{secret}@localhost:7768").parse().unwrap_or_else(|_| unreachable!("hex digits make a valid URL"))
+}
+
+/// A secret for one purpose, which stays the same.
+fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())
 }
 
 fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, cost_per_month: Tariff) -> ApiConfig {
+fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, gate: Gate, cost_per_month: Tariff) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
+        gate,
         metrics: None,
         additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),

@@ -3,6 +3,7 @@
 mod certs;
 mod client;
 mod demo;
+mod doctor;
 mod image;
 mod manifest;
 mod network;
@@ -40,6 +41,9 @@ enum Command {
     /// Check the settings and show them, secrets hidden
     #[command(after_long_help = keys::help())]
     Check(ConfigArgs),
+    /// Check this machine, the settings and the host, and say what to do about what is wrong
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
     /// Run a whole host on this machine, upload a page to it, pay for it, and show where it is
     Demo(demo::DemoArgs),
     /// Upload a manifest to a host and pay for its run time
@@ -106,6 +110,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Upload(args) => client::upload(args),
         Command::Extend(args) => client::extend(args),

@@ -6,6 +6,7 @@
 pub mod keys;
 pub mod limits;
 mod pods;
+mod self_test;
 mod source;
 
 use std::{
@@ -30,6 +31,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
 use limits::FrontDoor;
+pub use self_test::SelfTestChoice;
 pub use source::Settings;
 
 /// Where the file is looked for if none is named.
@@ -182,8 +184,8 @@ pub struct Config {
     pub pod_read_only: bool,
     /// Addresses of pods.
     pub pod_subnet: Subnet,
-    /// Whether the host tests itself before it takes uploads.
-    pub self_test: bool,
+    /// How the host tests itself before it takes uploads; none: it doesn't.
+    pub self_test: Option<SelfTestChoice>,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
     /// Other hosts to begin with.
@@ -267,7 +269,7 @@ impl Config {
             hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or nothing", pods::parse_bridge)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
-            self_test: settings.get("self_test", "on or off", parse_bool)?,
+            self_test: self_test::choice(settings)?,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             bootstrap_peers: bootstrap_peers(settings, dev)?,
             peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,

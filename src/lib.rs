@@ -7,6 +7,7 @@
 //! | `admin` | the operator's listener: metrics |
 //! | `bridge` | the office's pods -> the front door's routes |
 //! | `open_files` | how many files the process may open |
+//! | [`self_test`] | the host as a stranger sees it |
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
@@ -24,6 +25,7 @@ pub mod config;
 pub mod demo_image;
 mod open_files;
 mod ready;
+pub mod self_test;
 mod sockets;
 mod telemetry;
 

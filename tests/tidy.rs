@@ -9,10 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use codiusd::config::{
-    Config, Settings,
-    keys::{self, KEYS, Key},
-    limits::LIMITS,
+use codiusd::{
+    config::{
+        Config, Settings,
+        keys::{self, KEYS, Key},
+        limits::LIMITS,
+    },
+    self_test::SelfTestMetrics,
 };
 use codiusd_control::pods::PodMetrics;
 use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
@@ -275,6 +278,7 @@ fn registry() -> Registry {
     let registry = Registry::new();
     Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
     PodMetrics::register(&registry).expect("register the pods' metrics");
+    SelfTestMetrics::register(&registry).expect("register the self-test's metrics");
     registry.register(Box::new(restored_counter())).expect("register the policy's metric");
     HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
     registry

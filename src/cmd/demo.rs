@@ -91,7 +91,11 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
 /// a real host, and isn't read.
 fn config(args: &DemoArgs, temporary: &Path) -> Result<(Settings, Config), ConfigError> {
     let text = |value: &dyn std::fmt::Display| value.to_string();
-    let defaults = [("CODIUS_ROOT", text(&temporary.display())), ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned())];
+    let defaults = [
+        ("CODIUS_ROOT", text(&temporary.display())),
+        ("CODIUS_SELF_TEST", "off".to_owned()),
+        ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned()),
+    ];
     let mut environment: BTreeMap<String, String> = defaults.map(|(name, value)| (name.to_owned(), value)).into();
     environment.extend(config::environment());
     let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
@@ -113,7 +117,7 @@ fn config(args: &DemoArgs, temporary: &Path) -> Result<(Settings, Config), Confi
 }
 
 /// Takes the first network that nobody has: a demo runs next to any host, and next to other demos.
-fn choose_subnet(root: &Path) -> Result<(config::Subnet, SubnetClaim), StartError> {
+pub(super) fn choose_subnet(root: &Path) -> Result<(config::Subnet, SubnetClaim), StartError> {
     let mut taken = None;
     for second in SUBNETS {
         let subnet = Subnet { network: Ipv4Addr::new(10, second, 0, 0), prefix: 16 };

@@ -13,6 +13,7 @@
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `operator` | the operator's API and commands: prices, bans, drains |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
+//! | `self_test` | whether strangers can use the host, and what its operator is told; the doctor |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -30,6 +31,7 @@ mod paying;
 mod peers;
 mod pods;
 mod restart;
+mod self_test;
 mod shares;
 mod stopping;
 mod tls;

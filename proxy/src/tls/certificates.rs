@@ -109,6 +109,12 @@ impl Certificates {
         Ok(Self { pairs: Mutex::new(pairs), names, reloads: Default::default() })
     }
 
+    /// What each of them is for, and when it ends, in seconds since 1970.
+    pub fn described(&self) -> Vec<(Vec<String>, i64)> {
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        pairs.iter().map(|pair| (pair.used.names.iter().map(|name| name.to_string()).collect(), pair.used.not_after)).collect()
+    }
+
     /// Reads all files now, and says what can't be used. Connections go on as they are.
     pub fn reload(&self) {
         self.refresh(Patience::None);

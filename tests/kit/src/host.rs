@@ -44,6 +44,7 @@ pub struct HostBuilder {
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
     has_pods: bool,
+    inside: Option<u32>,
     socket: Option<TcpListener>,
 }
 
@@ -66,6 +67,13 @@ impl HostBuilder {
     #[must_use]
     pub fn socket(mut self, socket: TcpListener) -> Self {
         self.socket = Some(socket);
+        self
+    }
+
+    /// It runs in the network and mount namespaces of this process: only from there it is reached, and its commands run there.
+    #[must_use]
+    pub fn inside(mut self, process: u32) -> Self {
+        self.inside = Some(process);
         self
     }
 
@@ -104,6 +112,7 @@ impl HostBuilder {
                 ("CODIUS_MACHINES", "small cpus=1 memory=512MiB disk=64MiB price=1"),
                 ("CODIUS_MAX_DISK_FRACTION", "1"),
                 ("CODIUS_PORT", "0"),
+                ("CODIUS_SELF_TEST", "off"),
                 ("RUST_BACKTRACE", "1"),
                 ("RUST_LOG", "info"),
                 (STOP_PODS, "true"),
@@ -116,9 +125,9 @@ impl HostBuilder {
             environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
         }
         environment.extend(self.environment);
-        let Self { binary, subcommand, socket, .. } = self;
+        let Self { binary, subcommand, inside, socket, .. } = self;
         let (process, has_run, ready, image) = (None, false, None, String::new());
-        let mut host = Host { binary, subcommand, environment, socket, process, has_run, ready, image, files, slot };
+        let mut host = Host { binary, subcommand, environment, inside, socket, process, has_run, ready, image, files, slot };
         host.image = host.make_demo_image(&images).await;
         host.start_again().await;
         host
@@ -143,6 +152,7 @@ pub struct Host {
     binary: PathBuf,
     subcommand: &'static str,
     environment: BTreeMap<String, String>,
+    inside: Option<u32>,
     socket: Option<TcpListener>,
     process: Option<Process>,
     has_run: bool,
@@ -156,7 +166,14 @@ pub struct Host {
 impl Host {
     /// A host in development mode on free ports, with the demo image and a connector of its own. `binary` is codiusd.
     pub fn builder(binary: &str) -> HostBuilder {
-        HostBuilder { binary: PathBuf::from(binary), subcommand: "serve", environment: BTreeMap::new(), has_pods: true, socket: None }
+        HostBuilder {
+            binary: PathBuf::from(binary),
+            subcommand: "serve",
+            environment: BTreeMap::new(),
+            has_pods: true,
+            inside: None,
+            socket: None,
+        }
     }
 
     /// Starts it on the same files as before, once it has ended.
@@ -192,7 +209,10 @@ impl Host {
 
     /// codiusd as a command of this host, with nothing of our own environment.
     fn command(&self) -> Command {
-        self.environed(Command::new(&self.binary))
+        let Some(process) = self.inside else { return self.environed(Command::new(&self.binary)) };
+        let mut command = self.environed(Command::new("nsenter"));
+        command.arg(format!("--target={process}")).args(["--net", "--mount", "--"]).arg(&self.binary);
+        command
     }
 
     fn environed(&self, mut command: Command) -> Command {
