@@ -7,6 +7,7 @@
 //! | `/` | a page for people (`dashboard`, with `chart` and `history`); JSON, as the Node codiusd has it, for everything else | |
 //! | `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
 //! | `/status`, `/pods`, `/bans` | what the host does | `seen` |
+//! | `/self-test`, POST `/self-test` | what the last self-test found; tests now | `tested` |
 //! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | what it is told | `told` |
 //!
 //! `answer` has the one table from errors to answers, and how bodies are read. It has no password, so it is refused to web pages: a
@@ -19,6 +20,7 @@ mod figures;
 mod history;
 mod node;
 mod seen;
+mod tested;
 mod told;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
@@ -37,6 +39,7 @@ use prometheus::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::self_test::SelfTest;
 use answer::AdminError;
 use history::History;
 
@@ -60,6 +63,8 @@ pub(crate) struct Seen {
     pub(crate) peers: Peers,
     /// Where visitors reach the host.
     pub(crate) public_uri: String,
+    /// How it tests itself, if it does.
+    pub(crate) self_test: Option<Arc<SelfTest>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +75,7 @@ struct Desk {
     orders: Orders,
     peers: Peers,
     public_uri: String,
+    self_test: Option<Arc<SelfTest>>,
     history: History,
     started: Instant,
     stops: Arc<Semaphore>,
@@ -96,10 +102,9 @@ impl Admin {
         let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let Seen { registry, money, routes, orders, peers, public_uri } = seen;
-        let stops = Arc::new(Semaphore::new(STOPS_MAX));
-        let desk = Desk { registry, money, routes, orders, peers, public_uri, history: History::default(), started: Instant::now(), stops };
-        let desk = Arc::new(desk);
+        let Seen { registry, money, routes, orders, peers, public_uri, self_test } = seen;
+        let (history, started, stops) = (History::default(), Instant::now(), Arc::new(Semaphore::new(STOPS_MAX)));
+        let desk = Arc::new(Desk { registry, money, routes, orders, peers, public_uri, self_test, history, started, stops });
         let router = router(desk.clone());
         let served = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -134,6 +139,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/drain", post(told::drain))
         .route("/undrain", post(told::undrain))
         .route("/log", post(told::log))
+        .route("/self-test", get(tested::last).post(tested::now))
         .fallback(|| async { AdminError::NotFound })
         .method_not_allowed_fallback(|| async { AdminError::Method })
         .layer(DefaultBodyLimit::max(BODY_MAX))

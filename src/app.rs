@@ -2,6 +2,7 @@
 
 mod error;
 pub(crate) mod pods;
+mod tested;
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use codiusd_control::{
-    api::{self, ApiConfig},
+    api::{self, ApiConfig, Gate},
     clock::SystemClock,
     house::House,
     orders::Orders,
@@ -49,6 +50,7 @@ use crate::{
     figures::{HostFacts, HostFigures},
     open_files,
     ready::ReadyFile,
+    self_test::SelfTest,
 };
 
 /// Run time of an upload that doesn't say, in seconds.
@@ -104,6 +106,7 @@ impl App {
         let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
+        let test_image = tested::image(config).await?;
         let runtime = pods::runtime(config, &registry).await?;
 
         let routes = Arc::new(RouteTable::new());
@@ -116,12 +119,12 @@ impl App {
         let (asset, received_in) = watch::channel(None);
         let peers =
             Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
-        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?;
-        let desk = Arc::new(desk);
+        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
 
+        let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
         let tariff = house.tariff();
         let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
@@ -129,22 +132,22 @@ impl App {
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let tasks = chores(&interledger, asset, &desk, &keeper, &peers);
+        let mut tasks = chores(&interledger, asset, &desk, &keeper, &peers);
         let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
-        let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri)?;
+        let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
+        let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let (api_stop, stopped) = oneshot::channel();
-        let until = async {
-            // Dropped or sent: it is over.
-            let _ = stopped.await;
-        };
+        // Sent or dropped: it is over.
+        let until = async { drop(stopped.await) };
         let draining = CancellationToken::new();
         let api_config =
-            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, tariff) };
+            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
         let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
+        tasks.spawn(tested::keep_trying(self_test));
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         let stop_pods = config.stop_pods_at_exit;
@@ -274,6 +277,7 @@ fn seen(
     orders: &Orders,
     peers: &Peers,
     public_uri: &Url,
+    self_test: Option<Arc<SelfTest>>,
 ) -> Result<Seen, prometheus::Error> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (from, known, root) = (orders.clone(), peers.clone(), root.to_owned());
@@ -282,7 +286,7 @@ fn seen(
     let money = prometheus::Registry::new();
     HostFigures::register_money(&money, read)?;
     let public_uri = public_uri.as_str().trim_end_matches('/').to_owned();
-    Ok(Seen { registry: registry.clone(), money, routes, orders: orders.clone(), peers: peers.clone(), public_uri })
+    Ok(Seen { registry: registry.clone(), money, routes, orders: orders.clone(), peers: peers.clone(), public_uri, self_test })
 }
 
 /// What goes on in the background, until dropped.
@@ -364,18 +368,24 @@ fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
 
 /// The moneyd on this machine, with a secret that stays the same: so does our address.
 fn local_uplink(server_secret: &[u8; 32]) -> BtpUrl {
-    use sha2::{Digest, Sha256};
-    let secret = hex::encode(Sha256::new().chain_update(b"uplink").chain_update(server_secret).finalize());
+    let secret = derived(b"uplink", server_secret);
     format!("btp+ws://:{secret}@localhost:7768").parse().unwrap_or_else(|_| unreachable!("hex digits make a valid URL"))
+}
+
+/// A secret for one purpose, which stays the same.
+fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())
 }
 
 fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, cost_per_month: Tariff) -> ApiConfig {
+fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, gate: Gate, cost_per_month: Tariff) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
+        gate,
         metrics: None,
         additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),

@@ -18,9 +18,9 @@ use serde::Deserialize;
 use url::Url;
 
 pub use http::{Host, HostError};
-pub(crate) use http::{LocalhostResolver, read_at_most};
+pub(crate) use http::{read_at_most, resolve};
 pub use operator::{Operator, OperatorError};
-pub use purse::{Purse, PurseError, Spent};
+pub use purse::{PriceError, Purse, PurseError, Spent, most_for};
 
 use http::Answer;
 
@@ -96,7 +96,7 @@ pub async fn pay_for(
     token: Option<String>,
     progress: &mut (dyn FnMut(Spent) + Send),
 ) -> Result<Receipt, ClientError> {
-    let token = token.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()));
+    let token = token.unwrap_or_else(new_token);
     let due = match host.order(deed, &token).await? {
         Answer::Done(receipt) => return Ok(receipt),
         Answer::Due(due) => due,
@@ -107,6 +107,19 @@ pub async fn pay_for(
         Ok(Answer::Due(due)) => Err(ClientError::Underpaid { required: due.required, received: due.received, token }),
         Err(refusal) => Err(ClientError::PaidInVain { refusal, token }),
     }
+}
+
+/// Asks a host that wants no money to do something.
+pub(crate) async fn free(host: &Host, deed: &Deed) -> Result<Receipt, ClientError> {
+    let token = new_token();
+    match host.order(deed, &token).await? {
+        Answer::Done(receipt) => Ok(receipt),
+        Answer::Due(due) => Err(ClientError::Underpaid { required: due.required, received: due.received, token }),
+    }
+}
+
+fn new_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
 }
 
 /// The lines of a pod's log, as they come.

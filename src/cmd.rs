@@ -112,8 +112,8 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check(&args),
-        Command::Demo(args) => demo::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Upload(args) => client::upload(args),
         Command::Extend(args) => client::extend(args),
         Command::Logs(args) => client::logs(args),

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod limits;
 mod peers;
 mod pods;
+mod self_test;
 mod source;
 
 use std::{
@@ -32,6 +33,7 @@ use url::Url;
 
 use limits::FrontDoor;
 pub(crate) use peers::reach;
+pub use self_test::SelfTestChoice;
 pub use source::Settings;
 
 /// Where the file is looked for if none is named.
@@ -184,8 +186,8 @@ pub struct Config {
     pub pod_read_only: bool,
     /// Addresses of pods.
     pub pod_subnet: Subnet,
-    /// Whether the host tests itself before it takes uploads.
-    pub self_test: bool,
+    /// How the host tests itself before it takes uploads; none: it doesn't.
+    pub self_test: Option<SelfTestChoice>,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
     /// Other hosts to begin with.
@@ -237,6 +239,7 @@ impl Config {
         let (listen, tls) = (SocketAddr::new(bind_ip, port), tls(settings)?);
         let trusted_proxies: Vec<Network> =
             settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?;
+        let self_test = self_test::choice(settings, dev, public_uri.as_ref())?;
         Ok(Self {
             dev,
             listen,
@@ -271,7 +274,7 @@ impl Config {
             hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or none", pods::parse_bridge)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
-            self_test: settings.get("self_test", "on or off", parse_bool)?,
+            self_test,
             stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
             bootstrap_peers: peers::bootstrap(settings, dev)?,
             peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
@@ -299,6 +302,7 @@ impl Config {
                 };
                 Some(name.to_owned())
             }
+            "self_test" => Some(if self.self_test.is_some() { "on" } else { "off" }.to_owned()),
             _ => None,
         }
     }

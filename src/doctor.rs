@@ -3,14 +3,19 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `machine` | the kernel, control groups, disk, open files, the runtime |
-//! | `outside` | ports, certificates, names, the uplink, and the host as visitors reach it |
+//! | `outside` | ports, certificates, names, the uplink, and whether the host is ready |
+//! | `visits` | the host as strangers find it |
 
 mod machine;
 mod outside;
+mod visits;
 
 use codiusd_runtime::network::Grade;
 
 use crate::config::Config;
+
+/// The name of a pod nobody runs: 52 characters, as of any.
+const NO_POD: &str = "doctordoctordoctordoctordoctordoctordoctordoctordoca";
 
 /// What was found.
 #[derive(Clone, Debug)]

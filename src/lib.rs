@@ -10,6 +10,7 @@
 //! | [`figures`] | what the whole host counts, for Prometheus |
 //! | `notify` | tells systemd how it stands with the host |
 //! | `open_files` | how many files the process may open |
+//! | [`self_test`] | the host as a stranger sees it |
 //! | `sockets` | listening sockets from systemd |
 //! | `ready` | tells others that (and where) the host is up |
 //! | `telemetry` | logs |
@@ -32,6 +33,7 @@ pub mod figures;
 mod notify;
 mod open_files;
 mod ready;
+pub mod self_test;
 mod sockets;
 mod telemetry;
 

@@ -16,6 +16,7 @@ use codiusd::{
         limits::LIMITS,
     },
     figures::{Disk, HostFacts, HostFigures},
+    self_test::SelfTestMetrics,
 };
 use codiusd_control::{
     pay::Asset,
@@ -304,6 +305,7 @@ fn registry() -> Registry {
     PodMetrics::register(&registry).expect("register the pods' metrics");
     HostFigures::register(&registry, facts).expect("register the host's figures");
     HostFigures::register_money(&registry, facts).expect("register the host's money");
+    SelfTestMetrics::register(&registry).expect("register the self-test's metrics");
     registry.register(Box::new(restored_counter())).expect("register the policy's metric");
     HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
     registry

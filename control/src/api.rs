@@ -7,6 +7,7 @@
 //! | `metrics` | `/metrics`, if everybody may see it |
 //! | `info` | `/info`, `/memory` |
 //! | `health` | `/healthz`, `/readyz` |
+//! | `gate` | what waits until the host has passed its own test |
 //! | `document` | `/openapi.json` |
 //! | `peers` | `/peers`, `/peers/discover` |
 //! | `page` | `/`, and errors as pages |
@@ -17,6 +18,7 @@
 mod answer;
 mod document;
 mod error;
+mod gate;
 mod health;
 mod info;
 mod logs;
@@ -28,7 +30,10 @@ mod request;
 
 use std::{io, num::NonZeroU32, sync::Arc, time::Instant};
 
-use axum::{Json, Router, middleware::from_fn};
+use axum::{
+    Json, Router,
+    middleware::{from_fn, from_fn_with_state},
+};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::UnixListener;
@@ -39,6 +44,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{manifest::Rules, orders::Orders, pay::Tariff, peers::Peers};
 use document::Document;
 use error::ApiError;
+pub use gate::{Gate, GateToken, SelfTestStats};
 pub use metrics::shown;
 
 /// What the API works with.
@@ -46,6 +52,8 @@ pub use metrics::shown;
 pub struct ApiConfig {
     /// Cancelled when the host begins to stop: it isn't ready from then on, and logs that are followed end.
     pub draining: CancellationToken,
+    /// Opens when the host has passed its own test.
+    pub gate: Gate,
     /// What is shown at `/metrics`; none: there is no such path.
     pub metrics: Option<prometheus::Registry>,
     /// Whether everybody is told how many pods run, and whom this host knows.
@@ -103,11 +111,13 @@ fn routes(public_metrics: bool) -> OpenApiRouter<Arc<Api>> {
 fn router(config: ApiConfig, orders: Orders, peers: Peers) -> io::Result<Router> {
     let (router, document) = routes(config.metrics.is_some()).split_for_parts();
     let document = document.to_json().map_err(io::Error::other)?.into();
+    let api = Arc::new(Api { config, orders, peers, document, started: Instant::now() });
     let router = router
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn_with_state(api.clone(), gate::pass))
         .layer(from_fn(answer::finish))
-        .with_state(Arc::new(Api { config, orders, peers, document, started: Instant::now() }));
+        .with_state(api);
     Ok(router)
 }
 

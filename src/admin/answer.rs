@@ -35,8 +35,14 @@ pub(super) enum AdminError {
     NoHash,
     #[error("no pod found with id. id={0}")]
     NoPod(String),
+    #[error("this host doesn't test itself (CODIUS_SELF_TEST)")]
+    NoSelfTest,
     #[error("it isn't banned")]
     NotBanned,
+    #[error("no self-test has ended yet")]
+    NotTested,
+    #[error("the self-test was broken off")]
+    Interrupted,
     #[error("Not Found")]
     NotFound,
     #[error("Invalid request payload: {0}")]
@@ -68,9 +74,9 @@ impl AdminError {
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Foreign => StatusCode::FORBIDDEN,
             Self::Json | Self::NoHash | Self::Payload(_) => StatusCode::BAD_REQUEST,
-            Self::Log => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Interrupted | Self::Log => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoPod(_) | Self::NotBanned | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoPod(_) | Self::NoSelfTest | Self::NotBanned | Self::NotFound | Self::NotTested => StatusCode::NOT_FOUND,
         }
     }
 }

@@ -41,6 +41,7 @@ pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<Value> {
         "earnings": earnings.collect::<Vec<_>>(),
         "bans": keeper.bans().len(),
         "peers": desk.peers.count(),
+        "selfTest": desk.self_test.as_ref().map(|test| test.json()),
         "log": telemetry::chosen(),
     }))
 }

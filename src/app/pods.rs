@@ -68,7 +68,7 @@ pub(crate) fn network_policy(config: &Config) -> Option<Policy> {
 pub(crate) fn embedded(config: &Config) -> EmbeddedConfig {
     let images = ImageConfig {
         root: config.root.join("images"),
-        layouts: config.image_layouts.clone(),
+        layouts: config.image_layouts.iter().cloned().chain(super::tested::layout(config)).collect(),
         registries: config.registries.clone(),
         limits: ImageLimits { disk_bytes_max: config.image_disk, ..ImageLimits::default() },
     };

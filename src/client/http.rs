@@ -1,6 +1,7 @@
 //! Requests to a host; `*.localhost` is this machine.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
@@ -9,8 +10,9 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode,
+    Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode,
     dns::{Addrs, Name, Resolve, Resolving},
+    header::{self, HeaderMap, HeaderValue},
     redirect,
 };
 use serde_json::Value;
@@ -77,12 +79,34 @@ pub struct Host {
 impl Host {
     /// The host at a URL.
     pub fn new(url: Url) -> Result<Self, HostError> {
+        Self::with(url, Client::builder())
+    }
+
+    fn with(url: Url, client: ClientBuilder) -> Result<Self, HostError> {
         // Whoever runs us may have chosen a provider before; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client =
-            Client::builder().user_agent(USER_AGENT).dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
+        let client = client.user_agent(USER_AGENT).dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| unreachable_host(&url, &error))?;
         Ok(Self { url, client })
+    }
+
+    /// A host that is tested by who runs it: straight to it, with this token for its gate.
+    pub(crate) fn tested(url: Url, token: &str) -> Result<Self, HostError> {
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map(|mut bearer| {
+            bearer.set_sensitive(true);
+            bearer
+        });
+        let bearer = bearer.map_err(|_| HostError::NotCodius(url.clone()))?;
+        Self::direct(url, HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]))
+    }
+
+    /// A pod of it, which is told no token.
+    pub(crate) fn visited(url: Url) -> Result<Self, HostError> {
+        Self::direct(url, HeaderMap::new())
+    }
+
+    fn direct(url: Url, headers: HeaderMap) -> Result<Self, HostError> {
+        Self::with(url, Client::builder().no_proxy().default_headers(headers))
     }
 
     /// What an upload would cost; free.
@@ -134,6 +158,14 @@ impl Host {
         Ok(self.send(self.request(Method::GET, "/", &[]).timeout(TIMEOUT)).await?.status())
     }
 
+    /// Fetches a path of it, and of what is answered at most `bytes_max`.
+    pub(crate) async fn fetch(&self, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), HostError> {
+        let response = self.send(self.request(Method::GET, path, &[]).timeout(TIMEOUT)).await?;
+        let status = response.status();
+        let body = read_at_most(response, bytes_max).await.map_err(|error| unreachable_host(&self.url, &error))?;
+        Ok((status, body.ok_or_else(|| HostError::NotCodius(self.url.clone()))?))
+    }
+
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
         let mut url = self.url.clone();
         url.set_path(path);
@@ -180,17 +212,21 @@ fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
     HostError::Unreachable { host: host.clone(), reason: innermost(error) }
 }
 
-/// `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.
-pub(crate) struct LocalhostResolver;
+/// The addresses of a name. `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.
+pub(crate) async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
+    }
+    Ok(tokio::net::lookup_host((name, port)).await?.collect())
+}
+
+/// The same for a client of HTTP.
+struct LocalhostResolver;
 
 impl Resolve for LocalhostResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let name = name.as_str();
-            if name == "localhost" || name.ends_with(".localhost") {
-                return Ok(Box::new([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))].into_iter()) as Addrs);
-            }
-            let found: Vec<_> = tokio::net::lookup_host((name, 0)).await?.collect();
+            let found = resolve(name.as_str(), 0).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }

@@ -89,25 +89,30 @@ impl Operator {
     pub fn at(url: Url) -> Result<Self, OperatorError> {
         // Whoever runs us may have chosen a provider before; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build();
+        let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| away(&url, &error))?;
         Ok(Self { url, client })
     }
 
     /// `GET path`.
     pub async fn see(&self, path: &str) -> Result<Value, OperatorError> {
-        self.ask(Method::GET, path, None).await
+        self.ask(Method::GET, path, None, TIMEOUT).await
     }
 
     /// `POST path`. Null if nothing is answered.
     pub async fn tell(&self, path: &str, body: &Value) -> Result<Value, OperatorError> {
-        self.ask(Method::POST, path, Some(body)).await
+        self.ask(Method::POST, path, Some(body), TIMEOUT).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, OperatorError> {
+    /// The same of what takes longer.
+    pub(crate) async fn tell_within(&self, path: &str, body: &Value, within: Duration) -> Result<Value, OperatorError> {
+        self.ask(Method::POST, path, Some(body), within).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, within: Duration) -> Result<Value, OperatorError> {
         let mut url = self.url.clone();
         url.set_path(path);
-        let request = self.client.request(method, url);
+        let request = self.client.request(method, url).timeout(within);
         let request = match body {
             Some(body) => request.json(body),
             None => request,

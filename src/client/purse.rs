@@ -10,6 +10,10 @@ use codiusd_ilp::{
     },
 };
 
+use super::Quote;
+
+/// Over the quoted price, in per cent, unless something else is said: what hosts may take too much.
+const TOLERANCE_PERCENT: u128 = 1;
 /// Where `codius` and `ilp-fetch` look for a connector, too.
 const LOCAL_CONNECTOR: &str = "localhost:7768";
 
@@ -28,6 +32,25 @@ pub enum PurseError {
     /// The payment didn't get through.
     #[error(transparent)]
     Send(#[from] SendError),
+}
+
+/// A price that can't be paid as it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum PriceError {
+    /// It is no number.
+    #[error("the host's price isn't a number")]
+    NoNumber,
+    /// It is in something else than the payer has.
+    #[error("the host is paid in {host}, you pay in {payer}: say with --max-price what you'd spend")]
+    OtherAsset {
+        /// What the host is paid in.
+        host: String,
+        /// What the payer has.
+        payer: String,
+    },
+    /// It has too many digits.
+    #[error("the host's price doesn't fit into an Interledger amount")]
+    TooLarge,
 }
 
 /// How far a payment has come, in the payer's units.
@@ -84,5 +107,40 @@ impl Purse {
         let (max, scale) = (self.max, self.account.asset_scale);
         let mut told = |delivery: &codiusd_ilp::stream::sender::Delivery| progress(Spent { sent: delivery.sent, max, scale });
         Ok(send(&self.link, &self.account, &address, &secret, max, &mut told).await?.sent)
+    }
+}
+
+/// The quoted price and a little more, in the payer's own unit.
+pub fn most_for(quote: &Quote, account: &Account) -> Result<u64, PriceError> {
+    let price: u128 = quote.price.parse().map_err(|_| PriceError::NoNumber)?;
+    let scale = quote.asset_scale.unwrap_or(account.asset_scale);
+    if let Some(host) = quote.asset_code.as_ref().filter(|code| **code != account.asset_code) {
+        return Err(PriceError::OtherAsset { host: host.clone(), payer: account.asset_code.clone() });
+    }
+    let most = price.checked_mul(100 + TOLERANCE_PERCENT).map(|hundredths| hundredths.div_ceil(100));
+    let factor = |more: u8| 10_u128.checked_pow(u32::from(more));
+    let up = factor(account.asset_scale.saturating_sub(scale)).zip(most).and_then(|(factor, most)| most.checked_mul(factor));
+    let down = factor(scale.saturating_sub(account.asset_scale));
+    let most = up.zip(down).and_then(|(most, divisor)| u64::try_from(most.div_ceil(divisor)).ok());
+    most.ok_or(PriceError::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_the_quote_and_one_per_cent_in_our_own_unit() {
+        let quote = |price: &str, code: &str, scale| Quote {
+            manifest_hash: String::new(),
+            price: price.to_owned(),
+            asset_code: Some(code.to_owned()),
+            asset_scale: Some(scale),
+        };
+        let account = |scale| Account { address: "private.a".parse().unwrap(), asset_code: "XRP".to_owned(), asset_scale: scale };
+        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(9)).unwrap(), 1010);
+        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(6)).unwrap(), 2);
+        assert_eq!(most_for(&quote("1000", "XRP", 6), &account(9)).unwrap(), 1_010_000);
+        assert!(most_for(&quote("1000", "USD", 9), &account(9)).unwrap_err().to_string().contains("--max-price"));
     }
 }

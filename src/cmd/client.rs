@@ -16,8 +16,6 @@ use url::Url;
 use super::{failure, manifest::read, parse_duration, usage};
 use crate::client::{self, Deed, Host, Purse, Quote, Receipt, Spent};
 
-/// Over the quoted price, in per cent, unless --max-price says otherwise: what hosts may take too much.
-const TOLERANCE_PERCENT: u128 = 1;
 /// Longest line of a log that is waited for, in bytes; a longer one is shown in parts.
 const LOG_LINE_MAX: usize = 1024 * 1024;
 /// File names looked for in a directory.
@@ -146,7 +144,7 @@ async fn pay(host: &Host, body: &[u8], deed: &Deed, args: PaidArgs) -> Result<()
     let mut purse = Purse::open(credentials()?).await?;
     purse.limit(match args.max_price {
         Some(max) => max,
-        None => most_for(&quote, purse.account())?,
+        None => client::most_for(&quote, purse.account())?,
     });
     let live = io::stderr().is_terminal() && !args.json;
     let mut progress = |spent: Spent| {
@@ -178,26 +176,6 @@ fn credentials() -> Result<Option<BtpUrl>, Problem> {
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong)?;
     let server = json.get("server").and_then(|server| server.as_str()).and_then(|server| server.parse().ok());
     Ok(Some(server.ok_or(wrong)?))
-}
-
-/// The quoted price and a little more, in our own unit.
-fn most_for(quote: &Quote, account: &codiusd_ilp::ildcp::Account) -> Result<u64, Problem> {
-    let price: u128 = quote.price.parse().map_err(|_| "the host's price isn't a number")?;
-    let (code, scale) = (quote.asset_code.as_deref(), quote.asset_scale.unwrap_or(account.asset_scale));
-    if code.is_some_and(|code| code != account.asset_code) {
-        return Err(format!(
-            "the host is paid in {}, you pay in {}: say with --max-price what you'd spend",
-            code.unwrap_or("?"),
-            account.asset_code
-        )
-        .into());
-    }
-    let most = price + (price * TOLERANCE_PERCENT).div_ceil(100);
-    let up = u32::from(account.asset_scale.saturating_sub(scale));
-    let down = u32::from(scale.saturating_sub(account.asset_scale));
-    let most = 10_u128.checked_pow(up).and_then(|factor| most.checked_mul(factor)).zip(10_u128.checked_pow(down));
-    let most = most.and_then(|(most, divisor)| u64::try_from(most.div_ceil(divisor)).ok());
-    Ok(most.ok_or("the host's price doesn't fit into an Interledger amount")?)
 }
 
 fn price(quote: &Quote) -> String {
@@ -237,21 +215,5 @@ mod tests {
         for (amount, scale, shown) in [(0, 9, "0"), (1, 9, "0.000000001"), (2_500_000_000, 9, "2.5"), (7, 0, "7"), (1230, 2, "12.3")] {
             assert_eq!(units(amount, scale), shown);
         }
-    }
-
-    #[test]
-    fn the_limit_is_the_quote_and_one_per_cent_in_our_own_unit() {
-        let quote = |price: &str, code: &str, scale| Quote {
-            manifest_hash: String::new(),
-            price: price.to_owned(),
-            asset_code: Some(code.to_owned()),
-            asset_scale: Some(scale),
-        };
-        let account =
-            |scale| codiusd_ilp::ildcp::Account { address: "private.a".parse().unwrap(), asset_code: "XRP".to_owned(), asset_scale: scale };
-        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(9)).unwrap(), 1010);
-        assert_eq!(most_for(&quote("1000", "XRP", 9), &account(6)).unwrap(), 2);
-        assert_eq!(most_for(&quote("1000", "XRP", 6), &account(9)).unwrap(), 1_010_000);
-        assert!(most_for(&quote("1000", "USD", 9), &account(9)).unwrap_err().to_string().contains("--max-price"));
     }
 }

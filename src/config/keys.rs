@@ -258,7 +258,32 @@ pub const KEYS: &[Key] = &[
     ),
     key("admin_port", &["CODIUS_ADMIN_PORT"], Some("3001"), "port of the operator's listener; 0 takes any free one"),
     key("public_metrics", &["CODIUS_PUBLIC_METRICS"], Some("false"), "true shows /metrics to everybody, at the host's own name"),
-    key("self_test", &["CODIUS_SELF_TEST"], Some("on"), "whether the host tests itself before it takes uploads (not in this version)"),
+    key(
+        "self_test",
+        &["CODIUS_SELF_TEST"],
+        None,
+        "on: no uploads are taken until the host has paid for a pod of its own at public_uri, and visited it. Default on, but off in dev mode and at localhost",
+    ),
+    key(
+        "self_test_retries",
+        &["CODIUS_SELF_TEST_RETRIES"],
+        Some("5"),
+        "how often a failed self-test is repeated at first; then every 5 minutes",
+    ),
+    key("self_test_interval", &["CODIUS_SELF_TEST_INTERVAL"], Some("5"), "seconds between these repetitions"),
+    Key {
+        name: "self_test_credentials",
+        environment: &["CODIUS_SELF_TEST_CREDENTIALS"],
+        default: None,
+        help: "account the self-test pays from, as in ilp_credentials, but another one. Default one that the uplink's connector gives whoever asks, as moneyd does",
+        secret: true,
+    },
+    key(
+        "self_test_image",
+        &["CODIUS_SELF_TEST_IMAGE"],
+        None,
+        "image the self-test runs. Default codiusd's own; hyperd needs one in a registry (that of codiusd image demo)",
+    ),
     key(
         "stop_pods_at_exit",
         &["CODIUS_STOP_PODS_AT_EXIT"],

@@ -46,7 +46,15 @@ fn clock() -> Finding {
         let remedy = "set it, and keep it right with systemd-timesyncd or chrony: certificates and payments are judged by it";
         return Finding::bad("clock", "it was never set", remedy);
     }
-    Finding::good("clock", "it is set")
+    match codiusd_runtime::clock::is_kept() {
+        Ok(true) => Finding::good("clock", "it is set, and kept right"),
+        Ok(false) => Finding::note(
+            "clock",
+            "nobody keeps it right, as far as the kernel knows",
+            "systemd-timesyncd or chrony, unless what this machine runs on does: certificates and payments are judged by it",
+        ),
+        Err(error) => Finding::note("clock", format!("the kernel doesn't say who keeps it right: {error}"), "see that it is right: date"),
+    }
 }
 
 /// The file system of a directory that may not be there yet.

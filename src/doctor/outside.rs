@@ -1,24 +1,22 @@
 //! How the world reaches this host, and how it is paid.
 
 use std::{
-    error::Error,
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use reqwest::{Client, Response, redirect};
-use rustls::CertificateError;
+use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::{net::lookup_host, time::timeout};
 use url::Url;
 
-use super::Finding;
+use super::{Finding, NO_POD, visits};
 use crate::{
     causes::in_full,
-    client::{LocalhostResolver, Purse, read_at_most},
+    client::{Purse, read_at_most},
     config::{Config, IlpChoice},
     ready::ReadyFile,
 };
@@ -30,8 +28,6 @@ const DAYS_LEFT_MIN: i64 = 14;
 const DAY: i64 = 86_400;
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
-/// The name of a pod nobody runs: 52 characters, as of any.
-const NO_POD: &str = "doctordoctordoctordoctordoctordoctordoctordoctordoca";
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     // Where visitors reach the host that runs here.
@@ -44,8 +40,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
     match running {
         Some(uri) => {
+            found.extend(visits::examine(&config.root, &uri, config.self_test.is_some()).await);
             found.push(readiness(&config.root).await);
-            found.extend(visits(&uri).await);
         }
         None => {
             found.push(uplink(config).await);
@@ -158,12 +154,20 @@ async fn uplink(config: &Config) -> Finding {
 
 async fn readiness(root: &Path) -> Finding {
     let client = Client::builder().unix_socket(root.join("run/control.sock")).timeout(PATIENCE).build();
-    let asked = async { text(client?.get("http://localhost/readyz").send().await?).await };
-    let said: Value = match asked.await {
-        Ok(said) => serde_json::from_str(&said).unwrap_or_default(),
+    let asked = async {
+        let client = client?;
+        let parts = text(client.get("http://localhost/readyz").send().await?).await?;
+        Ok::<_, reqwest::Error>((parts, text(client.get("http://localhost/info").send().await?).await?))
+    };
+    let (said, info): (Value, Value) = match asked.await {
+        Ok((parts, info)) => (serde_json::from_str(&parts).unwrap_or_default(), serde_json::from_str(&info).unwrap_or_default()),
         Err(error) => return Finding::bad("host", format!("it doesn't answer: {}", in_full(&error)), "see its log: journalctl -u codiusd"),
     };
     let is = |part: &str| said.get(part).and_then(Value::as_bool);
+    if info.get("selfTestSuccess") == Some(&Value::Bool(false)) {
+        let text = "its last self-test wasn't passed: until it has passed one, it takes no uploads";
+        return Finding::bad("host", text, "what failed is above, or in its log: journalctl -u codiusd");
+    }
     if is("ready") == Some(true) {
         return Finding::good("host", "it takes uploads and serves pods");
     }
@@ -172,81 +176,7 @@ async fn readiness(root: &Path) -> Finding {
     Finding::bad("host", text, "see its log: journalctl -u codiusd")
 }
 
-/// The host and a pod's name as visitors reach them: names, ways, certificates and all.
-async fn visits(uri: &Url) -> Vec<Finding> {
-    let client =
-        Client::builder().dns_resolver(std::sync::Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).timeout(PATIENCE);
-    let client = match client.build() {
-        Ok(client) => client,
-        Err(error) => return vec![Finding::bad("visitors", in_full(&error), "see the remedies above")],
-    };
-    let mut found = Vec::new();
-    for (check, url, mark) in [
-        ("visitors", at(uri, "", "/version"), "Codiusd (Rust)"),
-        ("visitors of pods", at(uri, &format!("{NO_POD}."), "/"), "no pod with this name"),
-    ] {
-        let Some(url) = url else { continue };
-        let asked = async { text(client.get(url.clone()).header("Accept", "application/json").send().await?).await };
-        let shown = url.host_str().unwrap_or_default().replace(NO_POD, "*");
-        found.push(match asked.await {
-            Ok(said) if said.contains(mark) => Finding::good(check, format!("{shown} leads here")),
-            Ok(_) => {
-                Finding::bad(check, format!("another program answers at {shown}"), "the DNS record, or a proxy in front, leads elsewhere")
-            }
-            Err(error) => Finding::bad(check, format!("{shown}: {}", in_full(&error)), remedy(&error)),
-        });
-    }
-    found
-}
-
-fn at(uri: &Url, label: &str, path: &str) -> Option<Url> {
-    let mut url = uri.clone();
-    url.set_host(Some(&format!("{label}{}", uri.host_str()?))).ok()?;
-    url.set_path(path);
-    Some(url)
-}
-
 /// A body; nothing of one that is no answer of ours.
 async fn text(response: Response) -> reqwest::Result<String> {
     Ok(read_at_most(response, ANSWER_MAX).await?.map_or_else(String::new, |body| String::from_utf8_lossy(&body).into_owned()))
-}
-
-/// What to do about a visit that failed.
-fn remedy(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        return "packets are lost on the way: open the port in the firewall, and forward it in the router";
-    }
-    let mut cause: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(current) = cause {
-        if let Some(error) = current.downcast_ref::<io::Error>() {
-            if let Some(rustls::Error::InvalidCertificate(problem)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                return certificate_remedy(problem);
-            }
-            match error.kind() {
-                ErrorKind::ConnectionRefused => {
-                    return "nobody listens there: check tls_listen, port, bind_ip, and forwarding in the router";
-                }
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    return "there is no way there: check the address in the DNS record";
-                }
-                _ => {}
-            }
-        }
-        cause = current.source();
-    }
-    "see the remedies for names, ports and certificate above"
-}
-
-fn certificate_remedy(problem: &CertificateError) -> &'static str {
-    match problem {
-        CertificateError::UnknownIssuer => {
-            "browsers don't know who issued it: use one of a public authority (certbot), the whole chain; in a lab, SSL_CERT_FILE=ca.pem"
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew it: it has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it isn't valid yet: is the clock right?",
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is for other names: it must be for the host and for *.host"
-        }
-        _ => "codiusd can't use it as visitors need it: get a new one",
-    }
 }

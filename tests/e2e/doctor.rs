@@ -5,7 +5,11 @@ use std::process::Command;
 use codiusd_kit::Host;
 use serde_json::Value;
 
-use crate::{host, tls::make_certificates};
+use crate::{
+    host,
+    self_test::{STEPS, first_report, tested},
+    tls::make_certificates,
+};
 
 /// Grade, text and remedy of what a check has found.
 fn found(report: &Value, check: &str) -> Vec<(String, String, String)> {
@@ -32,14 +36,18 @@ async fn report(host: &Host) -> (bool, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_runs_well_is_well() {
-    let mut host = host().start().await;
+    let mut host = tested(host()).start().await;
+    first_report(&host).await;
     let (well, report_of_it) = report(&host).await;
     assert!(well && report_of_it["well"] == true, "{report_of_it}");
-    for check in ["privileges", "namespaces", "seccomp", "control groups", "network policy", "host", "visitors", "visitors of pods"] {
+    for check in ["privileges", "namespaces", "seccomp", "control groups", "network policy", "host"] {
         assert_found(&report_of_it, check, "ok", "", "");
     }
+    for step in STEPS.into_iter().filter(|step| *step != "certificate") {
+        assert_found(&report_of_it, "self-test", "ok", &format!("{step}: "), "");
+    }
     let table = host.run(&["doctor"]).await;
-    assert!(table.status.success() && table.text.contains("ok    visitors"), "{}", table.text);
+    assert!(table.status.success() && table.text.contains("ok    self-test         websocket: "), "{}", table.text);
 
     host.kill9();
     let (well, report_of_it) = report(&host).await;
@@ -62,8 +70,23 @@ async fn visitors_who_would_come_to_nothing_are_told_of() {
     assert!(!well, "{report}");
     assert_found(&report, "runtime", "note", "noop", "embedded");
     assert_found(&report, "certificate", "BAD", "none is for *.other.localhost", "-d '*.other.localhost'");
-    assert_found(&report, "visitors", "BAD", "other.localhost", "");
+    assert_found(&report, "visitors", "ok", "*.other.localhost is 127.0.0.1", "");
+    assert_found(&report, "visitors", "BAD", "127.0.0.1:0 refuses connections", "tls_listen");
+    assert_found(&report, "self-test", "note", "doesn't test itself", "self_test = on");
     assert_found(&report, "host", "ok", "", "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_has_no_ear_for_its_operator_is_visited() {
+    let host = host().without_pods().set("CODIUS_SELF_TEST", "on").start().await;
+    let (well, report) = report(&host).await;
+    assert!(!well, "it runs nothing, and its uploads are closed: {report}");
+    assert_found(&report, "self-test", "note", "no listener for its operator", "admin_api = true");
+    for text in ["*.localhost is 127.0.0.1", "takes connections", "the host's name: a codiusd answers", "names of pods: a codiusd answers"]
+    {
+        assert_found(&report, "visitors", "ok", text, "");
+    }
+    assert_found(&report, "host", "BAD", "self-test", "");
 }
 
 #[test]

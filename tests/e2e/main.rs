@@ -17,6 +17,7 @@
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
 //! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
 //! | `doctor` | what a host needs and doesn't have |
+//! | `self_test` | whether strangers can use the host, and what its operator is told |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -38,6 +39,7 @@ mod peers;
 mod pods;
 mod prometheus;
 mod restart;
+mod self_test;
 mod shares;
 mod stopping;
 mod tls;

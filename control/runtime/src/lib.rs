@@ -8,10 +8,12 @@
 //! | `embedded/` | the daemonless container runtime: one single-threaded shim process per pod |
 //! | `hyperd/` | virtual machines, by a hyperd daemon |
 //! | [`network`] | what pods may send to whom: described, installed, checked |
+//! | [`clock`] | whether somebody keeps this machine's clock right |
 //! | `noop` | accepts everything and runs nothing (labs, load tests of the control plane) |
 //!
 //! This crate knows nothing of money, manifests or HTTP hosts.
 
+pub mod clock;
 pub mod embedded;
 pub mod error;
 pub mod hyperd;

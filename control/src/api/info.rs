@@ -48,7 +48,7 @@ pub(super) struct Info {
     pub(super) cost_per_month: Option<Number>,
     /// Where the host is reached.
     pub(super) uri: String,
-    /// Whether the host has passed its own test; null: it hasn't tested itself.
+    /// Whether the host has passed its last test of itself; null: it doesn't test itself.
     #[schema(required)]
     pub(super) self_test_success: Option<bool>,
     /// How many pods run. Left out if the operator keeps it (`additional_host_info`).
@@ -134,7 +134,7 @@ pub(super) async fn facts(api: &Api) -> Info {
     let (currency, asset_scale) = asset.map(|asset| (asset.code, asset.scale)).unzip();
     Info {
         full_mem: short == Some(Resource::Memory),
-        accepting_uploads: short.is_none() && !keeper.is_draining() && health::readiness(api).await.ready,
+        accepting_uploads: short.is_none() && !keeper.is_draining() && api.config.gate.is_open() && health::readiness(api).await.ready,
         server_free_memory: room.free_memory_bytes(),
         server_uptime: number(fs::read_to_string("/proc/uptime").await.ok()),
         service_uptime: api.started.elapsed().as_secs(),
@@ -143,8 +143,7 @@ pub(super) async fn facts(api: &Api) -> Info {
         currency,
         cost_per_month: cost(&api.config.cost_per_month.to_string()),
         uri: api.config.public_uri.clone(),
-        // There is no such test yet: nothing is claimed.
-        self_test_success: None,
+        self_test_success: api.config.gate.success(),
         running_contracts: api.config.additional_host_info.then(|| keeper.running_count()),
         peers: None,
         asset_scale,

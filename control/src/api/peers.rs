@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::{
     Api, VERSION,
     error::{ApiError, Failure},
+    gate::Untested,
     request,
 };
 use crate::peers::PeerUri;
@@ -92,6 +93,12 @@ pub(super) struct Discovered {
         (status = 400, description = "The body is wrong", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
         (status = 415, description = "The body isn't JSON", body = Failure),
+        (
+            status = 503,
+            description = "The host hasn't passed its own test yet",
+            body = Untested,
+            headers(("Retry-After" = u32, description = "Seconds"))
+        ),
     ),
 )]
 pub(super) async fn discover(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Discovered>, ApiError> {

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     error::{ApiError, Failure, PaymentDue},
+    gate::Unavailable,
     request,
 };
 use crate::{
@@ -76,8 +77,8 @@ pub(super) struct Running {
         (status = 422, description = "The manifest's fields don't go together", body = Failure),
         (
             status = 503,
-            description = "The host can't do this now; what was paid is kept",
-            body = Failure,
+            description = "The host can't do this now; what was paid is kept. Or it hasn't passed its own test yet",
+            body = Unavailable,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
     ),
@@ -134,8 +135,8 @@ fn preflight() -> Response {
         (status = 500, description = "The host has failed", body = Failure),
         (
             status = 503,
-            description = "The host can't do this now; what was paid is kept",
-            body = Failure,
+            description = "The host can't do this now; what was paid is kept. Or it hasn't passed its own test yet",
+            body = Unavailable,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
     ),

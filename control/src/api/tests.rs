@@ -1,4 +1,5 @@
 mod document;
+mod gate;
 mod host;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
@@ -44,6 +45,7 @@ impl Routes for NoRoutes {
 #[derive(Default)]
 struct Setup {
     metrics: Option<prometheus::Registry>,
+    gate: Option<Gate>,
     reticent: bool,
     account: Option<Account>,
     /// An upload that runs.
@@ -98,6 +100,7 @@ impl Office {
         let draining = CancellationToken::new();
         let config = ApiConfig {
             draining: draining.clone(),
+            gate: setup.gate.unwrap_or_else(Gate::open),
             metrics: setup.metrics,
             additional_host_info: !setup.reticent,
             public_uri: "http://host.example/?<&".to_owned(),

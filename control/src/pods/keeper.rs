@@ -324,10 +324,10 @@ impl Keeper {
         self.receipt(id, later(self.0.clock.now(), seconds))
     }
 
-    /// Stops every pod and waits for it; what they had left to run is gone. For demonstrations and tests.
+    /// Stops every pod, also those that are being changed, and waits for it; what they had left to run is gone. For demonstrations and tests.
     pub async fn stop_all(&self) {
         let ids: Vec<PodId> = self.0.table().keys().cloned().collect();
-        futures::future::join_all(ids.iter().map(|id| self.0.end(id))).await;
+        self.stop_these(&ids).await;
     }
 }
 

@@ -304,6 +304,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_left_of_pods_that_were_being_changed_when_all_were_stopped() {
+        let (_files, keeper) = keeper(HouseRows::default(), &[order("a", "fine@sha256:1"), order("b", "fine@sha256:1")]).await;
+        assert!(keeper.survey().iter().all(|pod| pod.doing == Doing::Restarting));
+        time::timeout(WITHIN, keeper.stop_all()).await.expect("all to be stopped");
+        assert!(keeper.survey().is_empty());
+    }
+
+    #[tokio::test]
     async fn there_are_no_more_bans_than_may_be_kept() {
         let name = |number: usize| Ban::image(&format!("a/{number}")).unwrap();
         let kept = HouseRows { bans: (0..BANS_MAX).map(|number| (name(number), false)).collect(), ..HouseRows::default() };

@@ -82,6 +82,7 @@ impl HostBuilder {
             .set("CODIUS_TLS_LISTEN", format!("{address}:443"))
             .set("CODIUS_DEV", "false")
             .set("CODIUS_ILP", "embedded")
+            .set("CODIUS_SELF_TEST", "off")
     }
 
     /// It is started as `codiusd demo`, which brings a pod of its own.
@@ -235,7 +236,13 @@ impl Host {
             command.env("ILP_CREDENTIALS", format!(r#"{{"server":"btp+ws://:{:032x}@{ilp}"}}"#, rand::random::<u128>()));
         }
         let log = self.files.path().join(format!("command-{:016x}.log", rand::random::<u64>()));
-        Process::run(&arguments.join(" "), command.args(arguments), &log, COMMAND_WITHIN).await
+        let (name, command) = (arguments.join(" "), command.args(arguments));
+        let mut process = match &self.machine {
+            Some(machine) => machine.within(|| Process::spawn(&name, command, &log)),
+            None => Process::spawn(&name, command, &log),
+        };
+        let status = process.exit(COMMAND_WITHIN).await;
+        Output { status, text: process.log() }
     }
 
     /// The demo image as a manifest names it.

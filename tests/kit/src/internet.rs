@@ -16,9 +16,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     panic::resume_unwind,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -39,7 +39,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Internet {
     names: Mutex<BTreeMap<String, Vec<IpAddr>>>,
-    dns: Process,
+    dns: Mutex<Option<Process>>,
     files: TempDir,
 }
 
@@ -59,17 +59,36 @@ impl Internet {
     async fn start() -> Self {
         let files = tempfile::Builder::new().prefix("internet-").tempdir().unwrap_or_else(|error| panic!("make a directory: {error}"));
         ip(&format!("link set lo up\nlink add bridge type bridge\nlink set bridge up\n{}", addresses("bridge", BRIDGE)));
-        let (hosts, server) = (files.path().join("hosts"), v4(BRIDGE));
-        let write = |file: &Path, text: String| fs::write(file, text).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
-        write(&hosts, String::new());
-        write(&files.path().join("resolv.conf"), format!("nameserver {server}\noptions timeout:2\n"));
+        let write =
+            |name: &str, text: String| fs::write(files.path().join(name), text).unwrap_or_else(|error| panic!("write {name}: {error}"));
+        write("hosts", String::new());
+        write("resolv.conf", format!("nameserver {}\noptions timeout:2\n", v4(BRIDGE)));
+        let internet = Self { names: Mutex::default(), dns: Mutex::default(), files };
+        internet.resolve(&[]).await;
+        internet
+    }
+
+    /// What all names that end in these resolve to from now on; and no longer those of the time before.
+    pub async fn wildcards(&self, names: &[(&str, IpAddr)]) {
+        let records: Vec<String> = names.iter().map(|(name, address)| format!("--address=/{name}/{address}")).collect();
+        self.resolve(&records).await;
+    }
+
+    /// Starts the name server, in place of the one before.
+    async fn resolve(&self, records: &[String]) {
+        drop(self.resolver().take());
         let mut command = Command::new("dnsmasq");
         command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--log-facility=-", "--log-queries"]);
         command.args(["--no-resolv", "--no-hosts", "--local=/test/", "--bind-interfaces", "--interface=bridge", "--cache-size=10000"]);
-        command.arg(format!("--addn-hosts={}", hosts.display()));
-        let mut dns = Process::spawn("dnsmasq", &mut command, &files.path().join("dnsmasq.log"));
+        command.arg(format!("--addn-hosts={}", self.files.path().join("hosts").display())).args(records);
+        let log = self.files.path().join(format!("dnsmasq-{:016x}.log", rand::random::<u64>()));
+        let mut dns = Process::spawn("dnsmasq", &mut command, &log);
         dns.line("its start", READY_WITHIN, |line| line.contains("started, version").then_some(())).await;
-        Self { names: Mutex::default(), dns, files }
+        *self.resolver() = Some(dns);
+    }
+
+    fn resolver(&self) -> MutexGuard<'_, Option<Process>> {
+        self.dns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A machine of its own, by a number that no other has.
@@ -105,13 +124,16 @@ impl Internet {
         }
         let file = self.files.path().join("hosts");
         fs::write(&file, text).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
-        self.dns.signal(Signal::SIGHUP);
+        if let Some(dns) = &*self.resolver() {
+            dns.signal(Signal::SIGHUP);
+        }
     }
 
     /// How often machines have asked for a name's addresses.
     pub fn lookups(&self, name: &str) -> usize {
         let asked = format!("query[A] {name} from ");
-        self.dns.log().lines().filter(|line| line.contains(&asked)).count()
+        let log = self.resolver().as_ref().map(Process::log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(&asked)).count()
     }
 }
 

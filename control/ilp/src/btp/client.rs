@@ -59,6 +59,14 @@ impl FromStr for BtpUrl {
     }
 }
 
+impl BtpUrl {
+    /// The same server, for whoever has this secret: an account of their own, where accounts are given to whoever comes.
+    #[must_use]
+    pub fn stranger(&self, secret: &str) -> Self {
+        Self { socket: self.socket.clone(), account: String::new(), secret: secret.to_owned() }
+    }
+}
+
 impl fmt::Display for BtpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "btp+{}", self.socket)

@@ -8,7 +8,7 @@ use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    netlink::{Message, Socket},
+    netlink::{Message, Socket, attributes},
     network::{Subnet, cap},
 };
 
@@ -28,6 +28,8 @@ const ROUTE_UNREACHABLE: u8 = 7;
 const ROUTE_ONLINK: u32 = 4;
 const HOST_PREFIX: u8 = 32;
 const IPV4: u8 = 2;
+/// `struct ifinfomsg`.
+const INTERFACE_BYTES: usize = 16;
 
 /// What a pod's wire leads from and to, and what it carries.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -82,16 +84,24 @@ pub(crate) fn configure_inside(wire: Wire) -> io::Result<()> {
 pub(crate) fn detach(link: &str, owner: &Path) -> io::Result<()> {
     // By its index from here on: the name may be another link's before we are done.
     let Ok(index) = if_nametoindex(link) else { return Ok(()) };
-    let alias = match fs::read_to_string(format!("/sys/class/net/{link}/ifalias")) {
-        Err(_) if if_nametoindex(link).is_err() => return Ok(()),
+    let alias = match alias_of(index) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
         read => read?,
     };
-    if !Path::new(alias.trim_end()).starts_with(owner) {
-        tracing::warn!(link, alias = alias.trim_end(), "a link of this name is somebody else's, and stays");
+    if !Path::new(&alias).starts_with(owner) {
+        tracing::warn!(link, alias, "a link of this name is somebody else's, and stays");
         return Ok(());
     }
     let delete = Message::new(libc::RTM_DELLINK, libc::NLM_F_ACK, &interface(index, 0));
     unless(libc::ENODEV, Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![delete]))
+}
+
+/// What a link says of itself. Not asked of `/sys`, which may be mounted for another network.
+fn alias_of(index: u32) -> io::Result<String> {
+    let told = Socket::open(SockProtocol::NetlinkRoute)?.ask(Message::new(libc::RTM_GETLINK, 0, &interface(index, 0)))?;
+    let attributes = told.first().and_then(|link| link.get(INTERFACE_BYTES..)).map(attributes);
+    let alias = attributes.into_iter().flatten().find(|(kind, _)| *kind == libc::IFLA_IFALIAS);
+    Ok(alias.map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()).unwrap_or_default())
 }
 
 /// Makes addresses of the network that no pod has unreachable; repeatable. Pods' own routes are longer, and win.
@@ -133,8 +143,8 @@ fn create() -> i32 {
 }
 
 /// `struct ifinfomsg`; `up` sets IFF_UP.
-fn interface(index: u32, up: u32) -> [u8; 16] {
-    let mut header = [0; 16];
+fn interface(index: u32, up: u32) -> [u8; INTERFACE_BYTES] {
+    let mut header = [0; INTERFACE_BYTES];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&up.to_ne_bytes());
     header[12..16].copy_from_slice(&up.to_ne_bytes());

@@ -1,0 +1,324 @@
+//! The test itself, step by step, as a stranger who uploads and visits. A step that needs one that failed isn't begun.
+//!
+//! ```text
+//! name, wildcard -> connect -> certificate -> quote -> payer -> upload -> page, WebSocket, log -> stop
+//! ```
+
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+
+use codiusd_control::{
+    api::{Gate, GateToken},
+    orders::Orders,
+    pods::{Keeper, Refusal},
+};
+use codiusd_ilp::btp::client::BtpUrl;
+use codiusd_runtime::{Machine, PodId};
+use futures::{SinkExt, StreamExt};
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::time::{self, Instant};
+use tokio_tungstenite::{
+    client_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
+use url::Url;
+
+use super::{
+    problem::Problem,
+    reach::Reach,
+    report::{Finding, Outcome, Report, Step},
+};
+use crate::client::{self, ClientError, Deed, Host, HostError, Purse, Quote, Receipt, most_for};
+
+/// What is bought: enough for the test, and little is lost if the pod can't be stopped.
+const DURATION: NonZeroU32 = NonZeroU32::new(60).unwrap();
+/// How long a step may take, in seconds; and the one that pays and starts a pod.
+const STEP_SECONDS: u64 = 20;
+const UPLOAD_SECONDS: u64 = 80;
+/// How long a pod that has just been started may take to answer, and to write its log.
+const POD_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at a page that doesn't answer yet.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest page and log that is read, in bytes.
+const TEXT_MAX: usize = 256 * 1024;
+/// What is quoted if there is no image to be run.
+const SOME_IMAGE: &str = "codius.invalid/self-test@sha256:0000000000000000000000000000000000000000000000000000000000000000";
+/// What isn't done then.
+const WITHOUT_IMAGE: [Step; 6] = [Step::Payer, Step::Upload, Step::Page, Step::WebSocket, Step::Log, Step::Stop];
+const NO_IMAGE: &str = "not tried: hyperd runs images of registries only, and self_test_image names none";
+const FREE: &str = "not needed: this host asks for no money";
+
+/// What is tested, and with what.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) public_uri: Url,
+    pub(crate) gate: Gate,
+    pub(crate) token: GateToken,
+    pub(crate) orders: Orders,
+    /// The size of the pod.
+    pub(crate) machine: Machine,
+    /// What it runs; none: this runtime can't run the one codiusd brings along.
+    pub(crate) image: Option<String>,
+    /// Where the money comes from.
+    pub(crate) payer: BtpUrl,
+}
+
+/// What a step came to, and how that is told.
+type Told<T> = Result<(T, String), Problem>;
+
+/// What has been done so far.
+#[derive(Default)]
+struct Walk(Vec<Finding>);
+
+/// Tests a host.
+pub(crate) async fn walk(subject: &Subject) -> Report {
+    let (begun, mut walk) = (Instant::now(), Walk::default());
+    // How far it came is in its findings.
+    let _ = walk.all(subject).await;
+    Report::of(begun, walk.0)
+}
+
+/// Goes as far as the doors of a host and of its pods, as anybody may.
+pub(crate) async fn arrive(public_uri: &Url) -> Vec<Finding> {
+    let mut walk = Walk::default();
+    let _ = walk.arrive(public_uri).await;
+    walk.0
+}
+
+impl Walk {
+    async fn all(&mut self, subject: &Subject) -> Option<()> {
+        let reach = self.arrive(&subject.public_uri).await?;
+        let body = body(subject.image.as_deref().unwrap_or(SOME_IMAGE));
+        let (host, quote) = self.step(Step::Quote, subject.quote(&reach, &body)).await?;
+        if subject.image.is_none() {
+            WITHOUT_IMAGE.iter().for_each(|step| self.skip(*step, NO_IMAGE));
+            return Some(());
+        }
+        let purse = if quote.price == "0" {
+            self.skip(Step::Payer, FREE);
+            None
+        } else {
+            Some(self.step(Step::Payer, subject.purse(&quote)).await?)
+        };
+        let bought = self.step(Step::Upload, subject.buy(&host, purse.as_ref(), body)).await;
+        if bought.is_some() {
+            self.visit(subject, &reach, &host, &quote.manifest_hash).await;
+        }
+        self.stop(subject.orders.keeper(), &quote.manifest_hash).await
+    }
+
+    /// To the host's door, for its own name and one below it.
+    async fn arrive(&mut self, public_uri: &Url) -> Option<Reach> {
+        let (reach, label) = (Reach::of(public_uri), label());
+        let found = self.step(Step::Name, async { reach.host_addresses().await.map(|found| told(found, reach.host().to_owned())) }).await;
+        let below =
+            self.step(Step::Wildcard, async { reach.pod_addresses(&label).await.map(|found| told(found, format!("*.{}", reach.host()))) });
+        let below = below.await;
+        let (found, below) = (found?, below?);
+        self.step(Step::Connect, async {
+            let (_, address) = reach.connect(&found).await?;
+            reach.connect(&below).await?;
+            Ok(((), format!("{address} takes connections")))
+        })
+        .await?;
+        if !reach.is_secure() {
+            self.skip(Step::Certificate, "not looked at: public_uri is http://, and Pay-Tokens travel in clear");
+            return Some(reach);
+        }
+        self.step(Step::Certificate, async {
+            for (name, addresses) in [(reach.host().to_owned(), &found), (reach.below(&label), &below)] {
+                reach.secure(&name, reach.connect(addresses).await?.0).await?;
+            }
+            Ok(((), format!("good for {0} and *.{0}", reach.host())))
+        })
+        .await?;
+        Some(reach)
+    }
+
+    /// All three, whatever becomes of the others.
+    async fn visit(&mut self, subject: &Subject, reach: &Reach, host: &Host, hash: &str) {
+        let path = format!("/self-test-{}", label());
+        let seen = self.step(Step::Page, subject.page(hash, &path)).await;
+        self.step(Step::WebSocket, subject.echo(reach, hash)).await;
+        if seen.is_some() {
+            self.step(Step::Log, logged(host, hash, &path)).await;
+        }
+    }
+
+    async fn stop(&mut self, keeper: &Keeper, hash: &str) -> Option<()> {
+        let id = hash.parse::<PodId>().ok().filter(|id| keeper.facts(id).is_some())?;
+        self.step(Step::Stop, async { keeper.stop(&id).await.map(|()| ((), "the pod is gone".to_owned())).map_err(Problem::Stop) }).await
+    }
+
+    async fn step<T>(&mut self, step: Step, work: impl Future<Output = Told<T>>) -> Option<T> {
+        let begun = Instant::now();
+        let seconds = if step == Step::Upload { UPLOAD_SECONDS } else { STEP_SECONDS };
+        let done = time::timeout(Duration::from_secs(seconds), work).await.unwrap_or(Err(Problem::Slow(seconds)));
+        let (outcome, value) = match done {
+            Ok((value, what)) => (Outcome::Passed(what), Some(value)),
+            Err(problem) => (Outcome::Failed(problem), None),
+        };
+        self.0.push(Finding { step, outcome, took: begun.elapsed() });
+        value
+    }
+
+    fn skip(&mut self, step: Step, why: &'static str) {
+        self.0.push(Finding { step, outcome: Outcome::Skipped(why), took: Duration::ZERO });
+    }
+}
+
+impl Subject {
+    /// Asks for the price, which nobody else is told yet; and makes sure that it is this process that was asked.
+    async fn quote(&self, reach: &Reach, body: &[u8]) -> Told<(Host, Quote)> {
+        let host = Host::tested(self.public_uri.clone(), self.token.as_str()).map_err(Problem::Host)?;
+        let before = self.gate.shown();
+        let quote = host.quote(body, DURATION).await;
+        if self.gate.shown() == before && !matches!(quote, Err(HostError::Unreachable { .. })) {
+            return Err(Problem::Elsewhere(reach.host().to_owned()));
+        }
+        match quote {
+            Ok(_) if self.orders.keeper().capabilities().isolation == "none" => Err(Problem::Noop),
+            Ok(quote) => {
+                let what = format!("{} units of {} for {DURATION} s", quote.price, quote.asset_code.as_deref().unwrap_or("?"));
+                Ok(((host, quote), what))
+            }
+            Err(error) => Err(self.refused(error).await),
+        }
+    }
+
+    async fn purse(&self, quote: &Quote) -> Told<Purse> {
+        let mut purse = Purse::open(Some(self.payer.clone())).await.map_err(|error| Problem::NoPayer(Box::new(error)))?;
+        let max = most_for(quote, purse.account()).map_err(Problem::Price)?;
+        purse.limit(max);
+        let what = format!("pays as {}", purse.account().address);
+        Ok((purse, what))
+    }
+
+    async fn buy(&self, host: &Host, purse: Option<&Purse>, body: Vec<u8>) -> Told<Receipt> {
+        let deed = Deed::Upload(body, DURATION);
+        let bought = match purse {
+            Some(purse) => client::pay_for(host, purse, &deed, None, &mut |_| {}).await,
+            None => client::free(host, &deed).await,
+        };
+        match bought {
+            Ok(receipt) => {
+                let what = format!("paid for, and runs at {}", receipt.url);
+                Ok((receipt, what))
+            }
+            Err(ClientError::Purse(error)) => Err(Problem::Payment(Box::new(error))),
+            Err(ClientError::Underpaid { required, received, .. }) => Err(Problem::StillDue { required, received }),
+            Err(ClientError::PaidInVain { refusal, .. }) => Err(Problem::Start(refusal)),
+            Err(ClientError::Host(error)) => Err(self.refused(error).await),
+        }
+    }
+
+    /// Why the host refuses: it is this one, and can be asked.
+    async fn refused(&self, error: HostError) -> Problem {
+        if !matches!(error, HostError::Refused { .. }) {
+            return Problem::Host(error);
+        }
+        if self.orders.asset().is_none() {
+            return Problem::NoAccount;
+        }
+        let keeper = self.orders.keeper();
+        match (keeper.open().await, keeper.room().short_of(&self.machine)) {
+            (Err(Refusal::Draining), _) => Problem::Draining,
+            (Err(refusal), _) => Problem::Runtime(refusal),
+            (Ok(()), Some(resource)) => Problem::Full(resource),
+            (Ok(()), None) if matches!(&error, HostError::Refused { status, .. } if *status == StatusCode::FORBIDDEN) => Problem::Banned,
+            (Ok(()), None) => Problem::Refused(error),
+        }
+    }
+
+    fn pod_uri(&self, hash: &str) -> Result<Url, Problem> {
+        let mut uri = self.public_uri.clone();
+        let name = format!("{hash}.{}", uri.host_str().unwrap_or_default());
+        uri.set_host(Some(&name)).map_err(|_| Problem::OtherPage)?;
+        Ok(uri)
+    }
+
+    /// A pod that has just been started needs a moment.
+    async fn page(&self, hash: &str, path: &str) -> Told<()> {
+        let pod = Host::visited(self.pod_uri(hash)?).map_err(Problem::Host)?;
+        let deadline = Instant::now() + POD_WITHIN;
+        loop {
+            let (status, page) = pod.fetch(path, TEXT_MAX).await.map_err(Problem::Host)?;
+            match status {
+                StatusCode::OK if String::from_utf8_lossy(&page).contains(hash) => {
+                    return Ok(((), format!("its page: {} bytes", page.len())));
+                }
+                StatusCode::OK => return Err(Problem::OtherPage),
+                _ if Instant::now() > deadline => return Err(Problem::Page(status)),
+                _ => time::sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    /// Says something over a WebSocket, and hears it again.
+    async fn echo(&self, reach: &Reach, hash: &str) -> Told<()> {
+        let addresses = reach.pod_addresses(hash).await?;
+        let stream = reach.secure(&reach.below(hash), reach.connect(&addresses).await?.0).await?;
+        let mut uri = self.pod_uri(hash)?;
+        // The schemes of URLs that end alike may be exchanged; who it is for stays.
+        let scheme = if reach.is_secure() { "wss" } else { "ws" };
+        uri.set_scheme(scheme).map_err(|()| Problem::NoEcho)?;
+        uri.set_path("/ws");
+        let failed = |error| Problem::WebSocket(Box::new(error));
+        let config = WebSocketConfig::default().max_message_size(Some(TEXT_MAX)).max_frame_size(Some(TEXT_MAX));
+        let talk = async {
+            let (mut socket, _) = client_async_with_config(uri.as_str(), stream, Some(config)).await.map_err(failed)?;
+            let said = label();
+            socket.send(Message::text(said.clone())).await.map_err(failed)?;
+            let heard = loop {
+                match socket.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(message)) => break message.to_text().is_ok_and(|text| text == said),
+                    Some(Err(error)) => return Err(failed(error)),
+                    None => break false,
+                }
+            };
+            // It has said what it was to say.
+            let _ = socket.close(None).await;
+            if heard { Ok(((), "echoes over a WebSocket".to_owned())) } else { Err(Problem::NoEcho) }
+        };
+        time::timeout(POD_WITHIN, talk).await.unwrap_or(Err(Problem::NoEcho))
+    }
+}
+
+/// Follows the log until it tells of the request for `path`.
+async fn logged(host: &Host, hash: &str, path: &str) -> Told<()> {
+    let look = async {
+        let mut chunks = std::pin::pin!(client::logs(host, hash, true).await.map_err(Problem::Host)?);
+        let mut log = Vec::new();
+        while log.len() < TEXT_MAX
+            && let Some(chunk) = chunks.next().await
+        {
+            log.extend_from_slice(&chunk.map_err(Problem::Host)?);
+            if String::from_utf8_lossy(&log).contains(path) {
+                return Ok(((), "its log tells of our request".to_owned()));
+            }
+        }
+        Err(Problem::NotLogged)
+    };
+    time::timeout(POD_WITHIN, look).await.unwrap_or(Err(Problem::NotLogged))
+}
+
+fn told(found: Vec<SocketAddr>, name: String) -> (Vec<SocketAddr>, String) {
+    let addresses: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
+    let what = format!("{name} is {}", addresses.join(", "));
+    (found, what)
+}
+
+/// A pod nobody else has: one left from an earlier test isn't extended.
+fn body(image: &str) -> Vec<u8> {
+    let manifest = json!({
+        "name": format!("self-test-{}", label()), "version": "1.0.0", "port": "8080", "machine": "small", "debug": true,
+        "containers": [{ "id": "page", "image": image }],
+    });
+    json!({ "manifest": manifest }).to_string().into_bytes()
+}
+
+/// As long as a pod's, and new: no resolver has an old answer about it.
+fn label() -> String {
+    (0..52).map(|_| char::from(b'a' + rand::random_range(0..26_u8))).collect()
+}
