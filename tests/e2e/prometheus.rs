@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use url::form_urlencoded;
 
-use crate::{host, tls::make_certificates};
+use crate::{host, self_test::first_report, tls::make_certificates};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Until every rule has been evaluated over what was scraped.
@@ -142,8 +142,12 @@ async fn seen_host(certificates: &Path) -> Host {
         ("CODIUS_TLS_LISTEN", "127.0.0.1:0"),
         ("CODIUS_TLS_CERTS", &setting),
         ("CODIUS_PUBLIC_METRICS", "true"),
+        ("CODIUS_SELF_TEST", "on"),
     ];
-    settings.into_iter().fold(host(), |host, (key, value)| host.set(key, value)).start().await
+    let host = settings.into_iter().fold(host(), |host, (key, value)| host.set(key, value)).start().await;
+    // Until then it takes no uploads.
+    assert_eq!(first_report(&host).await["selfTestSuccess"], true);
+    host
 }
 
 #[tokio::test(flavor = "multi_thread")]
