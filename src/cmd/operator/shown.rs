@@ -24,6 +24,7 @@ pub(super) fn status(answer: &Value) -> String {
         ("version", text(answer, "version")),
         ("up for", span(figure(answer, "uptime"))),
         ("uploads", if answer["draining"] == true { "refused: draining (codiusd undrain)".to_owned() } else { text(answer, "ready") }),
+        ("self-test", self_test(&answer["selfTest"])),
         ("runtime", text(answer, "runtime")),
         ("pods running", format!("{} of {} known", figure(&answer["pods"], "running"), figure(&answer["pods"], "known"))),
         ("memory", format!("{} MiB", held("memory", MIB))),
@@ -34,6 +35,17 @@ pub(super) fn status(answer: &Value) -> String {
         ("log", text(answer, "log")),
     ];
     table(lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect())
+}
+
+/// How the last test of itself went.
+fn self_test(told: &Value) -> String {
+    let failed = list(told, "steps").iter().find(|step| step["result"] == "failed");
+    match (told["selfTestSuccess"].as_bool(), failed) {
+        (Some(true), _) => "passed".to_owned(),
+        (Some(false), Some(step)) => format!("failed: {}: {} (codiusd doctor)", text(step, "step"), text(step, "what")),
+        _ if told["running"] == true => "goes on".to_owned(),
+        _ => "none".to_owned(),
+    }
 }
 
 /// A line for each pod.
@@ -144,6 +156,11 @@ mod tests {
         let shown = status(&json!({ "earnings": [sums], "draining": true }));
         assert!(shown.contains("0.0123 XRP (received 0.02, not yet used 0.0077, forfeited 0)"), "{shown}");
         assert!(shown.contains("draining"), "{shown}");
+        let failed = json!({ "selfTestSuccess": false, "steps": [{ "step": "name", "result": "failed", "what": "it doesn't resolve" }] });
+        for (told, line) in [(failed, "failed: name: it doesn't resolve"), (json!({ "running": true }), "goes on"), (Value::Null, "none")] {
+            let shown = status(&json!({ "selfTest": told }));
+            assert!(shown.contains(&format!("self-test     {line}")), "{shown}");
+        }
         assert_eq!(stopped(&json!({ "stopped": ["a"] })), "stopped a\n");
         assert_eq!(stopped(&json!({ "running": [] })), "no pods of it\n");
     }
