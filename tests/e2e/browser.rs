@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
-use codiusd_kit::{Payer, Upload, process::Process};
-use http::StatusCode;
+use codiusd_kit::{Payer, Upload, process::Process, web};
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::host;
 
+/// What a page may weigh, with all it needs.
+const PAGE_MAX: usize = 30_000;
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(240);
 
 /// Runs the script in a process namespace of its own: whatever ends it, and however the browser fares, all of it is gone then.
@@ -47,6 +49,11 @@ async fn people_can_read_and_use_both_pages() {
         "pods": pods,
         "pictures": pictures,
     });
+    let as_browser = |host: &str| Request::get("/").header("host", host).header("accept", "text/html").body(web::full(""));
+    let operators = web::send(host.admin(), as_browser(&host.admin().to_string()).unwrap()).await.unwrap();
+    for page in [host.api(Method::GET, "/", None, None).await, operators] {
+        assert!(page.text().len() < PAGE_MAX, "{} bytes: {}", page.text().len(), page.text());
+    }
     in_chromium(&options).await;
     assert!(host.books().earned > 0);
 }

@@ -15,6 +15,7 @@ const DEPTH_MAX: usize = 4;
 pub(super) fn test(told: &Value) -> String {
     match told {
         Value::Null => "<p class=\"soft\">This host hasn't tested itself. <code>codiusd doctor</code> says what is missing.</p>".to_owned(),
+        Value::String(word) => format!("<p><span class=\"pill wait\">{}</span></p>", escaped(word)),
         told if told["steps"].is_array() => steps(told),
         told => shown(told, DEPTH_MAX),
     }
@@ -94,7 +95,7 @@ mod tests {
         let nested = json!({ "deep": { "deep": { "deep": { "deep": [evil] } } }, evil: true });
         let tested =
             json!({ "passed": false, "at": evil, "steps": [{ "name": evil, "ok": false, "ms": 3, "detail": evil, "remedy": evil }] });
-        for html in [bans(&ban), test(&nested), test(&tested)] {
+        for html in [bans(&ban), test(&nested), test(&tested), test(&json!(evil))] {
             assert!(!html.contains("<script") && !html.contains("\"'"), "{html}");
         }
     }

@@ -9,12 +9,23 @@ const NARROW = 320
 export const looksWell = async (tab, picture) => {
   const { page } = tab
   await page.screenshot({ path: picture, fullPage: true })
+  await page.$$eval('details', (all) => all.forEach((one) => { one.open = true }))
   const faults = [...await accessible(page), ...await fits(page), ...await still(page), ...await reached(page)]
   const { width, height } = page.viewport()
   await page.setViewport({ width: NARROW, height })
   faults.push(...(await fits(page)).map((fault) => `${fault} (${NARROW} wide)`))
   await page.setViewport({ width, height })
   return faults
+}
+
+// The same of a page that is in use: what it shows now, at the size of a phone.
+export const looksWellNow = async ({ page }, picture) => {
+  const before = page.viewport()
+  await page.setViewport({ width: 390, height: 844 })
+  await page.screenshot({ path: picture, fullPage: true })
+  const faults = [...await accessible(page), ...await fits(page)]
+  await page.setViewport(before)
+  return faults.map((fault) => `${fault} (${picture})`)
 }
 
 export const looksWellWithoutScripts = async (tab, picture, texts) => {
@@ -45,17 +56,23 @@ const fits = (page) => page.evaluate(() => {
   const root = document.scrollingElement
   const faults = []
   if (root.scrollWidth > root.clientWidth) faults.push(`it scrolls sideways: ${root.scrollWidth} in ${root.clientWidth}`)
-  // What is for screen readers only is cut off on purpose.
-  const hidden = (element) => element.closest('[data-unseen], thead, dialog:not([open])') && getComputedStyle(element.closest('[data-unseen], thead') ?? element).clipPath !== 'none'
+  for (const button of document.querySelectorAll('button')) {
+    const text = document.createRange()
+    text.selectNodeContents(button)
+    if (new Set([...text.getClientRects()].map((box) => box.top)).size > 1) faults.push(`a button in several lines: ${button.textContent}`)
+  }
   for (const element of document.body.querySelectorAll('*')) {
-    if (!element.checkVisibility() || hidden(element) || element.closest('svg')) continue
+    // The heads of a table of blocks are for screen readers only.
+    const unseen = element.closest('thead') && getComputedStyle(element.closest('thead')).clipPath !== 'none'
+    if (!element.checkVisibility() || unseen || element.closest('svg')) continue
     const style = getComputedStyle(element)
     const box = element.getBoundingClientRect()
     const name = `<${element.localName} id="${element.id}" class="${element.className}">${element.textContent.trim().slice(0, 40)}`
     if (box.width && (box.left < -0.5 || box.right > root.clientWidth + 0.5)) faults.push(`beyond the side: ${name}`)
     const clips = style.overflowX !== 'visible' || style.textOverflow === 'ellipsis'
-    if (element.localName !== 'input' && clips && element.scrollWidth > element.clientWidth + 1) faults.push(`cut off: ${name}`)
-    if (element.localName !== 'input' && style.overflowY !== 'visible' && element.scrollHeight > element.clientHeight + 1) faults.push(`cut off below: ${name}`)
+    if (element.localName === 'input') continue
+    if (clips && element.scrollWidth > element.clientWidth + 1) faults.push(`cut off: ${name}`)
+    if (style.overflowY !== 'visible' && element.scrollHeight > element.clientHeight + 1) faults.push(`cut off below: ${name}`)
   }
   return faults
 })

@@ -1,18 +1,23 @@
 // The operator's page: what its buttons do, and that they ask first.
 import assert from 'node:assert/strict'
-import { ask } from './ask.mjs'
+import { ask, visit } from './ask.mjs'
+import { looksWellNow } from './look.mjs'
 
-export const isOperated = async (tab, { operator, pods }) => {
+export const isOperated = async (tab, { operator, visitor, pods, pictures }) => {
+  const look = (name) => looksWellNow(tab, `${pictures}/operator-${name}.png`)
   const see = (path) => ask(operator, path)
   await tab.page.evaluate(() => { globalThis.same = true })
   const [stopped, banned, left] = pods
   await shows(tab, see, pods)
-  await stops(tab, see, stopped, [banned, left])
-  await bans(tab, see, banned, left)
+  const faults = await stops(tab, see, look, stopped, [banned, left])
+  await keepsItsPlace(tab, visitor, left)
+  faults.push(...await bans(tab, see, look, banned, left))
   await drains(tab, see)
   await prices(tab, see)
   await saysWhatFails(tab, operator, left)
+  faults.push(...await look('without-pods'))
   assert.equal(await tab.page.evaluate(() => globalThis.same), true, 'it wasn\'t loaded again')
+  return faults
 }
 
 const row = (hash) => `tr:has(a[href*="${hash}"])`
@@ -47,33 +52,60 @@ const isSaid = (tab, text) => tab.becomes(`it to say ${text}`, (text) => documen
 const isGone = (tab, selector) => tab.becomes(`${selector} to be gone`, (selector) => !document.querySelector(selector), selector)
 const isThere = (tab, selector) => tab.becomes(`${selector} to be there`, (selector) => document.querySelector(selector), selector)
 
-const stops = async (tab, see, hash, others) => {
+const focused = (tab) => tab.page.evaluate(() => document.activeElement.textContent)
+
+const stops = async (tab, see, look, hash, others) => {
   for (const leave of [() => tab.page.keyboard.press('Escape'), () => press(tab, 'dialog', 'Leave it')]) {
     await press(tab, row(hash), 'Stop')
     await isAsked(tab, hash)
-    assert.equal(await tab.page.evaluate(() => document.activeElement.textContent), 'Leave it', 'Enter does no harm')
+    assert.equal(await focused(tab), 'Leave it', 'Enter does no harm')
     await leave()
     await isNotAsked(tab)
-    assert.equal(await tab.page.evaluate(() => document.activeElement.textContent), 'Stop', 'one is where one was')
+    assert.equal(await focused(tab), 'Stop', 'one is where one was')
     assert.ok((await running(see)).includes(hash), 'nothing was done')
   }
   await press(tab, row(hash), 'Stop')
   await isAsked(tab, hash)
+  const faults = await look('question')
   await press(tab, 'dialog', 'Stop')
   await isSaid(tab, 'Done')
   await isGone(tab, row(hash))
   assert.deepEqual(await running(see), [...others].sort())
+  return faults
 }
 
-const bans = async (tab, see, hash, left) => {
+// What is drawn anew while somebody is asked, or has a button in hand, doesn't take it away.
+const keepsItsPlace = async (tab, visitor, hash) => {
+  const requests = () => tab.text(`${row(hash)} [data-name=Requests]`)
+  const isVisited = async () => {
+    const before = await requests()
+    await visit(visitor, hash)
+    await tab.becomes('a request more', (selector, before) => document.querySelector(selector).textContent.trim() !== before,
+      `${row(hash)} [data-name=Requests]`, before)
+  }
+  await press(tab, row(hash), 'Stop')
+  await isAsked(tab, hash)
+  await isVisited()
+  await tab.page.keyboard.press('Escape')
+  await isNotAsked(tab)
+  for (const when of ['after the question', 'at the button']) {
+    const there = await tab.page.evaluate((selector) => document.querySelector(selector).contains(document.activeElement), row(hash))
+    assert.ok(there && await focused(tab) === 'Stop', `one is where one was, ${when}`)
+    await isVisited()
+  }
+}
+
+const bans = async (tab, see, look, hash, left) => {
   await press(tab, row(hash), 'Ban')
   await isAsked(tab, hash)
   await tab.page.keyboard.press('Escape')
   await isNotAsked(tab)
   assert.deepEqual((await see('/bans')).bans, [])
-  await press(tab, row(hash), 'Ban')
+  await tab.page.focus(`${row(hash)} td:last-child button:last-child`)
+  await tab.page.keyboard.press('Enter')
   await isAsked(tab, hash)
-  await press(tab, 'dialog', 'Ban')
+  await tab.page.keyboard.press('Tab')
+  await tab.page.keyboard.press('Enter')
   await isGone(tab, row(hash))
   assert.deepEqual((await see('/bans')).bans, [{ kind: 'manifest', subject: hash, stop: true }])
   assert.deepEqual(await running(see), [left])
@@ -84,6 +116,7 @@ const bans = async (tab, see, hash, left) => {
   await press(tab, 'dialog', 'Ban')
   await tab.becomes('nginx among the bans', () => document.querySelector('[data-live=bans]').textContent.includes('library/nginx'))
   assert.equal(await tab.page.$eval('#ban [name=subject]', (field) => field.value), '')
+  const faults = await look('bans')
   for (const subject of ['library/nginx', hash]) {
     await press(tab, `li:has(button[data-ask*="${subject}"])`, 'Lift')
     await isAsked(tab, subject)
@@ -91,6 +124,7 @@ const bans = async (tab, see, hash, left) => {
     await isGone(tab, `li:has(button[data-ask*="${subject}"])`)
   }
   assert.deepEqual((await see('/bans')).bans, [])
+  return faults
 }
 
 const drains = async (tab, see) => {

@@ -1,11 +1,12 @@
 // The host's page: what is true there, stays true, and can be copied.
 import assert from 'node:assert/strict'
 import { ask } from './ask.mjs'
+import { looksWellNow } from './look.mjs'
 
 // The Node codiusd's page had these; who reads them from there goes on to.
 const IDS = ['uri', 'numPeers', 'serverUptime', 'serviceUptime', 'avgLoad', 'currency', 'costPerMonth', 'memory', 'fullMem']
 
-export const isVisited = async (tab, { visitor, operator }) => {
+export const isVisited = async (tab, { visitor, operator, pictures }) => {
   const { page } = tab
   const info = await (await fetch(new URL('/info', visitor))).json()
   for (const id of IDS) assert.equal(await page.$$eval(`[id="${id}"]`, (all) => all.length), 1, `one element is ${id}`)
@@ -19,7 +20,7 @@ export const isVisited = async (tab, { visitor, operator }) => {
   const prices = await tab.text('#machines')
   for (const machine of info.machines) assert.ok(prices.includes(machine.name) && prices.includes(String(machine.costPerMonth)), prices)
   await copies(tab)
-  await staysTrue(tab, operator)
+  return staysTrue(tab, operator, pictures)
 }
 
 const copies = async (tab) => {
@@ -34,7 +35,7 @@ const copies = async (tab) => {
 }
 
 // What the operator changes is there without the page being loaded again.
-const staysTrue = async (tab, operator) => {
+const staysTrue = async (tab, operator, pictures) => {
   await tab.page.evaluate(() => { globalThis.same = true })
   const reads = (id, text) => tab.becomes(`${id} to be ${text}`, (id, text) => document.getElementById(id).textContent === text, id, text)
   const before = await tab.text('#costPerMonth')
@@ -49,9 +50,11 @@ const staysTrue = async (tab, operator) => {
   await ask(operator, '/drain', {})
   await reads('acceptingUploads', 'Takes no uploads now')
   await tab.becomes('a word to who has come to upload', () => document.getElementById('closed').textContent.includes('takes no uploads'))
+  const faults = await looksWellNow(tab, `${pictures}/visitor-closed.png`)
   await ask(operator, '/undrain', {})
   await reads('acceptingUploads', 'Takes uploads')
   const up = await tab.text('#serviceUptime')
   await tab.becomes('time to pass', (up) => document.getElementById('serviceUptime').textContent !== up, up)
   assert.equal(await tab.page.evaluate(() => globalThis.same), true, 'it wasn\'t loaded again')
+  return faults
 }
