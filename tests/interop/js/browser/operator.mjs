@@ -12,6 +12,7 @@ export const isOperated = async (tab, { operator, visitor, pods, pictures }) => 
   const faults = await stops(tab, see, look, stopped, [banned, left])
   await keepsItsPlace(tab, visitor, left)
   faults.push(...await bans(tab, see, look, banned, left))
+  await tab.offline(() => isSaid(tab, 'No news: '))
   await drains(tab, see)
   await prices(tab, see)
   await saysWhatFails(tab, operator, left)

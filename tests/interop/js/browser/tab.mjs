@@ -47,6 +47,14 @@ export class Tab {
     return this.page.$eval(selector, (element) => element.textContent.trim())
   }
 
+  // Runs a part of a test while nobody can be reached.
+  async offline (run) {
+    this.expected.push('ERR_INTERNET_DISCONNECTED')
+    await this.page.setOfflineMode(true)
+    await run()
+    await this.page.setOfflineMode(false)
+  }
+
   // Closes it; what it did that it shouldn't have.
   async end () {
     const violations = await this.page.evaluate(() => globalThis.violations ?? [])

@@ -20,6 +20,7 @@ export const isVisited = async (tab, { visitor, operator, pictures }) => {
   const prices = await tab.text('#machines')
   for (const machine of info.machines) assert.ok(prices.includes(machine.name) && prices.includes(String(machine.costPerMonth)), prices)
   await copies(tab)
+  await saysThatItIsOld(tab)
   return staysTrue(tab, operator, pictures)
 }
 
@@ -32,6 +33,11 @@ const copies = async (tab) => {
   await page.click('#copy')
   await tab.becomes('a word that it was copied', () => document.getElementById('copied').textContent.includes('Copied'))
   assert.equal(await page.evaluate(() => navigator.clipboard.readText()), command)
+}
+
+const saysThatItIsOld = async (tab) => {
+  await tab.offline(() => tab.becomes('a word that figures are old', () => document.getElementById('stale').textContent.startsWith('No news since ')))
+  await tab.becomes('that word to be gone', () => !document.getElementById('stale').textContent)
 }
 
 // What the operator changes is there without the page being loaded again.
