@@ -34,14 +34,27 @@ pub fn filled(template: &str, field: impl Fn(&str) -> String) -> String {
     parts.filter_map(|part| part.split_once("}}")).fold(first, |page, (name, text)| page + &field(name) + text)
 }
 
-/// A time in its two largest units.
+/// A time in its two largest units, or one where the other would be 0.
 pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min"),
+        (0, _, 0) => format!("{hours} h"),
         (0, ..) => format!("{hours} h {minutes} min"),
+        (_, 0, _) => format!("{days} d"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// So many bytes in the largest unit of which there is one, cut to a tenth.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (0..UNITS.len() - 1).find(|step| bytes >> (10 * step) < 1024).unwrap_or(UNITS.len() - 1);
+    let tenths = (u128::from(bytes) * 10) >> (10 * step);
+    match tenths % 10 {
+        0 => format!("{} {}", tenths / 10, UNITS[step]),
+        tenth => format!("{}.{tenth} {}", tenths / 10, UNITS[step]),
     }
 }
 
@@ -62,9 +75,24 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1_600_000, "1.5 MiB"),
+            (512 << 20, "512 MiB"),
+            (1 << 30, "1 GiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
     fn times_are_shown_in_two_units() {
         for (seconds, text) in
-            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h"), (31_536_000, "365 d 0 h")]
+            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3660, "1 h 1 min"), (7200, "2 h"), (90_000, "1 d 1 h"), (31_536_000, "365 d")]
         {
             assert_eq!(span(seconds), text);
         }

@@ -16,6 +16,8 @@ pub(super) struct Chart<'a> {
     pub(super) name: &'a str,
     /// The latest value, as text.
     pub(super) value: String,
+    /// The highest, as text.
+    pub(super) most: String,
     /// Over how long, as text.
     pub(super) over: &'a str,
     /// Seconds since the first, and a value; in order.
@@ -25,12 +27,13 @@ pub(super) struct Chart<'a> {
 impl Chart<'_> {
     /// As a figure of a page.
     pub(super) fn html(&self) -> String {
-        let (name, value, over) = (escaped(self.name), escaped(&self.value), escaped(self.over));
+        let (name, value, most, over) = (escaped(self.name), escaped(&self.value), escaped(&self.most), escaped(self.over));
         let (line, area) = paths(&self.points);
         format!(
             "<figure class=\"card chart\"><figcaption><span>{name}</span> <b>{value}</b></figcaption>\
-             <svg role=\"img\" aria-label=\"{name}: {value} now, drawn over {over}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\">\
-             <path class=\"area\" d=\"{area}\"/><path class=\"line\" d=\"{line}\"/></svg></figure>\n"
+             <svg role=\"img\" aria-label=\"{name}: {value} now, {most} at the highest, over {over}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+             preserveAspectRatio=\"none\"><path class=\"area\" d=\"{area}\"/><path class=\"line\" d=\"{line}\"/></svg>\
+             <p class=\"axis\"><span>{over} ago</span> <span>highest {most}</span> <span>now</span></p></figure>\n"
         )
     }
 }
@@ -75,7 +78,11 @@ mod tests {
 
     #[test]
     fn a_name_is_text() {
-        let chart = Chart { name: "<b>", value: "\"1\"".to_owned(), over: "1 h", points: vec![(0.0, 1.0)] };
-        assert!(chart.html().contains("aria-label=\"&lt;b&gt;: &quot;1&quot; now"), "{}", chart.html());
+        let chart = Chart { name: "<b>", value: "\"1\"".to_owned(), most: "<2>".to_owned(), over: "1 h", points: vec![(0.0, 1.0)] };
+        assert!(
+            chart.html().contains("aria-label=\"&lt;b&gt;: &quot;1&quot; now, &lt;2&gt; at the highest, over 1 h\""),
+            "{}",
+            chart.html()
+        );
     }
 }

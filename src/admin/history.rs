@@ -7,7 +7,10 @@ use std::{
 };
 
 use codiusd_control::{orders::Orders, pay::Asset};
-use prometheus::Registry;
+use prometheus::{
+    Registry,
+    proto::{Metric, MetricFamily},
+};
 use tokio::time::{self, MissedTickBehavior};
 
 /// Between two figures.
@@ -27,20 +30,23 @@ pub(super) struct Sample {
     pub(super) memory: u64,
     /// Requests for pods that were answered.
     pub(super) requests: u64,
+    /// Those that failed, through the pod or the host.
+    pub(super) failed: u64,
     /// Bytes from and to visitors.
     pub(super) bytes: u64,
 }
 
 impl Sample {
     fn now(registry: &Registry, orders: &Orders) -> Self {
-        let keeper = orders.keeper();
+        let (keeper, families) = (orders.keeper(), registry.gather());
         Self {
             at: Instant::now(),
             earned: orders.totals().into_iter().map(|(asset, sums)| (asset, sums.earned)).collect(),
             pods: u64::try_from(keeper.running_count()).unwrap_or(u64::MAX),
             memory: keeper.room().held.memory_bytes,
-            requests: counted(registry, "codius_edge_requests_total", Some(("to", "pod"))),
-            bytes: counted(registry, "codius_edge_bytes_total", None),
+            requests: counted(&families, "codius_edge_requests_total", &[("to", "pod")]),
+            failed: counted(&families, "codius_edge_requests_total", &[("to", "pod"), ("status", "5xx")]),
+            bytes: counted(&families, "codius_edge_bytes_total", &[]),
         }
     }
 
@@ -71,6 +77,21 @@ impl History {
         self.samples().iter().cloned().chain([now]).collect()
     }
 
+    /// A figure of each sample, at its seconds since the first.
+    #[expect(clippy::cast_precision_loss, reason = "a picture has fewer points than a double has digits")]
+    pub(super) fn levels(samples: &[Sample], read: impl Fn(&Sample) -> u64) -> Vec<(f64, f64)> {
+        let first = samples.first().map(|sample| sample.at);
+        let seconds = |sample: &Sample| first.map_or(0.0, |first| sample.at.duration_since(first).as_secs_f64());
+        samples.iter().map(|sample| (seconds(sample), read(sample) as f64)).collect()
+    }
+
+    /// By how much a counter rose a second between each sample and the one before.
+    pub(super) fn rates(samples: &[Sample], read: impl Fn(&Sample) -> u64) -> Vec<(f64, f64)> {
+        let levels = Self::levels(samples, read);
+        let pairs = levels.iter().zip(levels.iter().skip(1));
+        pairs.map(|((from, before), (to, after))| (*to, (after - before).max(0.0) / (to - from).max(1.0))).collect()
+    }
+
     fn push(&self, sample: Sample) {
         let mut samples = self.samples();
         if samples.len() == KEPT {
@@ -84,13 +105,12 @@ impl History {
     }
 }
 
-/// The sum of a counter over its labels, or over those with a value. It is exact enough for a picture.
+/// The sum of a counter over those of its series that have these labels. It is exact enough for a picture.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter is no less than 0 and far from 2^53")]
-fn counted(registry: &Registry, name: &str, label: Option<(&str, &str)>) -> u64 {
-    let families = registry.gather();
+fn counted(families: &[MetricFamily], name: &str, labels: &[(&str, &str)]) -> u64 {
     let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
-    let wanted =
-        metrics.filter(|metric| label.is_none_or(|label| metric.get_label().iter().any(|pair| (pair.name(), pair.value()) == label)));
+    let has = |metric: &Metric, label| metric.get_label().iter().any(|pair| (pair.name(), pair.value()) == label);
+    let wanted = metrics.filter(|metric| labels.iter().all(|label| has(metric, *label)));
     wanted.map(|metric| metric.get_counter().get_value() as u64).fold(0, u64::saturating_add)
 }
 
@@ -103,7 +123,7 @@ mod tests {
     #[test]
     fn a_day_is_kept_and_no_more() {
         let history = History::default();
-        let sample = |pods| Sample { at: Instant::now(), earned: Vec::new(), pods, memory: 0, requests: 0, bytes: 0 };
+        let sample = |pods| Sample { at: Instant::now(), earned: Vec::new(), pods, memory: 0, requests: 0, failed: 0, bytes: 0 };
         for pods in 0..=u64::try_from(KEPT).unwrap() {
             history.push(sample(pods));
         }
@@ -118,7 +138,21 @@ mod tests {
         for (to, status, count) in [("pod", "2xx", 3), ("pod", "5xx", 4), ("control", "2xx", 50)] {
             family.with_label_values(&[to, status]).inc_by(count);
         }
-        assert_eq!(counted(&registry, "x_total", Some(("to", "pod"))), 7);
-        assert_eq!((counted(&registry, "x_total", None), counted(&registry, "y_total", None)), (57, 0));
+        let sum = |name, labels| counted(&registry.gather(), name, labels);
+        assert_eq!((sum("x_total", &[("to", "pod")]), sum("x_total", &[("to", "pod"), ("status", "5xx")])), (7, 4));
+        assert_eq!((sum("x_total", &[]), sum("y_total", &[])), (57, 0));
+    }
+
+    #[test]
+    fn rates_are_what_came_between_two_samples() {
+        let start = Instant::now();
+        let sample = |at, requests| {
+            let at = start + Duration::from_secs(at);
+            Sample { at, earned: Vec::new(), pods: 0, memory: 0, requests, failed: 0, bytes: 0 }
+        };
+        let samples = [sample(0, 5), sample(60, 125), sample(120, 125)];
+        assert_eq!(History::levels(&samples, |sample| sample.requests), [(0.0, 5.0), (60.0, 125.0), (120.0, 125.0)]);
+        assert_eq!(History::rates(&samples, |sample| sample.requests), [(60.0, 2.0), (120.0, 0.0)]);
+        assert_eq!(History::rates(&[], |sample| sample.requests), []);
     }
 }

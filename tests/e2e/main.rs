@@ -14,6 +14,7 @@
 //! | `deploy` | what systemd is told; units, installation, DNS, and the operator's guide |
 //! | `client` | codiusd's own upload, extend and logs |
 //! | `operator` | the operator's API and commands: prices, bans, drains |
+//! | `browser` | the host's page and the operator's in a real Chromium: what they show, do, and look like |
 //! | `operating` | metrics, the busiest pods, an access log that is rotated, what a host says of itself |
 //! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
 //! | `doctor` | what a host needs and doesn't have |
@@ -24,6 +25,7 @@
 //! They need root, and tests/interop built (`make test` does both).
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod browser;
 mod client;
 mod deploy;
 mod doctor;

@@ -11,12 +11,15 @@ use axum::{
 use super::{
     Api,
     info::{self, Info, Machine},
+    request::BODY_MAX,
 };
-use crate::html::{escaped, filled, put_headers, span};
+use crate::{
+    html::{escaped, filled, put_headers, size, span},
+    pay::decimal,
+};
 
 /// The page at `/`; what is in double braces is filled in.
 const INDEX: &str = include_str!("index.html");
-const MIB: u64 = 1024 * 1024;
 const HOUR: NonZeroU32 = NonZeroU32::new(3600).unwrap();
 /// What is shown of something that can't be said.
 const UNKNOWN: &str = "not told";
@@ -46,53 +49,86 @@ pub(super) fn error(status: StatusCode, message: &str) -> String {
 fn shown(api: &Api, info: &Info, field: &str) -> String {
     let word = |text: Option<String>| escaped(&text.unwrap_or_else(|| UNKNOWN.to_owned()));
     match field {
-        "acceptingUploads" => yes_or_no(info.accepting_uploads),
+        "acceptingUploads" => pill(info),
+        "apart" => apart(info.isolation).to_owned(),
+        "authority" => escaped(scheme_and_authority(&info.uri).1),
         "avgLoad" => word(info.avg_load.map(|load| load.to_string())),
+        "closed" => closed(info),
         "containers" => api.config.rules.containers_max.to_string(),
         "costPerMonth" => api.config.cost_per_month.to_string(),
         "currency" => word(info.currency.clone()),
         "duration" => span(api.config.duration_max.get().into()),
         "fullMem" => yes_or_no(info.full_mem),
         "isolation" => escaped(info.isolation),
-        "machines" => info.machines.iter().map(|machine| row(api, machine)).collect(),
-        "memory" => mebibytes(info.server_free_memory),
+        "machines" => info.machines.iter().map(|machine| card(api, machine)).collect(),
+        "memory" => size(info.server_free_memory),
         "numPeers" => info.num_peers.to_string(),
         "runningContracts" => word(info.running_contracts.map(|count| count.to_string())),
         "runtime" => escaped(info.runtime),
+        "scheme" => escaped(scheme_and_authority(&info.uri).0),
+        "selfTestSuccess" => word(
+            info.self_test_success
+                .map(|passed| if passed { "passed" } else { "not passed" }.to_owned())
+                .or_else(|| Some("not run".to_owned())),
+        ),
         "serverUptime" => word(uptime(info)),
         "serviceUptime" => span(info.service_uptime),
+        "upload" => size(u64::try_from(BODY_MAX).unwrap_or(u64::MAX)),
         "uri" => escaped(&info.uri),
         _ => String::new(),
     }
 }
 
-/// What a size of pods is and costs.
-fn row(api: &Api, machine: &Machine) -> String {
-    let hourly = api.orders.quote(&machine.name, HOUR).map_or_else(|_| UNKNOWN.to_owned(), |quote| decimal(quote.price, quote.asset.scale));
-    let monthly = api.config.rules.machines.get(&machine.name).map(|size| api.config.cost_per_month.times(size.price).to_string());
-    let (name, memory, disk) = (escaped(&machine.name), mebibytes(machine.memory), mebibytes(machine.disk));
-    format!(
-        "<tr><th scope=\"row\">{name}<td>{}<td>{memory}<td>{disk}<td>{hourly}<td>{}\n",
-        machine.vcpus,
-        monthly.as_deref().unwrap_or(UNKNOWN)
-    )
+/// Whether it is worth writing a manifest now.
+fn pill(info: &Info) -> String {
+    let (class, words) = if info.accepting_uploads { ("good", "Takes uploads") } else { ("wait", "Takes no uploads now") };
+    format!("<span class=\"pill {class}\">{words}</span>")
 }
 
-/// An amount of `10^-scale`, without zeros at its end.
-fn decimal(amount: u64, scale: u8) -> String {
-    let scale = usize::from(scale);
-    let digits = format!("{amount:0>width$}", width = scale + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    let fraction = fraction.trim_end_matches('0');
-    if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
+/// What whoever comes to upload should know first.
+fn closed(info: &Info) -> String {
+    let why = match (info.accepting_uploads, info.full_mem) {
+        (true, _) => return String::new(),
+        (false, true) => "This host is full: a place is free again when a pod's time ends.",
+        (false, false) => "This host takes no uploads now. Pods that run aren't touched.",
+    };
+    format!("<p class=\"wait\">{why} Others it knows are at <a href=\"/peers\">/peers</a>.</p>")
+}
+
+/// What stands between pods, for people.
+fn apart(isolation: &str) -> &'static str {
+    match isolation {
+        "shared-kernel" => "Containers in a sandbox each, under the machine's own kernel",
+        "virtual-machine" => "A virtual machine for each pod",
+        _ => "Nothing: this host only tries out uploads",
+    }
+}
+
+fn scheme_and_authority(uri: &str) -> (&str, &str) {
+    let (scheme, authority) = uri.split_once("://").unwrap_or(("https", uri));
+    (scheme, authority.trim_end_matches('/'))
+}
+
+/// What a size of pods is and costs.
+fn card(api: &Api, machine: &Machine) -> String {
+    let code = api.orders.asset().map_or_else(String::new, |asset| escaped(&asset.code) + " ");
+    let monthly = api.config.rules.machines.get(&machine.name).map(|size| api.config.cost_per_month.times(size.price).to_string());
+    let monthly = monthly.as_deref().unwrap_or(UNKNOWN);
+    // Without an account to be paid into nothing can be said exactly.
+    let hourly = api.orders.quote(&machine.name, HOUR).map_or_else(
+        |_| String::new(),
+        |quote| format!("<p class=\"note\">{} {code}an hour</p>", decimal(quote.price.into(), quote.asset.scale)),
+    );
+    let processors = if machine.vcpus == 1 { "1 processor".to_owned() } else { format!("{} processors", machine.vcpus) };
+    let (name, memory, disk) = (escaped(&machine.name), size(machine.memory), size(machine.disk));
+    format!(
+        "<li class=\"card\"><h3>{name}</h3><p class=\"price\">{monthly} <small>{code}a month</small></p>{hourly}\
+         <ul class=\"what\"><li>{processors}</li><li>{memory} memory</li><li>{disk} disk</li></ul></li>\n"
+    )
 }
 
 fn yes_or_no(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes / MIB)
 }
 
 fn uptime(info: &Info) -> Option<String> {
@@ -105,10 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_exact() {
-        for (amount, scale, text) in [(13_698_631, 9, "0.013698631"), (10, 0, "10"), (1000, 2, "10"), (0, 9, "0"), (15, 1, "1.5")] {
-            assert_eq!(decimal(amount, scale), text);
+    fn a_pods_address_is_below_the_hosts() {
+        for (uri, parts) in [
+            ("https://codius.example.com", ("https", "codius.example.com")),
+            ("http://localhost:3000/", ("http", "localhost:3000")),
+            ("codius.example.com", ("https", "codius.example.com")),
+        ] {
+            assert_eq!(scheme_and_authority(uri), parts);
         }
-        assert_eq!(decimal(u64::MAX, u8::MAX).len(), 257);
     }
 }

@@ -83,11 +83,13 @@ async fn the_page_says_what_the_host_is() {
         r#"id="currency">XRP<"#,
         r#"id="uri">http://host.example/?&lt;&amp;"#,
         r#"id="fullMem">no"#,
-        r#"id="memory">65536 MiB"#,
+        r#"id="memory">64 GiB"#,
         r#"id="runningContracts">0"#,
         r#"id="runtime">noop"#,
-        r#"<th scope="row">small<td>1<td>512 MiB<td>1024 MiB<td>0.013698631<td>10"#,
-        "codiusd upload manifest.json --host http://host.example/?&lt;&amp; --duration 1h",
+        r#"<h3>small</h3><p class="price">10 <small>XRP a month</small></p><p class="note">0.013698631 XRP an hour</p>"#,
+        "<li>1 processor</li><li>512 MiB memory</li><li>1 GiB disk</li>",
+        "codiusd upload manifest.json <span>--host</span> http://host.example/?&lt;&amp; <span>--duration 1h</span></pre>",
+        r#"id="acceptingUploads"><span class="pill good">Takes uploads</span>"#,
     ] {
         assert!(page.contains(shown), "{shown} in {page}");
     }
@@ -97,7 +99,7 @@ async fn the_page_says_what_the_host_is() {
     assert!(page.contains(r#"id="runningContracts">not told"#), "{page}");
     reticent.asset.send_replace(None);
     let (_, page) = reticent.ask("GET /", "", b"").await;
-    assert!(page.contains(r#"id="currency">not told"#) && page.contains("<td>not told<td>10"), "{page}");
+    assert!(page.contains(r#"id="currency">not told"#) && page.contains("10 <small>a month</small></p><ul"), "{page}");
 }
 
 /// Scripts and styles of a page are those its policy names, and nothing is fetched from elsewhere.
@@ -131,7 +133,8 @@ async fn pages_hold_all_they_need_and_may_do_no_more() {
         }
         // Links lead somewhere only if they are followed.
         let links: Vec<&str> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-        assert!(links.iter().all(|link| ["data:,", "/", "/info", "/openapi.json", "https://interledger.org"].contains(link)), "{links:?}");
+        let known = ["data:,", "/", "/info", "/peers", "/openapi.json", "https://interledger.org", env!("CARGO_PKG_REPOSITORY")];
+        assert!(links.iter().all(|link| known.contains(link)), "{links:?}");
         assert!(head.contains("x-content-type-options: nosniff"), "{head}");
     }
 }
