@@ -65,7 +65,7 @@ Examples:
   codiusd log info,codiusd_ilp=debug               also why connections of payers end
   codiusd log info,codiusd_control::peers=debug    also why other hosts aren't believed
 
-The next start of the host reads the setting `log` again. Libraries may log what passes through them at trace, tokens of payers too.";
+The next start of the host reads the setting `log` again.";
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
