@@ -70,6 +70,9 @@ enum Command {
     Drain(operator::HostArgs),
     /// Take uploads and extensions again
     Undrain(operator::HostArgs),
+    /// Show what it logs, or choose that until it ends
+    #[command(after_help = operator::LOG_HELP)]
+    Log(operator::LogArgs),
     /// Check or hash a manifest, without a host
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
@@ -125,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Bans(args) => operator::bans(&args),
         Command::Drain(args) => operator::drain(&args),
         Command::Undrain(args) => operator::undrain(&args),
+        Command::Log(args) => operator::log(&args),
         Command::Manifest(command) => manifest::run(&command),
         Command::Image(command) => image::run(&command),
         Command::Network(command) => network::run(&command),

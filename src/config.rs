@@ -441,11 +441,11 @@ fn parse_public_uri(text: &str) -> Option<Url> {
     (named && plain && matches!(uri.scheme(), "http" | "https")).then_some(uri)
 }
 
-/// A bare word is a level, and not a module of which everything is logged.
+/// A bare word is a level, and not a module of which everything is logged. No module has a space in its name.
 pub(crate) fn parse_log(text: &str) -> Option<Targets> {
-    let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
-    bare.map(|part| part.parse::<LevelFilter>().ok()).collect::<Option<Vec<_>>>()?;
-    text.parse().ok()
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let suits = |part: &str| if part.contains('=') { !part.contains(char::is_whitespace) } else { is_level(part) };
+    text.split(',').map(str::trim).all(suits).then(|| text.parse().ok())?
 }
 
 fn parse_log_format(text: &str) -> Option<LogFormat> {

@@ -13,8 +13,11 @@
 //! | `operator` | what the operator sees of pods, and does to them |
 //! | `metrics` | what happened without anybody asking |
 //! | `recover` | carrying out the reconciliation |
+//! | `kit` | a keeper for tests, and what it says to visitors |
 
 mod keeper;
+#[cfg(test)]
+mod kit;
 mod listen;
 mod metrics;
 mod notice;

@@ -171,7 +171,8 @@ fn is_special(address: IpAddr) -> bool {
 }
 
 /// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
-/// as it does for whole networks routed to a machine. Sends nothing; what can't be found out is ours.
+/// as it does for whole networks of IPv4 routed to a machine (to those of IPv6 it sends from another address). The second alone isn't
+/// enough: to an interface's further addresses it sends from the first. Sends nothing; what can't be found out is ours.
 pub(crate) fn is_own(address: IpAddr) -> bool {
     let Ok(mut interfaces) = getifaddrs() else { return true };
     interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(address)) || is_own_sender(address)
@@ -193,6 +194,12 @@ fn is_own_sender(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     fn network(text: &str) -> Network {
@@ -268,6 +275,34 @@ mod tests {
     fn the_kernel_knows_the_machines_own_addresses() {
         assert!(is_own("127.0.0.1".parse().unwrap()));
         assert!(!is_own("192.0.2.1".parse().unwrap()), "an address for documentation");
+    }
+
+    /// Changes the network of this thread.
+    fn ip(commands: &str) {
+        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        ip.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+        assert!(ip.wait().unwrap().success(), "{commands}");
+    }
+
+    #[test]
+    fn further_addresses_and_networks_routed_to_this_machine_are_its_own() {
+        let network_of_its_own = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            ip("link set lo up\nlink add eth0 type bridge\nlink set eth0 up\n\
+                addr add 10.200.0.1/16 dev eth0\naddr add 10.200.0.2/16 dev eth0\n\
+                addr add fd00::1/64 dev eth0 nodad\naddr add fd00::2/64 dev eth0 nodad\n\
+                route add local 10.201.0.0/16 dev lo\n");
+            let policy = UpstreamPolicy::Pods(Vec::new());
+            let checked = |pod: &str| policy.check(pod.parse().unwrap(), is_own);
+            for own in ["10.200.0.1:80", "10.200.0.2:80", "[::ffff:10.200.0.2]:80", "10.201.2.3:80", "[fd00::1]:80", "[fd00::2]:80"] {
+                assert_eq!(checked(own), Err(Unwanted::Own), "{own}");
+            }
+            for pod in ["10.200.0.3:80", "[::ffff:10.200.0.3]:80", "[fd00::3]:80"] {
+                assert_eq!(checked(pod), Ok(()), "{pod}");
+            }
+        };
+        // A thread's namespaces go with it.
+        thread::scope(|scope| scope.spawn(network_of_its_own).join()).unwrap();
     }
 
     #[test]

@@ -147,8 +147,19 @@ impl RouteTable {
     }
 
     /// Makes the pod unroutable for every request not yet routed, closes its idle connections, and gives requests and tunnels in
-    /// flight [`Limits::withdrawn_grace`](crate::Limits::withdrawn_grace). False when it was not there.
+    /// flight [`Limits::withdrawn_grace`](crate::Limits::withdrawn_grace). Visitors aren't told why. False when it was not there.
     pub fn withdraw(&self, key: &PodKey) -> bool {
+        self.departed.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.remove(key)
+    }
+
+    /// The same, and has visitors told why, until it is back or said anew.
+    pub fn withdraw_because(&self, key: &PodKey, why: Gone) -> bool {
+        self.departed.write().unwrap_or_else(PoisonError::into_inner).add(*key, why);
+        self.remove(key)
+    }
+
+    fn remove(&self, key: &PodKey) -> bool {
         let removed = self.pods.remove(key);
         match removed {
             Some((_, (_, route))) => {
@@ -157,12 +168,6 @@ impl RouteTable {
             }
             None => false,
         }
-    }
-
-    /// The same, and has visitors told why, until it is back or said anew.
-    pub fn withdraw_because(&self, key: &PodKey, why: Gone) -> bool {
-        self.departed.write().unwrap_or_else(PoisonError::into_inner).add(*key, why);
-        self.withdraw(key)
     }
 
     /// What is wrong with a request at `now` for a pod that has no route.
@@ -259,6 +264,9 @@ mod tests {
         assert_eq!(table.why_not(&key, at), Fault::PodRestarting);
         assert!(!table.withdraw_because(&key, Gone::Expired(at)));
         assert_eq!(table.why_not(&key, at), Fault::PodExpired(at));
+        table.withdraw(&key);
+        assert_eq!(table.why_not(&key, at), Fault::NoSuchPod, "said anew");
+        table.withdraw_because(&key, Gone::Restarting(at));
         table.publish(key, upstream);
         table.withdraw(&key);
         assert_eq!(table.why_not(&key, at), Fault::NoSuchPod);

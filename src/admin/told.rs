@@ -114,8 +114,7 @@ pub(super) async fn log(headers: HeaderMap, body: Bytes) -> Result<StatusCode, A
     let Filter { log } = object(&headers, &body)?;
     let wrong =
         || AdminError::Payload("log: a level (off, error, warn, info, debug, trace), or module=level separated by commas".to_owned());
-    // No text at all would be read as a level, too.
-    let chosen = parse_log(&log).filter(|_| !log.trim().is_empty()).ok_or_else(wrong)?;
+    let chosen = parse_log(&log).ok_or_else(wrong)?;
     telemetry::choose(chosen).map_err(|_| AdminError::Log)?;
     tracing::info!(log, "the log was changed");
     Ok(StatusCode::NO_CONTENT)

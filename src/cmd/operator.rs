@@ -1,4 +1,4 @@
-//! `codiusd status|pods|bans|stop|ban|unban|drain|undrain`: what the operator of a running host asks and tells it.
+//! `codiusd status|pods|bans|stop|ban|unban|drain|undrain|log`: what the operator of a running host asks and tells it.
 
 mod shown;
 
@@ -53,6 +53,28 @@ pub(super) struct BanArgs {
     stop: bool,
 }
 
+/// What follows the arguments in the help of `codiusd log`.
+pub(super) const LOG_HELP: &str = "\
+A module's level holds for all whose names begin like it; where several do, the longest counts. What nothing holds for is off.
+  codiusd_proxy    the front door          codiusd_ilp      payments
+  codiusd_control  uploads, pods, peers    codiusd_runtime  containers, images, networks
+
+Examples:
+  codiusd log                                      what is logged now
+  codiusd log warn,codiusd=info                    what goes wrong anywhere, and what codiusd does
+  codiusd log info,codiusd_ilp=debug               also why connections of payers end
+  codiusd log info,codiusd_control::peers=debug    also why other hosts aren't believed
+
+The next start of the host reads the setting `log` again.";
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    /// A level (off, error, warn, info, debug, trace), levels of modules (module=level), or both, separated by commas
+    filter: Option<String>,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
 /// The listener speaks plain HTTP, to this machine.
 fn parse_url(text: &str) -> Result<Url, String> {
     let url: Option<Url> = text.parse().ok();
@@ -93,6 +115,16 @@ pub(super) fn drain(args: &HostArgs) -> ExitCode {
 
 pub(super) fn undrain(args: &HostArgs) -> ExitCode {
     run(args, async |host| host.tell("/undrain", &json!({})).await, |_| "uploads and extensions are taken again\n".to_owned())
+}
+
+pub(super) fn log(args: &LogArgs) -> ExitCode {
+    let ask = async |host: &Operator| {
+        if let Some(filter) = &args.filter {
+            host.tell("/log", &json!({ "log": filter })).await?;
+        }
+        Ok(json!({ "log": host.see("/status").await?["log"] }))
+    };
+    run(&args.host, ask, shown::log)
 }
 
 /// What is meant: all that looks like a manifest hash is one, for no image is called so.

@@ -111,6 +111,10 @@ const WRONG: &[(&[(&str, &str)], &str)] = &[
         "RUST_LOG = \"codiusd=loud\": must be a level (off, error, warn, info, debug, trace), or module=level separated by commas",
     ),
     (
+        &[DEV, ("CODIUS_LOG", "info codiusd=debug")],
+        "CODIUS_LOG = \"info codiusd=debug\": must be a level (off, error, warn, info, debug, trace), or module=level separated by commas",
+    ),
+    (
         &[DEV, ("CODIUS_LOG", "inof")],
         "CODIUS_LOG = \"inof\": must be a level (off, error, warn, info, debug, trace), or module=level separated by commas",
     ),

@@ -9,6 +9,7 @@
 //! | `pods` | what reaches a pod and what comes back |
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
+//! | `schemathesis` | every answer held against the document of the API |
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `deploy` | what systemd is told; units, installation, DNS, and the operator's guide |
@@ -41,6 +42,7 @@ mod peers;
 mod pods;
 mod prometheus;
 mod restart;
+mod schemathesis;
 mod self_test;
 mod shares;
 mod stopping;

@@ -15,6 +15,8 @@ use crate::{expiry, host, quote};
 
 /// How long what is left of a pod may stay.
 const CLEAN_WITHIN: Duration = Duration::from_secs(20);
+/// How long a line of the log may take.
+const LOGGED_WITHIN: Duration = Duration::from_secs(20);
 /// Answers of the Node codiusd's admin API, as they were recorded; bodies as they were sent.
 const RECORDED: &str = include_str!("node-admin.json");
 /// Every path of the listener, and how it is asked.
@@ -303,6 +305,35 @@ async fn the_log_is_chosen_while_the_host_runs() {
     for wrong in ["loud", "", "codiusd=loud"] {
         assert_eq!(tell(&host, "/log", json!({ "log": wrong })).await.status, StatusCode::BAD_REQUEST, "{wrong}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_chooses_the_log_and_says_what_it_may_be() {
+    let mut host = operated().start().await;
+    let run = async |host: &Host, arguments: &[&str]| {
+        let output = host.run(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", output.text);
+        output.text
+    };
+    assert_eq!(run(&host, &["log"]).await, "info\n");
+    // Of a connection that has ended there is a line for whoever wants to know why.
+    let ends = async |host: &Host| drop(Payer::connect(host.ilp()).await);
+    let says = |line: &str| (line.contains(" DEBUG ") && line.contains("BTP session has ended")).then_some(());
+    ends(&host).await;
+    assert_eq!(run(&host, &["log", "info,codiusd_ilp=debug"]).await, "codiusd_ilp=debug,info\n");
+    let before = host.running().log();
+    assert_eq!(before.lines().find_map(says), None, "{before}");
+    ends(&host).await;
+    host.running().line("why a connection has ended", LOGGED_WITHIN, says).await;
+
+    for wrong in ["loud", "codiusd=loud", "codiusd", "", "info codiusd_ilp=debug", "info,,debug"] {
+        let output = host.run(&["log", wrong]).await;
+        assert_eq!(output.status.code(), Some(1), "{wrong}: {}", output.text);
+        let remedy = "a level (off, error, warn, info, debug, trace), or module=level separated by commas";
+        assert!(output.text.contains(remedy), "{wrong}: {}", output.text);
+    }
+    assert_eq!(run(&host, &["log", "--json"]).await, "{\"log\":\"codiusd_ilp=debug,info\"}\n", "it is what it was");
+    assert_eq!(run(&host, &["log", "off", "--json"]).await, "{\"log\":\"off\"}\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,6 @@
 //! The JSON as uploaded: shape and types. No value is converted into another type: a hash must have one meaning.
+//!
+//! What the document says of values beyond that (`pattern` and such) is for clients; `rules` checks it.
 
 use std::fmt;
 
@@ -24,17 +26,20 @@ pub(crate) struct UploadBody {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
+    #[schema(min_length = 1)]
     pub(super) name: String,
+    #[schema(min_length = 1)]
     pub(super) version: String,
     #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
+    #[schema(nullable = false, pattern = "^[1-9][0-9]{0,4}$")]
     pub(super) port: Option<String>,
     #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = "small")]
     pub(super) machine: Option<String>,
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     pub(super) debug: Option<bool>,
+    #[schema(min_items = 1)]
     pub(super) containers: Vec<Container>,
     #[serde(default)]
     #[schema(value_type = HashMap<String, Var>)]
@@ -44,13 +49,15 @@ pub(super) struct Manifest {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Container {
+    #[schema(pattern = "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
     pub(super) id: String,
+    #[schema(pattern = "^.+@sha256:[0-9a-f]{64}$")]
     pub(super) image: String,
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     pub(super) command: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
+    #[schema(nullable = false, pattern = "^(/.*)?$")]
     pub(super) workdir: Option<String>,
     #[serde(default, deserialize_with = "pairs")]
     #[schema(value_type = HashMap<String, String>)]

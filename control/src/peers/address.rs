@@ -53,8 +53,8 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
-/// as it does for whole networks routed to a machine. The second alone isn't enough: to an interface's further addresses it sends from
-/// the first. Sends nothing; what can't be found out is ours.
+/// as it does for whole networks of IPv4 routed to a machine (to those of IPv6 it sends from another address). The second alone isn't
+/// enough: to an interface's further addresses it sends from the first. Sends nothing; what can't be found out is ours.
 ///
 /// The front door asks the same of pods' addresses (`proxy/src/policy.rs`). Neither crate may know the other, and none below both has to
 /// do with addresses.

@@ -222,57 +222,25 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::sync::Arc;
 
-    use codiusd_runtime::{ContainerSpec, Machine, NoopRuntime, PodSpec};
-    use tokio::{sync::watch, time};
+    use codiusd_runtime::NoopRuntime;
+    use tokio::time;
 
     use super::*;
     use crate::{
-        clock::SystemClock,
         house::HouseRows,
-        pay::{Asset, Desk},
-        pods::{Capacity, Gone, KeeperConfig, Pod, PodMetrics, PodRecord, Routes},
-        store::Store,
+        pods::{
+            Pod, PodRecord,
+            kit::{Board, WITHIN, in_an_hour, order, recovered},
+        },
     };
 
-    const WITHIN: Duration = Duration::from_secs(30);
-
-    #[derive(Debug)]
-    struct NoRoutes;
-
-    impl Routes for NoRoutes {
-        fn publish(&self, _: &PodId, _: SocketAddr, _: u64) {}
-
-        fn withdraw(&self, _: &PodId, _: Gone) {}
-
-        fn is_quiet(&self, _: &PodId) -> bool {
-            true
-        }
-    }
-
-    fn order(letter: &str, image: &str) -> Order {
-        let machine = Machine { vcpus: 1, memory_bytes: 1, disk_bytes: 1 };
-        let container = ContainerSpec { name: "app".to_owned(), image: image.to_owned(), command: None, workdir: None, env: Vec::new() };
-        let spec = PodSpec { id: letter.repeat(52).parse().unwrap(), machine, containers: vec![container] };
-        Order { spec, machine: "small".to_owned(), manifest: "{}".into(), port: None, debug: false }
-    }
-
-    /// A keeper of these pods, which have run until `expires_at`; and the file it keeps them in.
+    /// A keeper of these pods, which have run until now; and the file it keeps them in.
     async fn keeper(kept: HouseRows, orders: &[Order]) -> (tempfile::TempDir, Keeper) {
-        let files = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&files.path().join("codius.db")).unwrap();
-        let (_, asset) = watch::channel::<Option<Asset>>(None);
-        let clock = SystemClock::shared();
-        let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), asset).unwrap());
-        let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(64 << 30));
-        let config = KeeperConfig { house: House::new(kept, CostPerMonth::DEFAULT), ..config };
-        let metrics = PodMetrics::register(&prometheus::Registry::new()).unwrap();
-        let expires_at = clock.now().saturating_add(jiff::SignedDuration::from_hours(1)).unwrap();
-        let keeper = Keeper::new(config, Arc::new(NoopRuntime::new()), Arc::new(NoRoutes), desk, store, clock, metrics);
-        let stored = orders.iter().map(|order| PodRecord { order: order.clone(), pod: Pod::Running { expires_at } });
-        keeper.recover(stored.collect()).await.unwrap();
-        (files, keeper)
+        let stored = orders.iter().map(|order| PodRecord { order: order.clone(), pod: Pod::Running { expires_at: in_an_hour() } });
+        let house = House::new(kept, CostPerMonth::DEFAULT);
+        recovered(house, Arc::new(NoopRuntime::new()), Arc::new(Board::default()), stored.collect()).await
     }
 
     #[tokio::test]

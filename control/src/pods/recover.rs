@@ -10,7 +10,7 @@ use tokio::time;
 use super::{
     keeper::{Gone, Inner, Keeper},
     reconcile::{Repair, reconcile},
-    state::{Entry, Order, Pod, PodRecord, Stage},
+    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage},
 };
 use crate::store::{StoreFailed, Write};
 
@@ -78,20 +78,23 @@ impl Keeper {
         Ok(())
     }
 
-    /// Gives a pod its place, and answers what has to be waited for; until then the pod is being changed.
+    /// Gives a pod its place, and answers what has to be waited for; until then the pod is being changed. Visitors may have been told to
+    /// come again: who needn't is told so.
     async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<Option<BoxFuture<'static, ()>>, StoreFailed> {
         let place = |stage| {
             self.0.table().insert(id.clone(), Entry { order: order.clone(), stage });
         };
-        let (inner, name) = (self.0.clone(), id.clone());
+        let gone = |why| self.0.routes.withdraw(id, why);
+        let (inner, name, now) = (self.0.clone(), id.clone(), self.0.clock.now());
         match repair {
             Repair::Complete { run, segment, seconds } => {
                 place(Stage::Starting { segment, seconds, kept_seconds: 0 });
-                let started_at = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.0.clock.now());
+                let started_at = Timestamp::try_from(run.started_at).unwrap_or(now);
                 self.0.started(&order, run, started_at).await?;
             }
             Repair::GiveBack { segment, kept_seconds } => {
                 place(Stage::Starting { segment, seconds: kept_seconds, kept_seconds });
+                gone(if kept_seconds == 0 { Gone::Stopped } else { Gone::Exited(now) });
                 return Ok(Some(Box::pin(async move { inner.undo_start(&name).await })));
             }
             Repair::Adopt { run, expires_at } => {
@@ -101,18 +104,23 @@ impl Keeper {
             Repair::Revive { expires_at } => {
                 place(Stage::Reviving);
                 // Visitors are told to come again, not that there is no such pod.
-                self.0.routes.withdraw(id, Gone::Restarting(self.0.clock.now()));
+                gone(Gone::Restarting(now));
                 let order = order.clone();
                 return Ok(Some(Box::pin(async move { inner.revive(&order, expires_at).await })));
             }
             Repair::Exited { expires_at } => {
                 let (seconds, forget_at) = self.0.what_is_left(expires_at);
                 place(Stage::Exited { seconds, forget_at });
+                gone(Gone::Exited(now));
                 self.0.keep(id, Pod::Exited { seconds, forget_at }).await?;
             }
-            Repair::Keep { seconds, forget_at } => place(Stage::Exited { seconds, forget_at }),
+            Repair::Keep { seconds, forget_at } => {
+                place(Stage::Exited { seconds, forget_at });
+                gone(Gone::Exited(forget_at.saturating_sub(EXITED_KEPT).unwrap_or(now)));
+            }
             Repair::Forget => {
                 place(Stage::Stopping);
+                gone(Gone::Stopped);
                 return Ok(Some(Box::pin(async move { inner.clear(&name).await })));
             }
         }
@@ -198,4 +206,105 @@ impl Inner {
 /// Whether it is the pod itself that can't be started. A registry that is away, or a daemon in trouble, passes.
 fn is_broken(error: &RuntimeError) -> bool {
     matches!(error, RuntimeError::ImageRefused { .. } | RuntimeError::Start { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime};
+    use jiff::SignedDuration;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        house::{House, HouseRows},
+        pay::CostPerMonth,
+        pods::kit::{Board, Told, in_an_hour, order, recovered},
+    };
+
+    /// A runtime that is away until it is said to be back. Until then starts, too, wait for that.
+    #[derive(Debug, Default)]
+    struct Away {
+        runs: NoopRuntime,
+        exited: Vec<PodId>,
+        back: watch::Sender<bool>,
+        lists: bool,
+    }
+
+    #[async_trait]
+    impl Runtime for Away {
+        fn capabilities(&self) -> Capabilities {
+            self.runs.capabilities()
+        }
+
+        async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
+            self.runs.check_image(image).await
+        }
+
+        async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+            self.back.subscribe().wait_for(|back| *back).await.unwrap();
+            self.runs.start(spec).await
+        }
+
+        async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+            self.runs.stop(id).await
+        }
+
+        async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
+            if !self.lists && !*self.back.borrow() {
+                return Err(RuntimeError::Unavailable { operation: "asking for pods".to_owned(), source: None });
+            }
+            let exited = |id: &PodId| PodStatus { id: id.clone(), state: PodState::Exited, memory_bytes: 1, worn: false };
+            let running = self.runs.list().await?;
+            Ok(running.into_iter().chain(self.exited.iter().map(exited)).collect())
+        }
+
+        async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
+            self.runs.logs(id, follow).await
+        }
+    }
+
+    fn house() -> House {
+        House::new(HouseRows::default(), CostPerMonth::DEFAULT)
+    }
+
+    fn stored(letter: &str, pod: Pod) -> PodRecord {
+        PodRecord { order: order(letter, "image"), pod }
+    }
+
+    #[tokio::test]
+    async fn visitors_of_a_lost_pod_are_told_to_come_again_until_it_is_back() {
+        let (runtime, board) = (Arc::new(Away { lists: true, ..Away::default() }), Arc::new(Board::default()));
+        let lost = vec![stored("a", Pod::Running { expires_at: in_an_hour() })];
+        let (_files, _keeper) = recovered(house(), runtime.clone(), board.clone(), lost).await;
+        assert_eq!(board.told(), [Told::Restarting], "before anything is served");
+        runtime.back.send_replace(true);
+        board.comes_to(&[Told::Routed]).await;
+    }
+
+    #[tokio::test]
+    async fn visitors_are_told_to_come_again_until_the_runtime_says_what_has_become_of_pods() {
+        let (now, expires_at) = (Timestamp::now(), in_an_hour());
+        let forget_at = expires_at;
+        let starting = |kept_seconds| Pod::Starting { segment: "unknown".to_owned(), seconds: 60, kept_seconds };
+        let runtime = Arc::new(Away { exited: vec![order("b", "image").spec.id], ..Away::default() });
+        runtime.runs.start(order("a", "image").spec).await.unwrap();
+        let rows = [
+            (stored("a", Pod::Running { expires_at }), Told::Routed),
+            (stored("b", Pod::Running { expires_at }), Told::Exited),
+            (stored("c", Pod::Exited { seconds: 60, forget_at }), Told::Exited),
+            (stored("d", starting(0)), Told::Stopped),
+            (stored("e", starting(60)), Told::Exited),
+            (stored("f", Pod::Running { expires_at: now - SignedDuration::from_secs(1) }), Told::Stopped),
+            (stored("g", Pod::Running { expires_at }), Told::Routed),
+            (stored("h", Pod::Running { expires_at }), Told::Stopped),
+        ];
+        let (mut records, told): (Vec<PodRecord>, Vec<Told>) = rows.into_iter().unzip();
+        records[7].order.port = None;
+        let board = Arc::new(Board::default());
+        let (_files, _keeper) = recovered(house(), runtime.clone(), board.clone(), records).await;
+        assert_eq!(board.told(), [Told::Restarting; 8], "nobody knows yet");
+        runtime.back.send_replace(true);
+        board.comes_to(&told).await;
+    }
 }

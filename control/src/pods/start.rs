@@ -13,7 +13,7 @@ use codiusd_runtime::{PodId, RunningPod, RuntimeError};
 use jiff::Timestamp;
 
 use super::{
-    keeper::{Inner, Receipt, Refusal},
+    keeper::{Gone, Inner, Receipt, Refusal},
     listen,
     state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, later, upstream},
 };
@@ -119,8 +119,13 @@ impl Inner {
     pub(super) fn publish(&self, id: &PodId, run: &RunningPod) {
         let table = self.table();
         let Some(Entry { order, stage: Stage::Running { run: now, .. } }) = table.get(id) else { return };
-        if let (true, Some(address)) = (now.incarnation == run.incarnation, upstream(order, run)) {
-            self.routes.publish(id, address, run.incarnation);
+        if now.incarnation != run.incarnation {
+            return;
+        }
+        match upstream(order, run) {
+            Some(address) => self.routes.publish(id, address, run.incarnation),
+            // For visitors there is none, whatever they were told while it was started anew.
+            None => self.routes.withdraw(id, Gone::Stopped),
         }
     }
 

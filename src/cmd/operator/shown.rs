@@ -83,6 +83,11 @@ pub(super) fn stopped(answer: &Value) -> String {
     if said.is_empty() { "no pods of it\n".to_owned() } else { said }
 }
 
+/// What is logged.
+pub(super) fn log(answer: &Value) -> String {
+    format!("{}\n", text(answer, "log"))
+}
+
 fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
     of.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

@@ -1,14 +1,24 @@
 //! What systemd is told of a host, over a socket as it has one.
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{collections::VecDeque, iter, path::Path, time::Duration};
 
-use codiusd_kit::{in_time, process::Signal};
-use tokio::{net::UnixDatagram, time::timeout};
+use codiusd_kit::{
+    HostBuilder, Payer, Upload,
+    hyperd::{self, Hyperd},
+    in_time,
+    process::Signal,
+    until, web,
+};
+use http::StatusCode;
+use serde_json::json;
+use tokio::{join, net::UnixDatagram, time::timeout};
 
 use crate::host;
 
 const WITHIN: Duration = Duration::from_secs(30);
 const WATCHDOG: Duration = Duration::from_millis(400);
+/// Long enough to look at what has been said meanwhile, on a machine that is busy, too.
+const SLOW: Duration = Duration::from_secs(4);
 
 /// systemd's end.
 struct Manager {
@@ -44,10 +54,20 @@ impl Manager {
         assert_eq!(in_time(what, WITHIN, self.message()).await, "WATCHDOG=1");
     }
 
-    /// What has come so far is of the past.
-    fn forget(&mut self) {
+    /// What has come so far.
+    fn messages(&mut self) -> Vec<String> {
         let mut bytes = [0; 4096];
-        while self.socket.try_recv(&mut bytes).is_ok() {}
+        let mut next = || self.socket.try_recv(&mut bytes).ok().map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned());
+        iter::from_fn(&mut next).collect()
+    }
+
+    /// Waits until nobody feeds the watchdog any more.
+    async fn hears_nothing(&mut self, of: &str) {
+        // What was on its way.
+        let _ = timeout(WATCHDOG, self.message()).await;
+        self.messages();
+        let silence = timeout(WATCHDOG * 5, self.message()).await;
+        assert!(silence.is_err(), "{of} says {silence:?}");
     }
 }
 
@@ -56,8 +76,7 @@ async fn systemd_hears_how_it_stands_with_the_host() {
     let files = tempfile::tempdir().expect("make a directory");
     let path = files.path().join("notify");
     let mut systemd = Manager::listen(&path);
-    let host = host().without_pods().set("NOTIFY_SOCKET", path.display().to_string());
-    let mut host = host.set("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()).start().await;
+    let mut host = watched(host().without_pods(), &path).start().await;
 
     let starting = systemd.heard("the first word").await;
     assert!(starting.starts_with("STATUS=starting"), "{starting}");
@@ -76,17 +95,63 @@ async fn systemd_hears_how_it_stands_with_the_host() {
     assert_eq!(systemd.heard("the end of the reload").await, serving);
 
     host.running().signal(Signal::SIGSTOP);
-    // What was on its way when it stopped.
-    let _ = timeout(WATCHDOG, systemd.message()).await;
-    systemd.forget();
-    let silence = timeout(WATCHDOG * 5, systemd.message()).await;
-    assert!(silence.is_err(), "a process that doesn't run says {silence:?}");
+    systemd.hears_nothing("a process that doesn't run").await;
     host.running().signal(Signal::SIGCONT);
     systemd.beat("it to live again").await;
 
     assert!(host.terminate().await.success());
     let stopping = systemd.heard("the stop").await;
     assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+}
+
+fn watched(host: HostBuilder, socket: &Path) -> HostBuilder {
+    host.set("NOTIFY_SOCKET", socket.display().to_string()).set("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())
+}
+
+/// Its pods are at a hyperd that takes its time to say which there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_up_when_its_pods_are_routed_and_not_before() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let path = files.path().join("notify");
+    let mut systemd = Manager::listen(&path);
+    let hyperd = Hyperd::builder(&hyperd::binary().display().to_string()).start().await;
+    let on = host().set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string()).set("CODIUS_HYPER_BRIDGE", hyperd.bridge());
+    let mut host = watched(on, &path).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let hash = payer.run_pod(&host, &Upload::of(hyperd.image()), 600).await;
+    host.kill9();
+
+    systemd.messages();
+    let before = hyperd.calls().await.len();
+    hyperd.fault(json!({ "call": "/list", "do": format!("slow-ms:{}", SLOW.as_millis()) })).await;
+    let asks = async || hyperd.calls().await.iter().skip(before).any(|(_, target, status)| target.starts_with("/list") && status.is_none());
+    let meanwhile = async {
+        until("hyperd to be asked for its pods", WITHIN, async || asks().await.then_some(())).await;
+        let said = systemd.messages();
+        assert!(said.len() == 1 && said[0].starts_with("STATUS=starting"), "{said:?}");
+    };
+    join!(host.start_again(), meanwhile);
+    assert_eq!(host.pod(&hash, "/").await.status, StatusCode::OK, "routed when it says that it is up");
+    assert!(systemd.heard("the host to be up").await.starts_with("READY=1\n"));
+}
+
+/// The office goes on, and has nothing to serve without a front door.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_front_door_is_stuck_is_not_alive() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let path = files.path().join("notify");
+    let mut systemd = Manager::listen(&path);
+    let host = host().without_pods().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0");
+    let mut host = watched(host, &path).start().await;
+    systemd.heard("the first word").await;
+    systemd.heard("the host to be up").await;
+    systemd.beat("it to live").await;
+    let stuck = host.running().hold("edge");
+    systemd.hears_nothing("a host whose front door is stuck").await;
+    let status = web::send(host.admin(), web::get("localhost", "/status")).await.expect("/status");
+    assert_eq!(status.status, StatusCode::OK, "the office lives");
+    drop(stuck);
+    systemd.beat("it to live again").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,20 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 pub use nix::sys::signal::Signal;
-use nix::{sys::signal::kill, unistd::Pid};
+use nix::{
+    sys::{
+        ptrace,
+        signal::kill,
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
 
 use crate::wait::{until, until_blocking};
 
@@ -21,6 +30,42 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+}
+
+/// Threads of a child that stand still until this is dropped.
+#[derive(Debug)]
+pub struct HeldThreads {
+    release: Option<mpsc::Sender<()>>,
+    holder: Option<JoinHandle<()>>,
+}
+
+impl HeldThreads {
+    fn hold(threads: Vec<Pid>, name: &str) -> Self {
+        assert!(!threads.is_empty(), "no thread is called {name}");
+        let (release, released) = mpsc::channel::<()>();
+        let (hold, held) = mpsc::channel();
+        // Whoever traces a thread is a thread, too, and lets go of it when it ends.
+        let holder = thread::spawn(move || {
+            let stopped = threads.into_iter().try_for_each(|thread| {
+                ptrace::seize(thread, ptrace::Options::empty())?;
+                ptrace::interrupt(thread)?;
+                waitpid(thread, Some(WaitPidFlag::__WALL)).map(drop)
+            });
+            let _ = hold.send(stopped);
+            // Nothing is ever sent: this waits for the other end to be dropped.
+            let _ = released.recv();
+        });
+        let stopped = held.recv().unwrap_or_else(|error| panic!("hold threads called {name}: {error}"));
+        stopped.unwrap_or_else(|error| panic!("hold threads called {name}: {error}"));
+        Self { release: Some(release), holder: Some(holder) }
+    }
+}
+
+impl Drop for HeldThreads {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        let _ = self.holder.take().map(JoinHandle::join);
+    }
 }
 
 /// A child that has come to its end.
@@ -74,6 +119,15 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         // An error means that it has ended; whoever waits for its end will see that.
         let _ = kill(Pid::from_raw(self.pid().cast_signed()), signal);
+    }
+
+    /// Holds its threads of this name where they are: as stuck as they could be, while its others run.
+    pub fn hold(&self, name: &str) -> HeldThreads {
+        let directory = format!("/proc/{}/task", self.pid());
+        let tasks = fs::read_dir(&directory).unwrap_or_else(|error| panic!("read {directory}: {error}")).flatten();
+        let named = tasks.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name));
+        let ids = named.filter_map(|task| task.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        HeldThreads::hold(ids.collect(), name)
     }
 
     /// How it ended, if it has.
