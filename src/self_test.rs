@@ -79,7 +79,12 @@ impl SelfTest {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same, and whether one goes on, for programs.
+    /// Whether one was passed since the start: then the gate is open.
+    pub(crate) fn was_passed(&self) -> bool {
+        self.subject.gate.is_open()
+    }
+
+    /// What was found last, and whether a test goes on, for programs.
     pub(crate) fn json(&self) -> Value {
         let mut shown = self.last().map_or_else(|| json!({}), |last| last.json());
         shown["running"] = self.subject.gate.stats().running.into();

@@ -9,7 +9,10 @@
 mod pods;
 mod told;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     extract::State,
@@ -40,6 +43,7 @@ pub(super) async fn index(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> 
     }
     let status = seen::status(State(desk.clone())).await.0;
     let (pods, bans) = (seen::pods(State(desk.clone())).await.0, seen::bans(State(desk.clone())).await.0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let page = filled(PAGE, |field| match field {
         "about" => about(&status),
         "bans" => told::bans(&bans),
@@ -49,7 +53,7 @@ pub(super) async fn index(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> 
         "pods" => pods::table(&pods, &desk),
         "price" => price(&status),
         "state" => state(&status),
-        "test" => told::test(&status["selfTest"]),
+        "test" => told::test(&status["selfTest"], now),
         "uri" => escaped(&desk.public_uri),
         _ => String::new(),
     });

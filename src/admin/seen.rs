@@ -31,7 +31,7 @@ pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<Value> {
         "uptime": desk.started.elapsed().as_secs(),
         "draining": keeper.is_draining(),
         "runtime": keeper.capabilities().name,
-        "ready": keeper.open().await.err().map_or_else(|| "ready".to_owned(), |refusal| refusal.to_string()),
+        "ready": ready(&desk).await,
         "assetCode": code,
         "assetScale": scale,
         "costPerMonth": desk.orders.cost_per_month().to_string(),
@@ -44,6 +44,15 @@ pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<Value> {
         "selfTest": desk.self_test.as_ref().map(|test| test.json()),
         "log": telemetry::chosen(),
     }))
+}
+
+/// Whether uploads are taken, or why not.
+async fn ready(desk: &Desk) -> String {
+    match desk.orders.keeper().open().await {
+        Err(refusal) => refusal.to_string(),
+        Ok(()) if desk.self_test.as_ref().is_some_and(|test| !test.was_passed()) => "no self-test was passed yet".to_owned(),
+        Ok(()) => "ready".to_owned(),
+    }
 }
 
 fn shares(shares: &Shares) -> Value {

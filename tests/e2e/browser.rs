@@ -10,7 +10,7 @@ use codiusd_kit::{Payer, Upload, process::Process, web};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::host;
+use crate::{host, self_test::first_report};
 
 /// What a page may weigh, with all it needs.
 const PAGE_MAX: usize = 30_000;
@@ -34,7 +34,8 @@ async fn in_chromium(options: &Value) {
 async fn people_can_read_and_use_both_pages() {
     let host = host().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0");
     let host = host.set("CODIUS_MACHINES", "small cpus=1 memory=512MiB disk=64MiB price=1, large cpus=2 memory=1GiB disk=256MiB price=3.5");
-    let host = host.start().await;
+    let host = host.set("CODIUS_SELF_TEST", "on").start().await;
+    assert_eq!(first_report(&host).await["selfTestSuccess"], true);
     let payer = Payer::connect(host.ilp()).await;
     let mut pods = Vec::new();
     for hours in 1..=3 {

@@ -90,6 +90,9 @@ fn closed(info: &Info) -> String {
     let why = match (info.accepting_uploads, info.full_mem) {
         (true, _) => return String::new(),
         (false, true) => "This host is full: a place is free again when a pod's time ends.",
+        (false, false) if info.self_test_success == Some(false) => {
+            "This host hasn't passed its test of itself yet: come again in some minutes."
+        }
         (false, false) => "This host takes no uploads now. Pods that run aren't touched.",
     };
     format!("<p class=\"wait\">{why} Others it knows are at <a href=\"/peers\">/peers</a>.</p>")

@@ -1,6 +1,6 @@
 //! What the host found out about itself and others, and what it was told.
 
-use codiusd_control::html::escaped;
+use codiusd_control::html::{escaped, span};
 use serde_json::{Value, json};
 
 use super::{button, list, text};
@@ -8,54 +8,34 @@ use crate::admin::Desk;
 
 /// Other hosts that are shown.
 const PEERS_SHOWN: usize = 20;
-/// How deep an answer of another shape than is known is followed.
-const DEPTH_MAX: usize = 4;
 
-/// The last self-test, whatever is told of it.
-pub(super) fn test(told: &Value) -> String {
-    match told {
-        Value::Null => "<p class=\"soft\">This host hasn't tested itself. <code>codiusd doctor</code> says what is missing.</p>".to_owned(),
-        Value::String(word) => format!("<p><span class=\"pill wait\">{}</span></p>", escaped(word)),
-        told if told["steps"].is_array() => steps(told),
-        told => shown(told, DEPTH_MAX),
+/// The last self-test, step by step, at this time (in seconds since 1970).
+pub(super) fn test(told: &Value, now: u64) -> String {
+    if told.is_null() {
+        return "<p class=\"soft\">This host doesn't test itself (<code>self_test</code>). <code>codiusd doctor</code> says what is missing.</p>"
+            .to_owned();
     }
-}
-
-fn steps(told: &Value) -> String {
-    let verdict = match told["passed"].as_bool() {
-        Some(true) => "<span class=\"pill good\">passed</span>",
-        Some(false) => "<span class=\"pill bad\">not passed</span>",
-        None => "<span class=\"pill wait\">running</span>",
+    let (class, word) = match told["selfTestSuccess"].as_bool() {
+        _ if told["running"] == true => ("wait", "running"),
+        Some(true) => ("good", "passed"),
+        Some(false) => ("bad", "not passed"),
+        None => ("wait", "not done yet"),
     };
-    let at = told["at"].as_str().map_or_else(String::new, |at| format!(" <span class=\"soft\">{}</span>", escaped(at)));
-    let rows = list(&told["steps"]).iter().map(|step| {
-        let (class, word) = if step["ok"] == true { ("good", "ok") } else { ("bad", "failed") };
-        let took = step["ms"].as_u64().map_or_else(String::new, |ms| format!(" in {ms} ms"));
-        let say =
-            |name: &str| step[name].as_str().map_or_else(String::new, |said| format!("<span class=\"note\">{}</span>", escaped(said)));
-        format!(
-            "<li><div>{}{}{}</div><span class=\"{class}\">{word}{took}</span></li>",
-            escaped(&text(&step["name"])),
-            say("detail"),
-            say("remedy")
-        )
-    });
-    format!("<p>{verdict}{at}</p><ul class=\"plain\">{}</ul>", rows.collect::<String>())
+    let age = told["at"].as_u64().map(|at| format!(" <span class=\"soft\">{} ago</span>", span(now.saturating_sub(at))));
+    let again = button("Test now", "", "/self-test", &json!({}), "");
+    let rows: String = list(&told["steps"]).iter().map(step).collect();
+    format!("<p><span class=\"pill {class}\">{word}</span>{} {again}</p><ul class=\"plain\">{rows}</ul>", age.unwrap_or_default())
 }
 
-/// Any answer as nested lists.
-fn shown(value: &Value, depth: usize) -> String {
-    match value {
-        _ if depth == 0 => escaped(&value.to_string()),
-        Value::Object(fields) => {
-            let rows = fields.iter().map(|(name, value)| {
-                format!("<li><span class=\"soft\">{}</span> <div>{}</div></li>", escaped(name), shown(value, depth - 1))
-            });
-            format!("<ul class=\"plain\">{}</ul>", rows.collect::<String>())
-        }
-        Value::Array(rows) => rows.iter().map(|row| shown(row, depth - 1)).collect(),
-        other => escaped(&text(other)),
-    }
+fn step(step: &Value) -> String {
+    let class = match step["result"].as_str() {
+        Some("ok") => "good",
+        Some("skipped") => "soft",
+        _ => "bad",
+    };
+    let note = |name: &str| step[name].as_str().map_or_else(String::new, |said| format!("<span class=\"note\">{}</span>", escaped(said)));
+    let [name, result, took] = ["step", "result", "milliseconds"].map(|key| escaped(&text(&step[key])));
+    format!("<li><div>{name}{}{}</div><span class=\"{class}\">{result} in {took} ms</span></li>", note("what"), note("remedy"))
 }
 
 pub(super) fn bans(bans: &Value) -> String {
@@ -92,23 +72,23 @@ mod tests {
     fn what_a_test_or_a_stranger_says_is_text() {
         let evil = "<script>\"'";
         let ban = json!({ "bans": [{ "kind": evil, "subject": evil }] });
-        let nested = json!({ "deep": { "deep": { "deep": { "deep": [evil] } } }, evil: true });
-        let tested =
-            json!({ "passed": false, "at": evil, "steps": [{ "name": evil, "ok": false, "ms": 3, "detail": evil, "remedy": evil }] });
-        for html in [bans(&ban), test(&nested), test(&tested), test(&json!(evil))] {
+        let step = json!({ "step": evil, "result": evil, "what": evil, "remedy": evil, "milliseconds": evil });
+        let tested = json!({ "selfTestSuccess": false, "at": evil, "steps": [step] });
+        for html in [bans(&ban), test(&tested, 0)] {
             assert!(!html.contains("<script") && !html.contains("\"'"), "{html}");
         }
     }
 
     #[test]
-    fn a_test_is_shown_whatever_is_told_of_it() {
-        for told in [json!({}), json!([]), json!(true), json!("running"), json!({ "passed": null, "steps": [null, 1, {}] })] {
-            assert!(!test(&told).is_empty() || told == json!([]), "{told}");
+    fn a_test_is_shown_with_what_to_do() {
+        assert!(test(&Value::Null, 0).contains("doesn't test itself"));
+        let failed =
+            json!({ "step": "wildcard", "result": "failed", "what": "it doesn't resolve", "remedy": "add *.host", "milliseconds": 12 });
+        let told = test(&json!({ "selfTestSuccess": false, "running": false, "at": 100, "steps": [failed] }), 160);
+        for part in ["not passed", "1 min ago", "failed in 12 ms", "it doesn&#39;t resolve", "add *.host", "/self-test"] {
+            assert!(told.contains(part), "{part}: {told}");
         }
-        assert!(test(&Value::Null).contains("hasn't tested itself"));
-        let told = json!({ "passed": false, "steps": [{ "name": "dns", "ok": false, "ms": 12, "remedy": "add *.host" }] });
-        for part in ["not passed", "failed in 12 ms", "add *.host"] {
-            assert!(test(&told).contains(part), "{}", test(&told));
-        }
+        let running = test(&json!({ "running": true }), 0);
+        assert!(running.contains("running") && !running.contains("ago"), "{running}");
     }
 }
