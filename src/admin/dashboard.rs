@@ -184,10 +184,14 @@ fn charts(samples: &[Sample], asset: Option<&Asset>) -> String {
     }
     charts += &level("Pods running", &|count| count.to_string(), &|sample| sample.pods);
     charts += &level("Memory held", &size, &|sample| sample.memory);
-    let often = |rate: f64| format!("{rate:.1} a second");
     charts += &rate("Requests", &often, &|sample| sample.requests);
     charts += &rate("Failed requests", &often, &|sample| sample.failed);
     charts + &rate("Traffic", &|rate| format!("{:.1} KiB/s", rate / 1024.0), &|sample| sample.bytes)
+}
+
+/// How often something happens.
+fn often(a_second: f64) -> String {
+    if a_second < 1.0 { format!("{:.1} a minute", a_second * 60.0) } else { format!("{a_second:.1} a second") }
 }
 
 #[cfg(test)]
@@ -207,6 +211,13 @@ mod tests {
         });
         for html in [state(&status), about(&status), cards(&status), price(&status), button("x", "", "/x", &json!({ "a": evil }), evil)] {
             assert!(!html.contains("<script") && !html.contains("\"'"), "{html}");
+        }
+    }
+
+    #[test]
+    fn what_is_seldom_is_counted_by_the_minute() {
+        for (rate, text) in [(0.0, "0.0 a minute"), (0.05, "3.0 a minute"), (1.0, "1.0 a second"), (1234.56, "1234.6 a second")] {
+            assert_eq!(often(rate), text);
         }
     }
 

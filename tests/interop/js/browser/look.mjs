@@ -93,7 +93,7 @@ const still = (page) => page.evaluate(() => {
 const reached = async (page) => {
   const controls = await page.evaluate(() => {
     const all = [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex]')]
-    const usable = all.filter((control) => control.checkVisibility({ visibilityProperty: true }) && control.tabIndex >= 0 && !control.disabled)
+    const usable = all.filter((control) => control.checkVisibility({ visibilityProperty: true }) && !control.disabled)
     usable.forEach((control, index) => { control.dataset.reach = index })
     document.activeElement?.blur()
     scrollTo(0, 0)

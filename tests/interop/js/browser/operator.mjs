@@ -53,6 +53,8 @@ const isSaid = (tab, text) => tab.becomes(`it to say ${text}`, (text) => documen
 const isGone = (tab, selector) => tab.becomes(`${selector} to be gone`, (selector) => !document.querySelector(selector), selector)
 const isThere = (tab, selector) => tab.becomes(`${selector} to be there`, (selector) => document.querySelector(selector), selector)
 
+// Nothing was said but once it was confirmed.
+const hasTold = (tab, ...paths) => assert.deepEqual(tab.told.splice(0), paths)
 const focused = (tab) => tab.page.evaluate(() => document.activeElement.textContent)
 
 const stops = async (tab, see, look, hash, others) => {
@@ -72,6 +74,7 @@ const stops = async (tab, see, look, hash, others) => {
   await isSaid(tab, 'Done')
   await isGone(tab, row(hash))
   assert.deepEqual(await running(see), [...others].sort())
+  hasTold(tab, '/pods/stop')
   return faults
 }
 
@@ -94,6 +97,7 @@ const keepsItsPlace = async (tab, visitor, hash) => {
     assert.ok(there && await focused(tab) === 'Stop', `one is where one was, ${when}`)
     await isVisited()
   }
+  hasTold(tab)
 }
 
 const bans = async (tab, see, look, hash, left) => {
@@ -125,6 +129,7 @@ const bans = async (tab, see, look, hash, left) => {
     await isGone(tab, `li:has(button[data-ask*="${subject}"])`)
   }
   assert.deepEqual((await see('/bans')).bans, [])
+  hasTold(tab, '/ban', '/ban', '/unban', '/unban')
   return faults
 }
 
@@ -137,6 +142,7 @@ const drains = async (tab, see) => {
   await press(tab, '[data-live=state]', 'Take uploads again')
   await isThere(tab, 'button[data-path="/drain"]')
   assert.equal((await see('/status')).draining, false)
+  hasTold(tab, '/drain', '/undrain')
 }
 
 const prices = async (tab, see) => {
@@ -156,6 +162,7 @@ const prices = async (tab, see) => {
   await press(tab, '#price', 'Set')
   assert.equal(await tab.page.$eval('dialog', (dialog) => dialog.open), false, 'a price is no less than nothing')
   assert.equal((await see('/status')).costPerMonth, before)
+  hasTold(tab, '/config', '/config')
 }
 
 // A pod that has just gone can't be stopped again: the page says so, in the host's words.

@@ -1,8 +1,9 @@
 // A tab that remembers what a page should never do.
 
-// How often the pages look again, in milliseconds; where they are hurried it is so much sooner.
+// How often the pages look again, in milliseconds. What is looked at stays as it is; where pages are used they are hurried.
 const ROUNDS = [5000, 10000]
-const HURRY = 20
+const NEVER = 2 ** 31 - 1
+const SOON = 250
 const WITHIN = 15000
 
 export class Tab {
@@ -12,6 +13,8 @@ export class Tab {
     this.faults = []
     // Answers that a part of a test asks for, such as a refusal: the browser's console speaks of them.
     this.expected = []
+    // What the page told the host.
+    this.told = []
   }
 
   watch () {
@@ -21,6 +24,7 @@ export class Tab {
     this.page.on('pageerror', (error) => this.faults.push(`uncaught: ${error.stack ?? error}`))
     this.page.on('request', (request) => {
       const url = new URL(request.url())
+      if (request.method() !== 'GET') this.told.push(url.pathname)
       if (url.protocol !== 'data:' && url.origin !== this.origin) this.faults.push(`a request to somebody else: ${url}`)
     })
     this.page.on('requestfailed', (request) => {
@@ -82,14 +86,10 @@ export const opened = async (browser, url, { width = 1280, height = 900, scheme 
       globalThis.violations.push(`the policy was violated: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`)
     })
   })
-  if (hurried) {
-    await tab.page.evaluateOnNewDocument((rounds, hurry) => {
-      for (const name of ['setTimeout', 'setInterval']) {
-        const real = globalThis[name]
-        globalThis[name] = (run, wait, ...told) => real(run, rounds.includes(wait) ? wait / hurry : wait, ...told)
-      }
-    }, ROUNDS, HURRY)
-  }
+  await tab.page.evaluateOnNewDocument((rounds, round) => {
+    const real = globalThis.setTimeout
+    globalThis.setTimeout = (run, wait, ...told) => real(run, rounds.includes(wait) ? round : wait, ...told)
+  }, ROUNDS, hurried ? SOON : NEVER)
   const answer = await tab.page.goto(url, { waitUntil: 'load' })
   if (answer.status() !== 200) throw new Error(`${url} answers ${answer.status()}`)
   return tab
