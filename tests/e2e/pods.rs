@@ -170,7 +170,7 @@ async fn people_get_pages_and_programs_json() {
     let host = host().start().await;
     let page = host.send(web::get(host.authority(), "/")).await;
     assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, Some("text/html; charset=utf-8")));
-    assert!(page.text().contains(&format!("--host http://{} ", host.authority())), "{}", page.text());
+    assert!(page.text().contains(&format!("--host</span> http://{} ", host.authority())), "{}", page.text());
     for (accept, kind) in [("text/html,*/*;q=0.8", "text/html; charset=utf-8"), ("*/*", "application/json; charset=utf-8")] {
         for name in [host.authority().to_owned(), format!("{}.{}", "a".repeat(52), host.authority())] {
             let mut request = web::get(&name, "/nowhere");
