@@ -34,11 +34,12 @@ const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "targ
 /// Source directories of the crates, and the crates of ours each may import.
 const CRATES: &[(&str, &[&str])] = &[
     (".", &["codiusd-control", "codiusd-ilp", "codiusd-proxy", "codiusd-runtime"]),
-    ("control", &["codiusd-ilp", "codiusd-runtime"]),
+    ("control", &["codiusd-ilp", "codiusd-own", "codiusd-runtime"]),
     ("control/ilp", &[]),
     ("control/runtime", &[]),
     ("demo", &[]),
-    ("proxy", &[]),
+    ("own", &[]),
+    ("proxy", &["codiusd-own"]),
     ("tests/toolbox", &[]),
 ];
 /// Files that decide and nothing else: no clock, no files, no network, no tasks.
@@ -75,7 +76,7 @@ const BANNED: &[(&str, &str)] = &[
     (concat!("#[ig", "nore"), "a test runs or goes"),
 ];
 /// First parts of paths in this repository, by which a path in a text is told from others.
-const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "proxy", "src", "tests"];
+const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "tests"];
 const DOCUMENTS: &[&str] =
     &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md", "deploy/operating.md"];
 

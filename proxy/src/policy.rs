@@ -14,12 +14,9 @@
 //! by the same rule.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
 
 /// Ports no pod is reached at: what listens there is no web server, and speaks more than it is asked (the list of the pods' network).
 const REFUSED_PORTS: [RangeInclusive<u16>; 12] = [
@@ -170,36 +167,13 @@ fn is_special(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
-/// as it does for whole networks of IPv4 routed to a machine (to those of IPv6 it sends from another address). The second alone isn't
-/// enough: to an interface's further addresses it sends from the first. Sends nothing; what can't be found out is ours.
+/// Whether the address belongs to this machine. What can't be found out is ours; where there is no way, nothing is connected to either.
 pub(crate) fn is_own(address: IpAddr) -> bool {
-    let Ok(mut interfaces) = getifaddrs() else { return true };
-    interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(address)) || is_own_sender(address)
-}
-
-fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = || address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    v4().or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-}
-
-fn is_own_sender(address: IpAddr) -> bool {
-    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let sender = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    sender.is_ok_and(|sender| sender.ip() == address) // without a way there, nothing is connected to either
+    !matches!(codiusd_own::is_own(address), Ok(Some(false) | None))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    use std::thread;
-
-    use nix::sched::{CloneFlags, unshare};
-
     use super::*;
 
     fn network(text: &str) -> Network {
@@ -275,34 +249,6 @@ mod tests {
     fn the_kernel_knows_the_machines_own_addresses() {
         assert!(is_own("127.0.0.1".parse().unwrap()));
         assert!(!is_own("192.0.2.1".parse().unwrap()), "an address for documentation");
-    }
-
-    /// Changes the network of this thread.
-    fn ip(commands: &str) {
-        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-        ip.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
-        assert!(ip.wait().unwrap().success(), "{commands}");
-    }
-
-    #[test]
-    fn further_addresses_and_networks_routed_to_this_machine_are_its_own() {
-        let network_of_its_own = || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            ip("link set lo up\nlink add eth0 type bridge\nlink set eth0 up\n\
-                addr add 10.200.0.1/16 dev eth0\naddr add 10.200.0.2/16 dev eth0\n\
-                addr add fd00::1/64 dev eth0 nodad\naddr add fd00::2/64 dev eth0 nodad\n\
-                route add local 10.201.0.0/16 dev lo\n");
-            let policy = UpstreamPolicy::Pods(Vec::new());
-            let checked = |pod: &str| policy.check(pod.parse().unwrap(), is_own);
-            for own in ["10.200.0.1:80", "10.200.0.2:80", "[::ffff:10.200.0.2]:80", "10.201.2.3:80", "[fd00::1]:80", "[fd00::2]:80"] {
-                assert_eq!(checked(own), Err(Unwanted::Own), "{own}");
-            }
-            for pod in ["10.200.0.3:80", "[::ffff:10.200.0.3]:80", "[fd00::3]:80"] {
-                assert_eq!(checked(pod), Ok(()), "{pod}");
-            }
-        };
-        // A thread's namespaces go with it.
-        thread::scope(|scope| scope.spawn(network_of_its_own).join()).unwrap();
     }
 
     #[test]

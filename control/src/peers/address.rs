@@ -1,8 +1,8 @@
 //! Which addresses a stranger may make us connect to: public ones that aren't our own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
+use codiusd_own::is_own;
 
 /// Networks of IPv4 that aren't the Internet (IANA's special-purpose registry): first address, length of the prefix.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
@@ -33,10 +33,10 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Whether a stranger may make us connect there.
+/// Whether a stranger may make us connect there. What can't be found out is no place for us.
 pub(super) fn is_fair_game(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    is_public(address) && !is_own(address)
+    is_public(address) && matches!(is_own(address), Ok(Some(false)))
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -50,31 +50,6 @@ fn is_public(address: IpAddr) -> bool {
             within(&PUBLIC_V6) && !NOT_PUBLIC_V6.iter().any(within)
         }
     }
-}
-
-/// Whether the address belongs to this machine: an interface has it, or the kernel would choose it as the sender of what is sent to it,
-/// as it does for whole networks of IPv4 routed to a machine (to those of IPv6 it sends from another address). The second alone isn't
-/// enough: to an interface's further addresses it sends from the first. Sends nothing; what can't be found out is ours.
-///
-/// The front door asks the same of pods' addresses (`proxy/src/policy.rs`). Neither crate may know the other, and none below both has to
-/// do with addresses.
-fn is_own(address: IpAddr) -> bool {
-    let Ok(mut interfaces) = getifaddrs() else { return true };
-    interfaces.any(|interface| interface.address.as_ref().and_then(ip_of) == Some(address)) || is_own_sender(address)
-}
-
-fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = || address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    v4().or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-}
-
-fn is_own_sender(address: IpAddr) -> bool {
-    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let sender = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    sender.map_or(true, |sender| sender.ip() == address)
 }
 
 #[cfg(test)]
@@ -137,9 +112,13 @@ mod tests {
     fn every_address_of_this_machine_is_its_own() {
         Internet::run(async |internet| {
             let machine = internet.machine(1);
-            machine.run("ip", &["-batch", "-"], "addr add 11.0.0.2/24 dev eth0\nroute add local 11.1.0.0/16 dev lo\n");
+            machine.run(
+                "ip",
+                &["-batch", "-"],
+                "addr add 11.0.0.2/24 dev eth0\nroute add local 11.1.0.0/16 dev lo\nroute add local 2a00:12::/64 dev lo\n",
+            );
             let fair = |address: &str| machine.within(|| is_fair_game(address.parse().unwrap()));
-            for own in ["11.0.0.1", "11.0.0.2", "::ffff:11.0.0.1", "::ffff:11.0.0.2", "2a00:11::1", "11.1.2.3"] {
+            for own in ["11.0.0.1", "11.0.0.2", "::ffff:11.0.0.1", "::ffff:11.0.0.2", "2a00:11::1", "11.1.2.3", "2a00:12::3"] {
                 assert!(!fair(own), "{own}");
             }
             for other in ["11.0.0.3", "::ffff:11.0.0.3", "2a00:11::3", "1.1.1.1"] {
