@@ -215,6 +215,17 @@ async fn a_host_that_cannot_be_paid_or_runs_nothing_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_stopped_in_the_middle_of_its_test_leaves_nothing_of_it() {
+    let mut host = tested(host()).start().await;
+    host.running().line("the start of the test's pod", WITHIN, |line| line.contains("pod runs").then_some(())).await;
+    let status = host.terminate().await;
+    assert!(status.success(), "codiusd ended with {status}");
+    assert!(host.traces().is_empty(), "left behind: {:?}", host.traces());
+    let log = host.running().log();
+    assert!(!log.contains("couldn't be stopped in time"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_room_or_websockets_is_told_so() {
     let mut host = tested(host()).set("CODIUS_EDGE_TUNNELS_PER_POD", "0").start().await;
     failed(&first_report(&host).await, &[("websocket", "websocket_failed")], "edge_tunnels_per_pod");

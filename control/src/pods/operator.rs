@@ -89,13 +89,19 @@ impl Keeper {
     }
 
     /// Stops a pod and waits until it is gone; what it had left to run is gone, too. One that is being changed is stopped when
-    /// that is done.
+    /// that is done. A stop that has begun goes on when nobody waits for it any more.
     pub async fn stop(&self, id: &PodId) -> Result<(), Refusal> {
         let mut changed = self.0.changed.subscribe();
         if !self.0.table().contains_key(id) {
             return Err(Refusal::NoSuchPod(id.clone()));
         }
-        while !self.0.end(id).await && self.0.table().contains_key(id) {
+        while self.0.table().contains_key(id) {
+            if self.0.close(id) {
+                let (inner, id) = (self.0.clone(), id.clone());
+                // An error is a panic, which has been told.
+                let _ = tokio::spawn(async move { inner.clear(&id).await }).await;
+                break;
+            }
             // The sender lives as long as `self`: this ends with a change, not with an error.
             let _ = changed.changed().await;
         }
@@ -276,6 +282,21 @@ mod tests {
         let (_files, keeper) = keeper(HouseRows::default(), &[order("a", "fine@sha256:1"), order("b", "fine@sha256:1")]).await;
         assert!(keeper.survey().iter().all(|pod| pod.doing == Doing::Restarting));
         time::timeout(WITHIN, keeper.stop_all()).await.expect("all to be stopped");
+        assert!(keeper.survey().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_stop_goes_on_when_nobody_waits_for_it_any_more() {
+        let (_files, keeper) = keeper(HouseRows::default(), &[order("a", "fine@sha256:1")]).await;
+        let id: PodId = "a".repeat(52).parse().unwrap();
+        let mut changed = keeper.0.changed.subscribe();
+        while keeper.facts(&id).is_some_and(|pod| pod.doing != Doing::Running) {
+            time::timeout(WITHIN, changed.changed()).await.expect("the pod to run").unwrap();
+        }
+        // Polled once: it is being stopped from then on.
+        assert!(futures::poll!(std::pin::pin!(keeper.stop(&id))).is_pending());
+        assert_eq!(keeper.facts(&id).map(|pod| pod.doing), Some(Doing::Stopping));
+        time::timeout(WITHIN, keeper.stop_all()).await.expect("it to be stopped");
         assert!(keeper.survey().is_empty());
     }
 

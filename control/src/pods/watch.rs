@@ -89,18 +89,8 @@ impl Inner {
         self.table().values().filter_map(end_of).min()
     }
 
-    /// Ends one pod now, whatever it had left.
-    /// False if the pod is being changed already.
-    pub(super) async fn end(&self, id: &PodId) -> bool {
-        let closed = self.close(id);
-        if closed {
-            self.clear(id).await;
-        }
-        closed
-    }
-
     /// Running or Exited -> Stopping; the route is gone when this returns. False if the pod is being changed already.
-    fn close(&self, id: &PodId) -> bool {
+    pub(super) fn close(&self, id: &PodId) -> bool {
         let mut table = self.table();
         let Some(entry) = table.get_mut(id).filter(|entry| end_of(entry).is_some()) else { return false };
         let why = match entry.stage {
@@ -112,7 +102,7 @@ impl Inner {
         true
     }
 
-    /// Stopping -> gone.
+    /// Stopping -> gone. In a task of its own: a pod that nobody goes on stopping stays so.
     pub(super) async fn clear(&self, id: &PodId) {
         // Its route is gone; what has come before that may be answered.
         time::sleep(LAST_ANSWERS).await;
