@@ -26,7 +26,6 @@ use codiusd_control::{
     store::Store,
 };
 use codiusd_ilp::{
-    btp::client::BtpUrl,
     ildcp::Account,
     service::{self, Interledger},
     stream::receiver::Receiver,
@@ -46,6 +45,7 @@ use url::Url;
 use crate::{
     admin::{Admin, Seen},
     bridge::Bridge,
+    client::{LOCAL_CONNECTOR, connector},
     config::{self, Config, IlpChoice, RuntimeChoice},
     figures::{HostFacts, HostFigures},
     open_files,
@@ -362,17 +362,11 @@ fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
             service::Config::Embedded { listen: listen.clone(), name: CONNECTOR.to_owned() }
         }
         IlpChoice::Uplink(Some(url)) => service::Config::Uplink { url: url.clone() },
-        IlpChoice::Uplink(None) => service::Config::Uplink { url: local_uplink(server_secret) },
+        IlpChoice::Uplink(None) => service::Config::Uplink { url: connector(LOCAL_CONNECTOR, &derived(b"uplink", server_secret)) },
     }
 }
 
-/// The moneyd on this machine, with a secret that stays the same: so does our address.
-fn local_uplink(server_secret: &[u8; 32]) -> BtpUrl {
-    let secret = derived(b"uplink", server_secret);
-    format!("btp+ws://:{secret}@localhost:7768").parse().unwrap_or_else(|_| unreachable!("hex digits make a valid URL"))
-}
-
-/// A secret for one purpose, which stays the same.
+/// A secret for one purpose, which stays the same: so does our address at a connector that gives accounts to whoever comes, as moneyd does.
 fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())

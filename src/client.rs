@@ -20,6 +20,7 @@ use url::Url;
 pub use http::{Host, HostError};
 pub(crate) use http::{read_at_most, resolve};
 pub use operator::{Operator, OperatorError};
+pub(crate) use purse::{LOCAL_CONNECTOR, connector};
 pub use purse::{PriceError, Purse, PurseError, Spent, most_for};
 
 use http::Answer;
@@ -88,18 +89,22 @@ pub enum Deed {
     Extend(String, NonZeroU32),
 }
 
-/// Asks a host to do something, pays for it, and asks again. `token` is made up if there is none from an earlier try.
+/// Asks a host to do something, pays for it, and asks again. Without a purse only what is free is done. `token` is made up if there is
+/// none from an earlier try.
 pub async fn pay_for(
     host: &Host,
-    purse: &Purse,
+    purse: Option<&Purse>,
     deed: &Deed,
     token: Option<String>,
     progress: &mut (dyn FnMut(Spent) + Send),
 ) -> Result<Receipt, ClientError> {
-    let token = token.unwrap_or_else(new_token);
+    let token = token.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()));
     let due = match host.order(deed, &token).await? {
         Answer::Done(receipt) => return Ok(receipt),
         Answer::Due(due) => due,
+    };
+    let Some(purse) = purse else {
+        return Err(ClientError::Underpaid { required: due.required, received: due.received, token });
     };
     purse.pay(&due.pay, progress).await?;
     match host.order(deed, &token).await {
@@ -107,19 +112,6 @@ pub async fn pay_for(
         Ok(Answer::Due(due)) => Err(ClientError::Underpaid { required: due.required, received: due.received, token }),
         Err(refusal) => Err(ClientError::PaidInVain { refusal, token }),
     }
-}
-
-/// Asks a host that wants no money to do something.
-pub(crate) async fn free(host: &Host, deed: &Deed) -> Result<Receipt, ClientError> {
-    let token = new_token();
-    match host.order(deed, &token).await? {
-        Answer::Done(receipt) => Ok(receipt),
-        Answer::Due(due) => Err(ClientError::Underpaid { required: due.required, received: due.received, token }),
-    }
-}
-
-fn new_token() -> String {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
 }
 
 /// The lines of a pod's log, as they come.

@@ -33,7 +33,7 @@ const LINES_MAX: usize = 500;
 const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "target"];
 /// Source directories of the crates, and the crates of ours each may import.
 const CRATES: &[(&str, &[&str])] = &[
-    (".", &["codiusd-control", "codiusd-ilp", "codiusd-proxy", "codiusd-runtime"]),
+    (".", &["codiusd-control", "codiusd-ilp", "codiusd-own", "codiusd-proxy", "codiusd-runtime"]),
     ("control", &["codiusd-ilp", "codiusd-own", "codiusd-runtime"]),
     ("control/ilp", &[]),
     ("control/runtime", &[]),

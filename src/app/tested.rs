@@ -15,6 +15,7 @@ use url::Url;
 
 use super::StartError;
 use crate::{
+    client::{LOCAL_CONNECTOR, connector},
     config::{Config, IlpChoice, RuntimeChoice},
     demo_image,
     self_test::{SelfTest, SelfTestMetrics, Subject},
@@ -73,19 +74,15 @@ pub(super) async fn keep_trying(self_test: Option<Arc<SelfTest>>) {
     }
 }
 
-/// An account that isn't ours, the same at every start, at the connector that is: an account can't pay itself, and a second connection with our credentials would
-/// take the place of the first.
-pub(super) fn payer(ilp: &IlpChoice, connector: &[SocketAddr], server_secret: &[u8; 32]) -> BtpUrl {
+/// An account that isn't ours, the same at every start, at the connector that is: an account can't pay itself, and a second connection
+/// with our credentials would take the place of the first.
+pub(super) fn payer(ilp: &IlpChoice, listening: &[SocketAddr], server_secret: &[u8; 32]) -> BtpUrl {
     let secret = super::derived(b"self-test", server_secret);
-    match (ilp, connector.first()) {
+    match (ilp, listening.first()) {
         (IlpChoice::Uplink(Some(uplink)), _) => uplink.stranger(&secret),
-        (IlpChoice::Uplink(None), _) | (IlpChoice::Embedded(_), None) => local(&secret, "localhost:7768"),
-        (IlpChoice::Embedded(_), Some(address)) => local(&secret, &reachable(*address).to_string()),
+        (IlpChoice::Uplink(None), _) | (IlpChoice::Embedded(_), None) => connector(LOCAL_CONNECTOR, &secret),
+        (IlpChoice::Embedded(_), Some(address)) => connector(&reachable(*address).to_string(), &secret),
     }
-}
-
-fn local(secret: &str, server: &str) -> BtpUrl {
-    format!("btp+ws://:{secret}@{server}").parse().unwrap_or_else(|_| unreachable!("hex digits and an address make a valid URL"))
 }
 
 /// Who listens everywhere does so on loopback.

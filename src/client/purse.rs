@@ -15,7 +15,7 @@ use super::Quote;
 /// Over the quoted price, in per cent, unless something else is said: what hosts may take too much.
 const TOLERANCE_PERCENT: u128 = 1;
 /// Where `codius` and `ilp-fetch` look for a connector, too.
-const LOCAL_CONNECTOR: &str = "localhost:7768";
+pub(crate) const LOCAL_CONNECTOR: &str = "localhost:7768";
 
 /// A payment that wasn't made.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +77,7 @@ impl Purse {
     pub async fn open(url: Option<BtpUrl>) -> Result<Self, PurseError> {
         let url = match url {
             Some(url) => url,
-            None => {
-                let secret = hex::encode(rand::random::<[u8; 16]>());
-                let local = format!("btp+ws://:{secret}@{LOCAL_CONNECTOR}").parse();
-                local.unwrap_or_else(|_| unreachable!("hex digits make a valid URL"))
-            }
+            None => connector(LOCAL_CONNECTOR, &hex::encode(rand::random::<[u8; 16]>())),
         };
         let link = BtpLink::connect(&url).await?;
         let account = link.account().await?;
@@ -108,6 +104,11 @@ impl Purse {
         let mut told = |delivery: &codiusd_ilp::stream::sender::Delivery| progress(Spent { sent: delivery.sent, max, scale });
         Ok(send(&self.link, &self.account, &address, &secret, max, &mut told).await?.sent)
     }
+}
+
+/// A connector that speaks without TLS, for whoever has this secret, which is hex digits.
+pub(crate) fn connector(server: &str, secret: &str) -> BtpUrl {
+    format!("btp+ws://:{secret}@{server}").parse().unwrap_or_else(|_| unreachable!("hex digits and an address make a valid URL"))
 }
 
 /// The quoted price and a little more, in the payer's own unit.

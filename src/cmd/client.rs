@@ -152,7 +152,7 @@ async fn pay(host: &Host, body: &[u8], deed: &Deed, args: PaidArgs) -> Result<()
             eprint!("\rpaid {} of at most {} ", units(spent.sent, spent.scale), units(spent.max, spent.scale));
         }
     };
-    let paid = client::pay_for(host, &purse, deed, args.pay_token, &mut progress).await;
+    let paid = client::pay_for(host, Some(&purse), deed, args.pay_token, &mut progress).await;
     if live {
         eprintln!();
     }

@@ -171,7 +171,7 @@ async fn pay_for_a_page(app: &App, image: &str) -> Result<(), Problem> {
     let quote = host.quote(&body, DURATION).await?;
     purse.limit(quote.price.parse()?);
     let begun = Instant::now();
-    let receipt = client::pay_for(&host, &purse, &Deed::Upload(body, DURATION), None, &mut |_| {}).await?;
+    let receipt = client::pay_for(&host, Some(&purse), &Deed::Upload(body, DURATION), None, &mut |_| {}).await?;
     println!("paid {} (billionths of an XRP, play money) and started in {} ms", quote.price, begun.elapsed().as_millis());
     wait_for_page(&Host::new(receipt.url.parse()?)?).await?;
     println!("upload to first page: {} ms", begun.elapsed().as_millis());

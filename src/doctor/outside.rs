@@ -3,20 +3,21 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use codiusd_own::is_own;
 use reqwest::{Client, Response};
 use serde_json::Value;
-use tokio::{net::lookup_host, time::timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{Finding, NO_POD, visits};
 use crate::{
     causes::in_full,
-    client::{Purse, read_at_most},
+    client::{Purse, read_at_most, resolve},
     config::{Config, IlpChoice},
     ready::ReadyFile,
 };
@@ -114,22 +115,18 @@ fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
 }
 
 async fn resolves(check: &'static str, name: &str) -> Finding {
-    if name == "localhost" || name.ends_with(".localhost") {
-        return Finding::good(check, "localhost is this machine");
-    }
     let (_, parent) = name.split_once('.').unwrap_or_default();
     let record = if name.starts_with(NO_POD) { format!("*.{parent}") } else { name.to_owned() };
-    let found = timeout(PATIENCE, lookup_host((name, 0))).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    let found = timeout(PATIENCE, resolve(name, 0)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     let addresses: Vec<IpAddr> = match found {
-        Ok(found) => found.map(|address| address.ip()).collect(),
+        Ok(found) => found.iter().map(SocketAddr::ip).collect(),
         Err(error) => {
             let remedy = format!("add the DNS record: {record}. A <this machine's public address>");
             return Finding::bad(check, format!("{record} doesn't resolve: {error}"), remedy);
         }
     };
     let text = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
-    // Whoever can send from an address has it.
-    if addresses.iter().any(|address| UdpSocket::bind((*address, 0)).is_ok()) {
+    if addresses.iter().any(|address| matches!(is_own(*address), Ok(Some(true)))) {
         return Finding::good(check, format!("{record} is {text}, this machine"));
     }
     let remedy = "fine if a router or proxy there leads here; otherwise correct the DNS record";

@@ -28,7 +28,7 @@ use super::{
     reach::Reach,
     report::{Finding, Outcome, Report, Step},
 };
-use crate::client::{self, ClientError, Deed, Host, HostError, Purse, Quote, Receipt, most_for};
+use crate::client::{self, ClientError, Deed, Host, HostError, Purse, Quote, most_for};
 
 /// What is bought: enough for the test, and little is lost if the pod can't be stopped.
 const DURATION: NonZeroU32 = NonZeroU32::new(60).unwrap();
@@ -101,8 +101,8 @@ impl Walk {
             Some(self.step(Step::Payer, subject.purse(&quote)).await?)
         };
         let bought = self.step(Step::Upload, subject.buy(&host, purse.as_ref(), body)).await;
-        if bought.is_some() {
-            self.visit(subject, &reach, &host, &quote.manifest_hash).await;
+        if let Some(pod) = bought {
+            self.visit(&reach, &host, &pod, &quote.manifest_hash).await;
         }
         self.stop(subject.orders.keeper(), &quote.manifest_hash).await
     }
@@ -136,10 +136,10 @@ impl Walk {
     }
 
     /// All three, whatever becomes of the others.
-    async fn visit(&mut self, subject: &Subject, reach: &Reach, host: &Host, hash: &str) {
+    async fn visit(&mut self, reach: &Reach, host: &Host, pod: &Url, hash: &str) {
         let path = format!("/self-test-{}", label());
-        let seen = self.step(Step::Page, subject.page(hash, &path)).await;
-        self.step(Step::WebSocket, subject.echo(reach, hash)).await;
+        let seen = self.step(Step::Page, page(pod, hash, &path)).await;
+        self.step(Step::WebSocket, echo(reach, pod, hash)).await;
         if seen.is_some() {
             self.step(Step::Log, logged(host, hash, &path)).await;
         }
@@ -194,16 +194,13 @@ impl Subject {
         Ok((purse, what))
     }
 
-    async fn buy(&self, host: &Host, purse: Option<&Purse>, body: Vec<u8>) -> Told<Receipt> {
+    /// Where whoever has paid is told that the pod is.
+    async fn buy(&self, host: &Host, purse: Option<&Purse>, body: Vec<u8>) -> Told<Url> {
         let deed = Deed::Upload(body, DURATION);
-        let bought = match purse {
-            Some(purse) => client::pay_for(host, purse, &deed, None, &mut |_| {}).await,
-            None => client::free(host, &deed).await,
-        };
-        match bought {
+        match client::pay_for(host, purse, &deed, None, &mut |_| {}).await {
             Ok(receipt) => {
                 let what = format!("paid for, and runs at {}", receipt.url);
-                Ok((receipt, what))
+                Ok((receipt.url.parse().map_err(|_| Problem::OtherPage)?, what))
             }
             Err(ClientError::Purse(error)) => Err(Problem::Payment(Box::new(error))),
             Err(ClientError::Underpaid { required, received, .. }) => Err(Problem::StillDue { required, received }),
@@ -229,60 +226,53 @@ impl Subject {
             (Ok(()), None) => Problem::Refused(error),
         }
     }
+}
 
-    fn pod_uri(&self, hash: &str) -> Result<Url, Problem> {
-        let mut uri = self.public_uri.clone();
-        let name = format!("{hash}.{}", uri.host_str().unwrap_or_default());
-        uri.set_host(Some(&name)).map_err(|_| Problem::OtherPage)?;
-        Ok(uri)
-    }
-
-    /// A pod that has just been started needs a moment.
-    async fn page(&self, hash: &str, path: &str) -> Told<()> {
-        let pod = Host::visited(self.pod_uri(hash)?).map_err(Problem::Host)?;
-        let deadline = Instant::now() + POD_WITHIN;
-        loop {
-            let (status, page) = pod.fetch(path, TEXT_MAX).await.map_err(Problem::Host)?;
-            match status {
-                StatusCode::OK if String::from_utf8_lossy(&page).contains(hash) => {
-                    return Ok(((), format!("its page: {} bytes", page.len())));
-                }
-                StatusCode::OK => return Err(Problem::OtherPage),
-                _ if Instant::now() > deadline => return Err(Problem::Page(status)),
-                _ => time::sleep(LOOK_EVERY).await,
+/// A pod that has just been started needs a moment.
+async fn page(pod: &Url, hash: &str, path: &str) -> Told<()> {
+    let pod = Host::visited(pod.clone()).map_err(Problem::Host)?;
+    let deadline = Instant::now() + POD_WITHIN;
+    loop {
+        let (status, page) = pod.fetch(path, TEXT_MAX).await.map_err(Problem::Host)?;
+        match status {
+            StatusCode::OK if String::from_utf8_lossy(&page).contains(hash) => {
+                return Ok(((), format!("its page: {} bytes", page.len())));
             }
+            StatusCode::OK => return Err(Problem::OtherPage),
+            _ if Instant::now() > deadline => return Err(Problem::Page(status)),
+            _ => time::sleep(LOOK_EVERY).await,
         }
     }
+}
 
-    /// Says something over a WebSocket, and hears it again.
-    async fn echo(&self, reach: &Reach, hash: &str) -> Told<()> {
-        let addresses = reach.pod_addresses(hash).await?;
-        let stream = reach.secure(&reach.below(hash), reach.connect(&addresses).await?.0).await?;
-        let mut uri = self.pod_uri(hash)?;
-        // The schemes of URLs that end alike may be exchanged; who it is for stays.
-        let scheme = if reach.is_secure() { "wss" } else { "ws" };
-        uri.set_scheme(scheme).map_err(|()| Problem::NoEcho)?;
-        uri.set_path("/ws");
-        let failed = |error| Problem::WebSocket(Box::new(error));
-        let config = WebSocketConfig::default().max_message_size(Some(TEXT_MAX)).max_frame_size(Some(TEXT_MAX));
-        let talk = async {
-            let (mut socket, _) = client_async_with_config(uri.as_str(), stream, Some(config)).await.map_err(failed)?;
-            let said = label();
-            socket.send(Message::text(said.clone())).await.map_err(failed)?;
-            let heard = loop {
-                match socket.next().await {
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(message)) => break message.to_text().is_ok_and(|text| text == said),
-                    Some(Err(error)) => return Err(failed(error)),
-                    None => break false,
-                }
-            };
-            // It has said what it was to say.
-            let _ = socket.close(None).await;
-            if heard { Ok(((), "echoes over a WebSocket".to_owned())) } else { Err(Problem::NoEcho) }
+/// Says something over a WebSocket, and hears it again.
+async fn echo(reach: &Reach, pod: &Url, hash: &str) -> Told<()> {
+    let addresses = reach.pod_addresses(hash).await?;
+    let stream = reach.secure(&reach.below(hash), reach.connect(&addresses).await?.0).await?;
+    let mut uri = pod.clone();
+    // The schemes of URLs that end alike may be exchanged; who it is for stays.
+    let scheme = if reach.is_secure() { "wss" } else { "ws" };
+    uri.set_scheme(scheme).map_err(|()| Problem::NoEcho)?;
+    uri.set_path("/ws");
+    let failed = |error| Problem::WebSocket(Box::new(error));
+    let config = WebSocketConfig::default().max_message_size(Some(TEXT_MAX)).max_frame_size(Some(TEXT_MAX));
+    let talk = async {
+        let (mut socket, _) = client_async_with_config(uri.as_str(), stream, Some(config)).await.map_err(failed)?;
+        let said = label();
+        socket.send(Message::text(said.clone())).await.map_err(failed)?;
+        let heard = loop {
+            match socket.next().await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(message)) => break message.to_text().is_ok_and(|text| text == said),
+                Some(Err(error)) => return Err(failed(error)),
+                None => break false,
+            }
         };
-        time::timeout(POD_WITHIN, talk).await.unwrap_or(Err(Problem::NoEcho))
-    }
+        // It has said what it was to say.
+        let _ = socket.close(None).await;
+        if heard { Ok(((), "echoes over a WebSocket".to_owned())) } else { Err(Problem::NoEcho) }
+    };
+    time::timeout(POD_WITHIN, talk).await.unwrap_or(Err(Problem::NoEcho))
 }
 
 /// Follows the log until it tells of the request for `path`.
