@@ -13,6 +13,15 @@ pub enum RuntimeError {
     /// The runtime has as much to do as it takes at once; try again soon.
     #[error("the host is busy starting other pods")]
     Busy,
+    /// Something went wrong here that neither the request nor its image explains.
+    #[error("the host failed: {operation}")]
+    Failed {
+        /// What was being done.
+        operation: String,
+        /// The whole cause.
+        #[source]
+        source: Option<Source>,
+    },
     /// The image reference can't be run here, whatever the registry says.
     #[error("image {image}: {reason}")]
     ImageRefused {
@@ -28,6 +37,15 @@ pub enum RuntimeError {
         image: String,
         /// Short cause, fit for the uploader.
         reason: String,
+        /// The whole cause.
+        #[source]
+        source: Option<Source>,
+    },
+    /// Something that pods share is used up: memory, disk, addresses.
+    #[error("the host has no room for the pod: {what}")]
+    NoRoom {
+        /// What there is no more of, fit for the uploader.
+        what: String,
         /// The whole cause.
         #[source]
         source: Option<Source>,
@@ -57,12 +75,18 @@ pub enum RuntimeError {
     },
 }
 
-/// Who is to act on an error.
+/// Who is to act on an error. Decided where the error happens, by its variant; the API's status follows from it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The uploader: the manifest or its image.
-    Uploader,
-    /// The operator: this host.
+    /// The uploader: what the image is (422).
+    Image,
+    /// The uploader: what the request says (422).
+    Request,
+    /// Nobody: the host is full, and won't be for ever (503).
+    Capacity,
+    /// The operator: the runtime as a whole can't work now (503).
+    Unavailable,
+    /// The operator, and perhaps our code: this one start failed, and trying again may not help (500).
     Host,
 }
 
@@ -70,12 +94,11 @@ impl RuntimeError {
     /// Who is to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::AlreadyExists(_)
-            | Self::ImageRefused { .. }
-            | Self::ImageUnavailable { .. }
-            | Self::NoSuchPod(_)
-            | Self::Start { .. } => Fault::Uploader,
-            Self::Busy | Self::Unavailable { .. } => Fault::Host,
+            Self::ImageRefused { .. } | Self::ImageUnavailable { .. } | Self::Start { .. } => Fault::Image,
+            Self::AlreadyExists(_) | Self::NoSuchPod(_) => Fault::Request,
+            Self::Busy | Self::NoRoom { .. } => Fault::Capacity,
+            Self::Unavailable { .. } => Fault::Unavailable,
+            Self::Failed { .. } => Fault::Host,
         }
     }
 }

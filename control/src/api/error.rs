@@ -141,8 +141,9 @@ fn order_status(error: &OrderError) -> StatusCode {
             // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
             Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
             Refusal::Runtime(error) => match error.fault() {
-                Fault::Uploader => StatusCode::UNPROCESSABLE_ENTITY,
-                Fault::Host => StatusCode::SERVICE_UNAVAILABLE,
+                Fault::Image | Fault::Request => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Capacity | Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                Fault::Host => StatusCode::INTERNAL_SERVER_ERROR,
             },
         },
     }

@@ -72,7 +72,7 @@ pub(crate) async fn a_bad_command_leaves_nothing(host: Host) {
     ] {
         let error = runtime.start(host.pod('a', vec![host.web("web", 80), host.command("main", command)])).await.unwrap_err();
         assert_eq!(error.to_string(), format!("pod {} failed to start: {said}", id('a')));
-        assert_eq!(error.fault(), Fault::Uploader);
+        assert_eq!(error.fault(), Fault::Image);
         assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
         assert_eq!(runtime.list().await.unwrap(), []);
     }

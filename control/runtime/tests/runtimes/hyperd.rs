@@ -31,7 +31,7 @@ pub(crate) async fn a_lost_answer_to_a_create_is_looked_after(_: Host) {
     hyperd.fault(json!({ "call": "/pod/create", "nth": 1, "do": "drop-before" })).await;
     let spec = pod('b', vec![web(hyperd.image(), "web", 8080)]);
     let error = runtime.start(spec.clone()).await.expect_err("it was never created");
-    assert_eq!(error.fault(), Fault::Host, "{error:?}");
+    assert_eq!(error.fault(), Fault::Unavailable, "{error:?}");
     assert_eq!(state_of(&runtime, &id('b')).await, None);
     runtime.start(spec).await.expect("and can be");
 }
