@@ -63,7 +63,7 @@ impl Walk<'_> {
                 if self.machine.rank(&config.platform).is_none() {
                     return Err(self.refused(&format!("it is for {}, and this machine is {}", config.platform, self.machine)));
                 }
-                return Ok((manifest, config));
+                return Ok((*manifest, config));
             }
             Document::Index(entries) => entries,
         };
@@ -75,7 +75,7 @@ impl Walk<'_> {
                     Some(Document::Manifest(manifest)) if manifest.artifact().is_none() => {
                         let config = self.config(&manifest).await?;
                         if self.machine.rank(&config.platform).is_some() {
-                            return Ok((manifest, config));
+                            return Ok((*manifest, config));
                         }
                         self.others.insert(config.platform.to_string());
                     }

@@ -128,7 +128,7 @@ pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de
 #[derive(Debug)]
 pub(super) enum Document {
     Index(Vec<Descriptor>),
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 /// One image.
@@ -191,7 +191,7 @@ impl Document {
         };
         match fields {
             Fields { manifests: None, config: Some(config), layers, .. } if manifest => {
-                Ok(Self::Manifest(Manifest { config, layers: layers.unwrap_or_default() }))
+                Ok(Self::Manifest(Box::new(Manifest { config, layers: layers.unwrap_or_default() })))
             }
             Fields { manifests, config: None, layers: None, .. } if index && (manifests.is_some() || !manifest) => {
                 // What can't be read is no more an entry we know than one of an unknown type.
