@@ -53,8 +53,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 pub use crate::network::Subnet;
 use crate::{
-    Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
-    image::ImageStore,
+    Capabilities, ContainerSpec, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
+    image::{self, ImageStore},
     network::{self, Guard},
 };
 pub use claim::SubnetClaim;
@@ -134,7 +134,12 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
-        self.inner.images.check(image).await
+        self.inner.images.inspect(image).await.map(drop)
+    }
+
+    async fn check_container(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
+        let settings = self.inner.images.inspect(&container.image).await?;
+        settings.map_or(Ok(()), |settings| image::check(settings, container))
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {

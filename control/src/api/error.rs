@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use codiusd_runtime::{PodId, RuntimeError, error::Fault};
+use codiusd_runtime::{PodId, error::Fault};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -130,7 +130,7 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        OrderError::Refused { refusal, paid } => match refusal {
+        OrderError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
             Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -138,8 +138,6 @@ fn order_status(error: &OrderError) -> StatusCode {
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
-            Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
             Refusal::Runtime(error) => match error.fault() {
                 Fault::Image | Fault::Request => StatusCode::UNPROCESSABLE_ENTITY,
                 Fault::Capacity | Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

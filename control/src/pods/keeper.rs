@@ -231,7 +231,7 @@ impl Keeper {
         self.0.wanted(order)?;
         self.open().await?;
         for container in &order.spec.containers {
-            self.0.runtime.check_image(&container.image).await?;
+            self.0.runtime.check_container(container).await?;
         }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
