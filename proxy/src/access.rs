@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use codiusd_supervisor::{Running, Supervisor};
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use jiff::Timestamp;
@@ -158,7 +159,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn open(config: &AccessLog, dropped: IntCounter) -> io::Result<Log> {
+    pub(crate) fn open(config: &AccessLog, dropped: IntCounter, supervisor: &Supervisor) -> io::Result<Log> {
         let file = config.file.clone();
         let open = move || -> io::Result<Box<dyn Write + Send>> {
             match &file {
@@ -166,14 +167,21 @@ impl Log {
                 None => Ok(Box::new(io::stdout())),
             }
         };
-        Log::start(Box::new(open), config.format, config.sample, QUEUE, dropped)
+        Log::start(Box::new(open), config.format, config.sample, QUEUE, dropped, supervisor)
     }
 
-    fn start(mut open: Open, format: AccessFormat, sample: NonZeroU32, queue: usize, dropped: IntCounter) -> io::Result<Log> {
+    fn start(
+        mut open: Open,
+        format: AccessFormat,
+        sample: NonZeroU32,
+        queue: usize,
+        dropped: IntCounter,
+        supervisor: &Supervisor,
+    ) -> io::Result<Log> {
         let (sender, orders) = mpsc::sync_channel(queue);
         let (out, reopen) = (BufWriter::new(open()?), Arc::<AtomicBool>::default());
         let mut writer = Writer { open, out, format, failing: false, lost: dropped.clone(), reopen: Arc::clone(&reopen) };
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&orders))?;
+        let writer = supervisor.thread("access log", move |running| writer.run(&orders, running))?;
         Ok(Log { sender, reopen, dropped, sample: sample.get().into(), seen: AtomicU64::new(0), writer: Mutex::new(Some(writer)) })
     }
 
@@ -223,8 +231,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, orders: &Receiver<Order>) {
+    fn run(&mut self, orders: &Receiver<Order>, running: &Running) {
         while let Ok(first) = orders.recv() {
+            running.fault_point();
             let (mut next, mut ending, mut batch, mut written) = (Some(first), false, 0, Ok(()));
             // No longer than the queue is, so that a busy log is reopened, too.
             while let Some(order) = next.take() {
@@ -346,7 +355,7 @@ mod tests {
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let mut out = Some(Gated { here, go: gate, written: Arc::clone(&written) });
         let open = Box::new(move || Ok(Box::new(out.take().unwrap()) as Box<dyn Write + Send>));
-        let log = Log::start(open, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone()).unwrap();
+        let log = Log::start(open, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone(), &Supervisor::default()).unwrap();
         log.add(entry(b"lost"));
         stuck.recv().unwrap();
         for _ in 1..100 {
@@ -365,7 +374,15 @@ mod tests {
     #[test]
     fn one_in_so_many_is_taken() {
         let open = Box::new(|| Ok(Box::new(io::sink()) as Box<dyn Write + Send>));
-        let log = Log::start(open, AccessFormat::Text, NonZeroU32::new(3).unwrap(), 1, IntCounter::new("x", "x").unwrap()).unwrap();
+        let log = Log::start(
+            open,
+            AccessFormat::Text,
+            NonZeroU32::new(3).unwrap(),
+            1,
+            IntCounter::new("x", "x").unwrap(),
+            &Supervisor::default(),
+        )
+        .unwrap();
         assert_eq!([(); 7].map(|()| log.takes_next()), [true, false, false, true, false, false, true]);
     }
 }
