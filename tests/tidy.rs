@@ -126,7 +126,8 @@ fn production(text: &str) -> impl Iterator<Item = &str> {
     let lines: Vec<&str> = text.lines().collect();
     let opens_tests =
         |at: usize| lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'));
-    let count = (0..lines.len()).find(|at| opens_tests(*at)).unwrap_or(lines.len());
+    let all = lines.len();
+    let count = (0..all).find(|at| opens_tests(*at)).unwrap_or(all);
     lines.into_iter().take(count)
 }
 
