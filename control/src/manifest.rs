@@ -9,11 +9,13 @@
 //! | `canonical` | canonical JSON, byte for byte as JS clients make it |
 //! | `hash` | SHA-256 and base32 of that |
 //! | `lenient` | the same for what JS clients can read and no host runs |
+//! | `merge` | an upload made of `codius.json` and `codiusvars.json` |
 //! | `spec` | what the runtime is asked for |
 
 mod canonical;
 mod hash;
 mod lenient;
+mod merge;
 mod rules;
 mod spec;
 mod strict;
@@ -23,6 +25,7 @@ mod wire;
 use serde_json::Value;
 
 pub use hash::{BadHash, ManifestHash};
+pub use merge::{MergeError, MergedFile, merge};
 pub use rules::Rules;
 use vars::Secrets;
 use wire::Manifest;

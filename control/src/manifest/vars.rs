@@ -57,11 +57,16 @@ fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private, secre
                     return Err(fail(format!("could not interpolate private var. var=${name} isn't in private.vars")));
                 }
             };
-            let hashed = canonical::to_string(&json!({ "nonce": given.nonce, "value": given.value }));
-            if hex::encode(Sha256::digest(hashed.as_bytes())) != declared.value {
+            if private_hash(&given.nonce, &given.value) != declared.value {
                 return Err(fail(format!("private var does not match hash. var=${name} encoding=private:sha256")));
             }
             Ok(given.value.clone())
         }
     }
+}
+
+/// What stands in a manifest for a private value.
+pub(super) fn private_hash(nonce: &str, value: &str) -> String {
+    let hashed = canonical::to_string(&json!({ "nonce": nonce, "value": value }));
+    hex::encode(Sha256::digest(hashed.as_bytes()))
 }

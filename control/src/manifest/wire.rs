@@ -2,7 +2,7 @@
 //!
 //! What the document says of values beyond that (`pattern` and such) is for clients; `rules` checks it.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -105,6 +105,11 @@ impl fmt::Debug for PrivateVar {
 
 /// Reads the shape; an error names the path of the field.
 pub(super) fn read(value: &Value) -> Result<UploadBody, ManifestError> {
+    read_as(value)
+}
+
+/// The same for another shape.
+pub(super) fn read_as<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, ManifestError> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
         let field = if path == "." { "body" } else { &path };
@@ -117,15 +122,15 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
-/// An object of strings, in its order.
-fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
-    struct Pairs;
+/// An object, in its order.
+pub(super) fn pairs<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<(String, T)>, D::Error> {
+    struct Pairs<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for Pairs {
-        type Value = Vec<(String, String)>;
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Pairs<T> {
+        type Value = Vec<(String, T)>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object of strings")
+            f.write_str("an object")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -137,5 +142,5 @@ fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Stri
         }
     }
 
-    deserializer.deserialize_map(Pairs)
+    deserializer.deserialize_map(Pairs(PhantomData))
 }
