@@ -157,6 +157,8 @@ impl IntoResponse for ApiError {
             tracing::warn!(%status, error = &self as &dyn std::error::Error, "request refused");
         }
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
+            // Some messages are sentences, as the Node codiusd's were.
+            message.truncate(message.trim_end_matches('.').len());
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
         let failure = |message: &str| Failure {
