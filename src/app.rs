@@ -17,6 +17,7 @@ use std::{
 
 use codiusd_control::{
     api::{self, ApiConfig, Gate},
+    capacity::CapacityLedger,
     clock::SystemClock,
     house::House,
     orders::Orders,
@@ -124,7 +125,9 @@ impl App {
         let (asset, received_in) = watch::channel(None);
         let peers =
             Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
-        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?);
+        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config)?));
+        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in, capacity)?;
+        let desk = Arc::new(desk);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
@@ -132,14 +135,15 @@ impl App {
         let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
         let tariff = house.tariff();
-        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
+        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone()) };
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let mut tasks = chores(&interledger, asset, &desk, &keeper, &peers);
+        let mut tasks = chores(&interledger, asset, &desk, &keeper);
         let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
         let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
+        tasks.spawn(supervisor.service("peers", find_peers(peers.clone(), gate.clone())));
         let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
@@ -319,7 +323,7 @@ fn seen(
 }
 
 /// What goes on in the background, until dropped.
-fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper, peers: &Peers) -> JoinSet<()> {
+fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper) -> JoinSet<()> {
     let (mut tasks, supervisor) = (JoinSet::new(), keeper.supervisor());
     tasks.spawn(supervisor.service("asset", tell_asset(interledger.account(), asset)));
     tasks.spawn(supervisor.service("payment expiry", forget_payments(desk.clone())));
@@ -327,9 +331,13 @@ fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: 
     tasks.spawn(supervisor.service("pod expiry", async move { watched.watch_ends().await }));
     let watched = keeper.clone();
     tasks.spawn(supervisor.service("runtime watch", async move { watched.watch_runtime().await }));
-    let found = peers.clone();
-    tasks.spawn(supervisor.service("peers", async move { found.run().await }));
     tasks
+}
+
+/// Other hosts are told of this one, and asked, once it has passed its own test: who looks at it before finds it shut.
+async fn find_peers(peers: Peers, gate: Gate) {
+    gate.opened().await;
+    peers.run().await;
 }
 
 /// A host that has just started should be able to say a price.

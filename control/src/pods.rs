@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
+//! | `table` | the pods, and what each holds of the machine |
 //! | `shares` | what pods hold of the machine, and whether one more fits |
 //! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
 //! | `keeper` | the table of pods, and what may be asked of it |
@@ -27,6 +28,7 @@ mod recover;
 mod shares;
 mod start;
 mod state;
+mod table;
 mod watch;
 
 pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};

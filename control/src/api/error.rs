@@ -171,6 +171,8 @@ impl IntoResponse for ApiError {
         let mut message = self.to_string();
         self.log(status);
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
+            // Some messages are sentences, as the Node codiusd's were.
+            message.truncate(message.trim_end_matches('.').len());
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
         let failure = |message: &str| Failure {

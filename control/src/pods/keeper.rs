@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -25,10 +25,12 @@ use url::Url;
 
 use super::{
     metrics::PodMetrics,
-    shares::{Capacity, Resource, Room, Shares},
+    shares::{Resource, Room},
     state::{Decision, Entry, Order, Stage, decide, later},
+    table::Table,
 };
 use crate::{
+    capacity::CapacityLedger,
     clock::Clock,
     house::{Ban, House, HouseRows},
     pay::{CostPerMonth, Desk, NotPaid},
@@ -63,8 +65,6 @@ pub trait Routes: Debug + Send + Sync + 'static {
 pub struct KeeperConfig {
     /// Where visitors reach this host; pods are at `<hash>.` before its host name.
     pub public_uri: Url,
-    /// What all pods may hold together.
-    pub capacity: Capacity,
     /// What the operator has said so far.
     pub house: House,
     /// How often the runtime is asked which pods still run.
@@ -75,9 +75,9 @@ pub struct KeeperConfig {
 
 impl KeeperConfig {
     /// The usual rhythm, of a host whose operator has said nothing.
-    pub fn new(public_uri: Url, capacity: Capacity) -> Self {
+    pub fn new(public_uri: Url) -> Self {
         let house = House::new(HouseRows::default(), CostPerMonth::DEFAULT);
-        Self { public_uri, capacity, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+        Self { public_uri, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
     }
 }
 
@@ -146,7 +146,8 @@ pub struct PodView {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) table: StateLock<HashMap<PodId, Entry>>,
+    pub(super) table: StateLock<Table>,
+    pub(super) capacity: Arc<CapacityLedger>,
     pub(super) config: KeeperConfig,
     /// What the operator says now.
     pub(super) house: StateLock<House>,
@@ -156,10 +157,6 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: PodMetrics,
-    /// Memory the runtime holds for others than the pods of the table, in bytes, as of the last look.
-    pub(super) others_bytes: AtomicU64,
-    /// Disk that pods may still hold, in bytes, as of the last look.
-    pub(super) disk_bytes: AtomicU64,
     /// Whether the pods from before the start are still unknown.
     pub(super) recovering: AtomicBool,
     /// Wakes whoever waits for a change of the table.
@@ -181,13 +178,11 @@ impl Keeper {
         clock: Arc<dyn Clock>,
         metrics: PodMetrics,
     ) -> Self {
-        let (table, changed) = (StateLock::new("pods", store.supervisor(), HashMap::new()), watch::Sender::new(()));
-        let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
-        // Nothing fits on a disk that hasn't been measured.
-        let disk_bytes = AtomicU64::new(if config.capacity.disk.is_some() { 0 } else { u64::MAX });
+        let capacity = desk.capacity().clone();
+        let (table, changed) = (StateLock::new("pods", store.supervisor(), Table::new(capacity.clone())), watch::Sender::new(()));
         let house = StateLock::new("operator settings", store.supervisor(), config.house.clone());
-        let inner =
-            Inner { table, config, house, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
+        let recovering = AtomicBool::new(false);
+        let inner = Inner { table, capacity, config, house, runtime, routes, desk, store, clock, metrics, recovering, changed };
         Self(Arc::new(inner))
     }
 
@@ -222,7 +217,7 @@ impl Keeper {
 
     /// What pods hold of the machine.
     pub fn room(&self) -> Room {
-        self.0.room(&self.0.table(), None)
+        self.0.capacity.room(self.0.clock.now())
     }
 
     /// How many pods run.
@@ -244,7 +239,7 @@ impl Keeper {
         }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
-            Decision::Start { .. } => self.0.fits(&table, order),
+            Decision::Start { .. } => self.0.fits(order),
             Decision::Extend | Decision::Wait => Ok(()),
         }
     }
@@ -361,7 +356,7 @@ fn running<'a>(table: &'a HashMap<PodId, Entry>, id: &PodId) -> Result<(&'a Entr
 }
 
 impl Inner {
-    pub(super) fn table(&self) -> StateGuard<'_, HashMap<PodId, Entry>> {
+    pub(super) fn table(&self) -> StateGuard<'_, Table> {
         self.table.lock()
     }
 
@@ -383,30 +378,17 @@ impl Inner {
         if self.recovering.load(Ordering::Acquire) { Err(Refusal::Recovering) } else { Ok(()) }
     }
 
-    /// What is held by others than the pod `except`: by pods, and by payments that are on their way.
-    fn room(&self, table: &HashMap<PodId, Entry>, except: Option<&PodId>) -> Room {
-        let mut held = self.desk.held();
-        held.extend(table.iter().filter_map(|(id, entry)| Some((id.clone(), entry.holds()?))));
-        let others = Shares { memory_bytes: self.others_bytes.load(Ordering::Relaxed), ..Shares::default() };
-        let held = held.iter().filter(|(id, _)| Some(*id) != except).fold(others, |sum, (_, machine)| sum.and(machine));
-        let Capacity { memory_bytes, vcpus, .. } = self.config.capacity;
-        Room { max: Shares { memory_bytes, vcpus, disk_bytes: self.disk_bytes.load(Ordering::Relaxed) }, held }
-    }
-
-    pub(super) fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> Result<(), Refusal> {
-        match self.room(table, Some(&order.spec.id)).short_of(&order.spec.machine) {
-            Some(resource) => Err(Refusal::Full(resource)),
-            None => Ok(()),
-        }
+    /// Whether the pod has its place, or would get one now.
+    fn fits(&self, order: &Order) -> Result<(), Refusal> {
+        self.capacity.fits(&order.spec.id, &order.spec.machine, self.clock.now()).map_err(Refusal::Full)
     }
 
     /// Looks how much disk there is. What can't be said stays what it was.
     pub(super) async fn measure_disk(&self) {
-        let Some(disk) = self.config.capacity.disk.clone() else { return };
-        let measured = tokio::task::spawn_blocking(move || disk.measure()).await;
-        match measured.map_err(io::Error::other).flatten() {
-            Ok(bytes) => self.disk_bytes.store(bytes, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, "can't say how much disk is free"),
+        let capacity = self.capacity.clone();
+        let measured = tokio::task::spawn_blocking(move || capacity.measure_disk()).await;
+        if let Err(error) = measured.map_err(io::Error::other).flatten() {
+            tracing::warn!(%error, "can't say how much disk is free");
         }
     }
 

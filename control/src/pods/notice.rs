@@ -11,7 +11,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -72,7 +72,7 @@ impl Inner {
         if std::mem::take(&mut earlier.away) {
             tracing::info!("the runtime answers again");
         }
-        self.count_others(&found);
+        self.count(&found);
         let statuses: HashMap<&PodId, &PodStatus> = found.iter().map(|status| (&status.id, status)).collect();
         let still: HashSet<(PodId, u64)> = before.iter().map(|pod| (pod.id.clone(), pod.run.incarnation)).collect();
         earlier.missing.retain(|key, _| still.contains(key));
@@ -112,12 +112,10 @@ impl Inner {
         running.collect()
     }
 
-    /// Memory that isn't our pods' to give: others', and what pods hold that nobody here counts.
-    pub(super) fn count_others(&self, found: &[PodStatus]) {
-        let table = self.table();
-        let uncounted = found.iter().filter(|status| table.get(&status.id).is_none_or(|entry| entry.holds().is_none()));
-        let sum = uncounted.fold(self.runtime.foreign_memory_bytes(), |sum, status| sum.saturating_add(status.memory_bytes));
-        self.others_bytes.store(sum, Ordering::Relaxed);
+    /// What the runtime has takes memory, also where no pod of the table is known to hold it.
+    pub(super) fn count(&self, found: &[PodStatus]) {
+        let bytes = found.iter().map(|status| (status.id.clone(), status.memory_bytes)).collect();
+        self.capacity.looked(bytes, self.runtime.foreign_memory_bytes());
     }
 
     fn look_at_worn(self: &Arc<Self>, pod: &Before, earlier: &mut Earlier) {
@@ -145,14 +143,14 @@ impl Inner {
     fn renew(self: &Arc<Self>, pod: &Before, why: Renewal) {
         let (order, expires_at) = {
             let mut table = self.table();
-            let Some(entry) = table.get_mut(&pod.id) else { return };
-            let Stage::Running { run, expires_at } = entry.stage else { return };
+            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(&pod.id) else { return };
+            let order = order.clone();
             if run.incarnation != pod.run.incarnation {
                 return;
             }
             self.routes.withdraw(&pod.id, Gone::Restarting(self.clock.now()));
-            entry.stage = Stage::Reviving;
-            (entry.order.clone(), expires_at)
+            table.set_stage(&pod.id, Stage::Reviving);
+            (order, expires_at)
         };
         tracing::warn!(pod = %pod.id, reason = why.label(), "pod is started anew; its end stays as it was");
         self.metrics.renewed(why);
@@ -166,17 +164,17 @@ impl Inner {
         let permit = self.store.reserve().await?;
         let (durable, order, exited) = {
             let mut table = self.table();
-            let Some(entry) = table.get_mut(id) else { return Ok(()) };
-            let Stage::Running { run, expires_at } = entry.stage else { return Ok(()) };
+            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(id) else { return Ok(()) };
+            let order = order.clone();
             if run.incarnation != incarnation {
                 return Ok(());
             }
             self.routes.withdraw(id, Gone::Exited(self.clock.now()));
             let (seconds, forget_at) = self.what_is_left(expires_at);
             // The log of a debug pod is kept with it; of any other nothing is.
-            entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing };
+            table.set_stage(id, if order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing });
             let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });
-            (permit.send(vec![write]), entry.order.clone(), Stage::Exited { seconds, forget_at })
+            (permit.send(vec![write]), order, Stage::Exited { seconds, forget_at })
         };
         durable.await?;
         self.metrics.exited();
@@ -187,6 +185,8 @@ impl Inner {
             self.store.supervisor().spawn_job("removal of a pod", async move {
                 if let Err(error) = inner.runtime.stop(&id).await {
                     tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
+                } else {
+                    inner.capacity.cleared(&id);
                 }
                 inner.table().insert(id, Entry { order, stage: exited });
                 inner.announce();

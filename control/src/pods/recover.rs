@@ -69,7 +69,7 @@ impl Keeper {
             tracing::info!(pod = %id, ?repair, "pod from before the start");
             later.extend(self.repair(&id, Arc::new(record.order), repair).await?);
         }
-        self.0.count_others(found);
+        self.0.count(found);
         self.free_payments().await?;
         for work in later {
             self.supervisor().spawn_job("recovery of a pod", work);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use codiusd_control::{
+    capacity::CapacityLedger,
     clock::SystemClock,
     pay::{Asset, Desk},
     pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
@@ -70,14 +71,16 @@ impl Life {
         let (store, snapshot) = Store::open(&store_file(root)).expect("the store opens");
         let (asset_told, asset_known) = watch::channel(Some(asset()));
         let clock = SystemClock::shared();
-        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known).expect("the sums agree");
+        let capacity = Arc::new(CapacityLedger::new(Capacity::of_memory(64 << 30)));
+        let desk =
+            Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known, capacity).expect("the sums agree");
         let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
         let config = HyperdConfig { orphan_grace: Duration::from_millis(300), ..HyperdConfig::new(socket) };
         let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),
             retry_after: Duration::from_millis(60),
-            ..KeeperConfig::new("http://codius.example".parse().unwrap(), Capacity::of_memory(64 << 30))
+            ..KeeperConfig::new("http://codius.example".parse().unwrap())
         };
         let metrics = PodMetrics::register(&Registry::new()).unwrap();
         let keeper = Keeper::new(config, runtime, board.clone(), desk.clone(), store.clone(), clock, metrics);

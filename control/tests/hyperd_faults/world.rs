@@ -8,7 +8,7 @@ use codiusd_control::{
     pay::{Binding, DeskError, PayToken, Standing},
     pods::{Order, Refusal},
 };
-use codiusd_ilp::stream::ledger::{Credit, Ledger};
+use codiusd_ilp::stream::ledger::{Credit, Ledger, Slack};
 use codiusd_kit::hyperd::{self, Hyperd};
 use codiusd_runtime::PodId;
 use http::{Method, Request, header};
@@ -165,7 +165,7 @@ impl World {
         let standing = life.desk.present(&paid.token, paid.binding, paid.price, &asset(), None).await.expect("a new token");
         let Standing::Due { segment, .. } = standing else { panic!("a new token owes its price, but is {standing:?}") };
         let condition: [u8; 32] = std::array::from_fn(|_| self.random.byte());
-        let credit = Credit { segment: segment.clone(), condition, amount: paid.price, granularity: None };
+        let credit = Credit { segment: segment.clone(), condition, amount: paid.price, slack: Slack::None };
         self.life().desk.credit(credit).await.expect("it is credited");
         self.send(&paid, segment);
         self.paid.push(paid);
@@ -187,7 +187,7 @@ impl World {
                 timeout(PATIENCE, asked).await.expect("a request that is carried out comes to its end");
             match standing.expect("the token is known") {
                 Standing::Answered(_) => {}
-                Standing::Paid { segment } => {
+                Standing::Paid { segment, .. } => {
                     all_answered = false;
                     self.send(&paid, segment);
                 }
