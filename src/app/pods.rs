@@ -32,7 +32,12 @@ pub(super) async fn runtime(config: &Config, registry: &prometheus::Registry) ->
                     None
                 }
             };
-            let hyperd = HyperdConfig { registries: config.registries.clone(), guard, ..HyperdConfig::new(socket.clone()) };
+            let hyperd = HyperdConfig {
+                registries: config.registries.clone(),
+                guard,
+                logs: config.hyper_logs.clone(),
+                ..HyperdConfig::new(socket.clone())
+            };
             Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
         }
         RuntimeChoice::Embedded => {

@@ -132,9 +132,13 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, paid } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
-            Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::Changing(_)
+            | Refusal::Draining
+            | Refusal::Full(_)
+            | Refusal::Recovering
+            | Refusal::Stopped(_)
+            | Refusal::TakenDown(_)
+            | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
