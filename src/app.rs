@@ -135,7 +135,7 @@ impl App {
         let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
         let tariff = house.tariff();
-        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone()) };
+        let keeper = KeeperConfig { house, marks: snapshot.marks, ..KeeperConfig::new(public_uri.clone()) };
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;

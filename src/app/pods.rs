@@ -39,7 +39,12 @@ pub(super) async fn runtime(
                     None
                 }
             };
-            let hyperd = HyperdConfig { registries: config.registries.clone(), guard, ..HyperdConfig::new(socket.clone()) };
+            let hyperd = HyperdConfig {
+                registries: config.registries.clone(),
+                guard,
+                logs: config.hyper_logs.clone(),
+                ..HyperdConfig::new(socket.clone())
+            };
             Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
         }
         RuntimeChoice::Embedded => {

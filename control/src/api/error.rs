@@ -149,9 +149,13 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Address(_) | OrderError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
-            Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::Changing(_)
+            | Refusal::Draining
+            | Refusal::Full(_)
+            | Refusal::Recovering
+            | Refusal::Stopped(_)
+            | Refusal::TakenDown(_)
+            | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,

@@ -10,8 +10,8 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,10 +20,14 @@ use codiusd_runtime::{Capabilities, LogLines, PodId, Runtime, RuntimeError};
 use codiusd_supervisor::{StateGuard, StateLock, Supervisor};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinError};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinError,
+};
 use url::Url;
 
 use super::{
+    crashes::Marks,
     metrics::PodMetrics,
     shares::{Resource, Room},
     state::{Decision, Entry, Order, Stage, decide, later},
@@ -71,13 +75,15 @@ pub struct KeeperConfig {
     pub look_every: Duration,
     /// How long after something the runtime couldn't do it is tried again.
     pub retry_after: Duration,
+    /// What is known of the losses of pods.
+    pub marks: Vec<(PodId, Marks)>,
 }
 
 impl KeeperConfig {
     /// The usual rhythm, of a host whose operator has said nothing.
     pub fn new(public_uri: Url) -> Self {
         let house = House::new(HouseRows::default(), CostPerMonth::DEFAULT);
-        Self { public_uri, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+        Self { public_uri, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2), marks: Vec::new() }
     }
 }
 
@@ -127,6 +133,11 @@ pub enum Refusal {
     /// The pod's containers have exited.
     #[error("pod has stopped. manifestHash={0}")]
     Stopped(PodId),
+    /// The pod was stopped for good.
+    #[error(
+        "pod has taken down its virtual machine, or what runs all of them, too often. Its time left is kept for another upload. manifestHash={0}"
+    )]
+    TakenDown(PodId),
     /// Nothing can be made durable.
     #[error(transparent)]
     Store(#[from] StoreFailed),
@@ -157,6 +168,14 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: PodMetrics,
+    /// What is known of the losses of pods.
+    pub(super) marks: Mutex<HashMap<PodId, Marks>>,
+    /// The turn of those that are tried out alone.
+    pub(super) trials: Semaphore,
+    /// Who has it.
+    pub(super) on_trial: Mutex<Option<PodId>>,
+    /// The last run of the daemon that ended while a pod was being started; [`u64::MAX`]: none.
+    pub(super) fell_in_start: AtomicU64,
     /// Whether the pods from before the start are still unknown.
     pub(super) recovering: AtomicBool,
     /// Wakes whoever waits for a change of the table.
@@ -170,7 +189,7 @@ pub struct Keeper(pub(super) Arc<Inner>);
 impl Keeper {
     /// A keeper of no pods; [`Keeper::recover`] gives it those of the store.
     pub fn new(
-        config: KeeperConfig,
+        mut config: KeeperConfig,
         runtime: Arc<dyn Runtime>,
         routes: Arc<dyn Routes>,
         desk: Arc<Desk>,
@@ -181,8 +200,25 @@ impl Keeper {
         let capacity = desk.capacity().clone();
         let (table, changed) = (StateLock::new("pods", store.supervisor(), Table::new(capacity.clone())), watch::Sender::new(()));
         let house = StateLock::new("operator settings", store.supervisor(), config.house.clone());
-        let recovering = AtomicBool::new(false);
-        let inner = Inner { table, capacity, config, house, runtime, routes, desk, store, clock, metrics, recovering, changed };
+        let marks = Mutex::new(std::mem::take(&mut config.marks).into_iter().collect());
+        let inner = Inner {
+            table,
+            capacity,
+            config,
+            house,
+            runtime,
+            routes,
+            desk,
+            store,
+            clock,
+            metrics,
+            marks,
+            trials: Semaphore::new(1),
+            fell_in_start: AtomicU64::new(u64::MAX),
+            on_trial: Mutex::new(None),
+            recovering: AtomicBool::new(false),
+            changed,
+        };
         Self(Arc::new(inner))
     }
 
@@ -198,6 +234,11 @@ impl Keeper {
     pub async fn ready(&self) -> Result<(), Refusal> {
         self.0.runtime.ready().await?;
         self.0.known()
+    }
+
+    /// An error if what runs the pods can't be asked about them.
+    pub async fn reaches_runtime(&self) -> Result<(), RuntimeError> {
+        self.0.runtime.list().await.map(drop)
     }
 
     /// Whether what happens to pods can be made durable.
@@ -239,7 +280,7 @@ impl Keeper {
         }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
-            Decision::Start { .. } => self.0.fits(order),
+            Decision::Start { .. } => self.0.startable(order).and_then(|()| self.0.fits(order)),
             Decision::Extend | Decision::Wait => Ok(()),
         }
     }
@@ -314,7 +355,11 @@ impl Keeper {
     /// The pod, if it runs.
     pub fn running(&self, id: &PodId) -> Result<PodView, Refusal> {
         let table = self.0.table();
-        let (entry, expires_at) = running(&table, id)?;
+        let found = running(&table, id);
+        if matches!(found, Err(Refusal::Stopped(_))) && self.0.marks_of(id).end_new_starts() {
+            return Err(Refusal::TakenDown(id.clone()));
+        }
+        let (entry, expires_at) = found?;
         Ok(PodView { order: entry.order.clone(), receipt: self.receipt(id, expires_at) })
     }
 

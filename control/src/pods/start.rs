@@ -44,6 +44,7 @@ impl Inner {
         kept_seconds: u32,
         segment: &str,
     ) -> Result<Vec<Write>, Refusal> {
+        self.startable(order)?;
         let (id, machine) = (&order.spec.id, order.spec.machine);
         // From here on nobody else gets it.
         self.capacity.claim(id, machine, self.clock.now()).map_err(Refusal::Full)?;
@@ -59,6 +60,7 @@ impl Inner {
     /// Starts a pod that is `Starting`, and writes down how that went.
     pub(super) async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
         let id = &order.spec.id;
+        let daemon = self.daemon_now().await;
         match self.run(order).await {
             Ok(run) => {
                 self.answers(order, &run).await;
@@ -67,7 +69,10 @@ impl Inner {
             }
             Err(error) => {
                 tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod failed to start; its payment is kept");
+                // The payment isn't used: without a mark it could take the daemon down as often as it likes.
+                let marked = self.mark_failed_start(id, daemon).await;
                 self.give_back(id).await?;
+                marked?;
                 Err(error.into())
             }
         }

@@ -15,6 +15,7 @@ use codiusd_control::{
     pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
+use codiusd_kit::hyperd::Hyperd;
 use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
 use prometheus::Registry;
 use tokio::{runtime::Runtime, sync::watch};
@@ -66,7 +67,7 @@ pub(crate) fn store_file(root: &Path) -> PathBuf {
 
 impl Life {
     /// Starts on what the store holds, and takes over the pods.
-    pub(crate) async fn begin(root: &Path, socket: PathBuf) -> Self {
+    pub(crate) async fn begin(root: &Path, hyperd: &Hyperd) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (store, snapshot) = Store::open(&store_file(root)).expect("the store opens");
         let (asset_told, asset_known) = watch::channel(Some(asset()));
@@ -75,11 +76,12 @@ impl Life {
         let desk =
             Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known, capacity).expect("the sums agree");
         let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
-        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), ..HyperdConfig::new(socket) };
+        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), logs: hyperd.logs(), ..HyperdConfig::new(hyperd.socket()) };
         let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),
             retry_after: Duration::from_millis(60),
+            marks: snapshot.marks,
             ..KeeperConfig::new("http://codius.example".parse().unwrap())
         };
         let metrics = PodMetrics::register(&Registry::new()).unwrap();
