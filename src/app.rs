@@ -105,9 +105,7 @@ impl App {
         }
         let tls = tls(config)?;
         let certificates = tls.as_ref().map(|tls| tls.certificates.clone());
-        let run = prepare_root(&config.root)?;
-        let locks = (lock(&config.root)?, claim(config)?);
-        ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
+        let (run, locks) = take_root(config)?;
         let supervisor = Supervisor::default();
         let (store, snapshot) = Store::supervised(&config.root.join("codius.db"), supervisor.clone())?;
         let store_failed = store.failure();
@@ -126,8 +124,7 @@ impl App {
         let peers =
             Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
         let capacity = Arc::new(CapacityLedger::new(pods::capacity(config)?));
-        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in, capacity)?;
-        let desk = Arc::new(desk);
+        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in, capacity)?);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
@@ -147,18 +144,10 @@ impl App {
         let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
-        let (api_stop, stopped) = oneshot::channel();
-        // Sent or dropped: it is over.
-        let until = async { drop(stopped.await) };
         let draining = CancellationToken::new();
         let api_config =
             ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
-        let api = api::serve(listener, api_config, orders, peers, until);
-        let api = supervisor.spawn_service("control API", async {
-            if let Err(error) = api.await {
-                tracing::error!(%error, "the control API can't be served");
-            }
-        });
+        let (api, api_stop) = serve_api(&supervisor, listener, api_config, orders, peers);
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
         tasks.spawn(supervisor.job("self-test", tested::keep_trying(self_test)));
@@ -440,6 +429,32 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
 }
 
 /// The office's socket, in a directory only we may enter.
+/// Makes the host's directories, and keeps other hosts out of them while the locks are held.
+fn take_root(config: &Config) -> Result<(PathBuf, (File, Option<File>)), StartError> {
+    let run = prepare_root(&config.root)?;
+    let locks = (lock(&config.root)?, claim(config)?);
+    ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
+    Ok((run, locks))
+}
+
+/// Serves the control API until what is returned is sent or dropped.
+fn serve_api(
+    supervisor: &Supervisor,
+    listener: UnixListener,
+    config: ApiConfig,
+    orders: Orders,
+    peers: Peers,
+) -> (JoinHandle<()>, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let served = api::serve(listener, config, orders, peers, async { drop(stopped.await) });
+    let served = supervisor.spawn_service("control API", async {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the control API can't be served");
+        }
+    });
+    (served, stop)
+}
+
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fail =
         |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };

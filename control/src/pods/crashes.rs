@@ -197,7 +197,7 @@ mod tests {
         let mut random = 1_u64;
         let mut chance = move |of: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % of == 0
+            (random >> 33).is_multiple_of(of)
         };
         let now = Timestamp::UNIX_EPOCH;
         for case in 0..2000 {

@@ -170,7 +170,7 @@ impl Inner {
             // If the store has failed, the process ends.
             let is_culprit = started.is_err() && self.mark_failed_start(id, daemon).await.unwrap_or(true);
             match &started {
-                Err(error) if !is_culprit && !(is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
+                Err(error) if !(is_culprit || is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
                     time::sleep(self.config.retry_after * tries.min(RETRIES_SLOWER_UNTIL)).await;
                 }

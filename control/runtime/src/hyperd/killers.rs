@@ -132,8 +132,9 @@ mod tests {
     fn the_same_image_is_refused_and_no_other() {
         let text =
             |spec: &PodSpec| format!("finished with errors: map[{}__00: Create new container failed]", names::of_pod(&spec.id, "c1"));
-        // Images that ran before, those of the pod that ended its guest, whether hyperd names c1; who is refused after that.
-        let table: [(&[&str], &[&str], bool, &[&str]); 6] = [
+        /// Images that ran before, those of the pod that ended its guest, whether hyperd names c1; who is refused after that.
+        type Row = (&'static [&'static str], &'static [&'static str], bool, &'static [&'static str]);
+        let table: [Row; 6] = [
             (&[], &["x/bad@1"], false, &["a: x/bad@1", "b: other/name@1"]),
             (&["x/bad@1"], &["x/bad@1"], false, &["a: x/bad@1"]),
             (&[], &["x/fine@2", "x/bad@1"], false, &["a: x/fine@2 x/bad@1"]),
