@@ -71,8 +71,6 @@ const STORE_ENDS_WITHIN: Duration = Duration::from_secs(2);
 const PAYMENTS_SWEEP: Duration = Duration::from_secs(10);
 /// The embedded connector is `private.codius`.
 const CONNECTOR: &str = "codius";
-/// Worker threads of the front door, for plain HTTP and for TLS: the rest of the machine is the pods'.
-const EDGE_THREADS: usize = 2;
 
 /// A running host.
 #[derive(Debug)]
@@ -282,7 +280,7 @@ fn edge_config(
         inherited,
         proxy_protocol: config.proxy_protocol.clone(),
         control_socket,
-        threads: EDGE_THREADS,
+        threads: config.front_door_threads,
         tls,
         policy: pods::addresses(config),
         access_log: config.access_log.clone(),

@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    thread,
 };
 
 use codiusd_control::{
@@ -39,6 +40,8 @@ pub use source::Settings;
 /// Where the file is looked for if none is named.
 pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
 
+/// Threads of a kind, at most.
+const THREADS_MAX: usize = 1024;
 /// What a share of something is written as.
 const FRACTION: &str = "a decimal number above 0 and up to 1, such as 0.75";
 
@@ -210,6 +213,10 @@ pub struct Config {
     pub proxy_protocol: Vec<SocketAddr>,
     /// What the front door bears.
     pub front_door: FrontDoor,
+    /// Threads for plain HTTP, and as many for TLS.
+    pub front_door_threads: usize,
+    /// Threads for all else.
+    pub control_threads: usize,
     /// Where requests are logged; none: nowhere.
     pub access_log: Option<AccessLog>,
     /// What is logged.
@@ -286,6 +293,10 @@ impl Config {
             admin: admin(settings)?,
             public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
+            front_door_threads: settings.get("front_door_threads", "a number from 0 to 1024", parse_threads)?,
+            control_threads: settings.get("control_threads", "a number from 1 to 1024", |text| {
+                parse(text).filter(|threads| (1..=THREADS_MAX).contains(threads))
+            })?,
             access_log: access_log(settings)?,
             log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
             log_format: settings.get("log_format", "text or json", parse_log_format)?,
@@ -413,6 +424,14 @@ fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
 
 fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
+}
+
+/// 0 is half of the machine: the rest is the pods'.
+fn parse_threads(text: &str) -> Option<usize> {
+    match parse(text).filter(|threads| *threads <= THREADS_MAX)? {
+        0 => Some(thread::available_parallelism().map_or(2, |all| all.get().div_ceil(2).clamp(2, THREADS_MAX))),
+        threads => Some(threads),
+    }
 }
 
 fn parse_fraction(text: &str) -> Option<Factor> {

@@ -14,7 +14,7 @@ use codiusd_control::{
     store::Totals,
 };
 use prometheus::{
-    IntCounterVec, IntGaugeVec, Opts, Registry,
+    IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -40,6 +40,8 @@ pub struct HostFacts {
     pub totals: Vec<(Asset, Totals)>,
     /// How many other hosts are known.
     pub peers: usize,
+    /// Panics since the start.
+    pub panics: u64,
 }
 
 impl HostFacts {
@@ -56,6 +58,7 @@ impl HostFacts {
             disk: Disk::of(root),
             totals: orders.totals(),
             peers: peers.count(),
+            panics: codiusd_supervisor::panics(),
         }
     }
 }
@@ -96,6 +99,8 @@ enum Read {
     Build,
     /// One value.
     Gauge(fn(&HostFacts) -> Option<u64>),
+    /// One value that only grows.
+    Counter(fn(&HostFacts) -> u64),
     /// A sum for each asset; it only grows.
     Money(fn(&Totals) -> u64),
     /// Pods by what they do.
@@ -105,7 +110,7 @@ enum Read {
 /// Name, help, and where the values are.
 type Figure = (&'static str, &'static str, Read);
 
-static FIGURES: [Figure; 16] = [
+static FIGURES: [Figure; 17] = [
     ("codius_build_info", "Always 1, with the version of codiusd.", Read::Build),
     ("codius_cpus_held", "Virtual processors that pods hold.", Read::Gauge(|facts| Some(facts.room.held.vcpus))),
     ("codius_cpus_max", "Virtual processors that pods may hold.", Read::Gauge(|facts| limit(facts.room.max.vcpus))),
@@ -117,6 +122,7 @@ static FIGURES: [Figure; 16] = [
     ("codius_money_earned_units_total", "Spent on run time, in the smallest unit of the asset.", Read::Money(|sums| sums.earned)),
     ("codius_money_forfeited_units_total", "Credit that expired before anybody used it, in the same.", Read::Money(|sums| sums.forfeited)),
     ("codius_money_received_units_total", "Credited by payments, in the same.", Read::Money(|sums| sums.received)),
+    ("codius_panics_total", "Bugs of codiusd that ended a task or a request; the log has each.", Read::Counter(|facts| facts.panics)),
     ("codius_peers", "Other hosts that are known.", Read::Gauge(|facts| u64::try_from(facts.peers).ok())),
     ("codius_pods", "Pods by what they do.", Read::Pods),
     ("codius_start_time_seconds", "When this process was started, in seconds since 1970.", Read::Gauge(|facts| Some(facts.started))),
@@ -161,7 +167,7 @@ impl Read {
     fn labels(&self) -> &'static [&'static str] {
         match self {
             Self::Build => &["release"],
-            Self::Gauge(_) => &[],
+            Self::Gauge(_) | Self::Counter(_) => &[],
             Self::Money(_) => &["asset", "scale"],
             Self::Pods => &["state"],
         }
@@ -169,6 +175,11 @@ impl Read {
 
     /// Made for this one answer: what it is about may be gone at the next.
     fn family(&self, opts: Opts, facts: &HostFacts) -> Result<Vec<MetricFamily>, prometheus::Error> {
+        if let Self::Counter(read) = self {
+            let counter = IntCounter::with_opts(opts)?;
+            counter.inc_by(read(facts));
+            return Ok(counter.collect());
+        }
         if let Self::Money(sum) = self {
             let family = IntCounterVec::new(opts, self.labels())?;
             for (asset, sums) in &facts.totals {
@@ -181,7 +192,7 @@ impl Read {
         match self {
             Self::Build => set(&[env!("CARGO_PKG_VERSION")], 1),
             Self::Gauge(read) => drop(read(facts).map(|value| set(&[], value))),
-            Self::Money(_) => {}
+            Self::Money(_) | Self::Counter(_) => {}
             Self::Pods => facts.pods_by_state().into_iter().for_each(|(state, count)| set(&[state], count)),
         }
         Ok(family.collect())
@@ -224,6 +235,7 @@ mod tests {
             disk: None,
             totals: vec![xrp(9, u64::MAX), xrp(6, 7)],
             peers: 0,
+            panics: 3,
         };
         let registry = Registry::new();
         let money = facts.clone();
@@ -236,6 +248,7 @@ mod tests {
                 "codius_pods{state=\"running\"} 2",
                 "codius_pods{state=\"starting\"} 0",
                 "codius_money_earned_units_total{asset=\"XRP\",scale=\"6\"} 7",
+                "codius_panics_total 3",
                 "codius_store_up 0",
                 "codius_uplink_up 1",
                 "codius_memory_max_bytes 1073741824",

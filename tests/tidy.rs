@@ -76,6 +76,20 @@ const BANNED: &[(&str, &str)] = &[
     (concat!("#![al", "low("), "use #![expect(..., reason = \"...\")]"),
     (concat!("#[ig", "nore"), "a test runs or goes"),
 ];
+/// What starts a task or thread that nobody supervises.
+const UNSUPERVISED: &[&str] = &["tokio::spawn(", "task::spawn(", "thread::spawn(", "thread::Builder::new("];
+/// Files that start some all the same: how many, and who notices their end.
+const NOTICED: &[(&str, usize, &str)] = &[
+    ("control/ilp/src/btp/client.rs", 1, "who sends over the connection is told that it has ended"),
+    ("control/runtime/src/embedded.rs", 1, "the caller waits for it"),
+    ("control/runtime/src/embedded/launch.rs", 1, "waits for a child process and does nothing else"),
+    ("control/runtime/src/hyperd/client.rs", 1, "the request over the connection fails"),
+    ("control/runtime/src/hyperd/survey.rs", 2, "the next survey does it again"),
+    ("control/runtime/src/network/kernel.rs", 1, "the caller waits for it"),
+    ("control/src/store.rs", 1, "what it runs is a job of the supervisor"),
+    ("proxy/src/upstream.rs", 1, "the request over the connection fails"),
+    ("src/self_test.rs", 1, "the caller waits for it"),
+];
 /// First parts of paths in this repository, by which a path in a text is told from others.
 const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "supervisor", "tests"];
 const DOCUMENTS: &[&str] =
@@ -208,6 +222,24 @@ fn what_decides_has_no_clock_and_no_io() {
 }
 
 #[test]
+fn every_task_has_somebody_who_notices_its_end() {
+    let mut wrong = Vec::new();
+    for path in sources().into_iter().filter(|path| !path.starts_with("tests") && !path.starts_with("supervisor")) {
+        let name = path.to_string_lossy();
+        if name.contains("tests") || name.contains("/examples/") || name.starts_with("demo") {
+            continue;
+        }
+        let text = read(&root().join(&path));
+        let starts = production(&text).filter(|line| UNSUPERVISED.iter().any(|call| line.contains(call))).count();
+        let may = NOTICED.iter().find(|(file, ..)| *file == name).map_or(0, |(_, count, _)| *count);
+        if starts != may {
+            wrong.push(format!("{name} starts {starts} tasks or threads itself, where {may} may be"));
+        }
+    }
+    assert_none(&wrong, "tasks and threads are started by the supervisor, or stand in NOTICED with who notices their end");
+}
+
+#[test]
 fn nothing_unfinished_is_left() {
     let mut wrong = Vec::new();
     for path in sources() {
@@ -298,6 +330,7 @@ fn facts() -> HostFacts {
         disk: Some(Disk { size: 1, free: 1 }),
         totals: vec![(Asset { code: "XRP".to_owned(), scale: 9 }, Totals::default())],
         peers: 0,
+        panics: 0,
     }
 }
 
@@ -362,8 +395,9 @@ fn the_settings_file_that_is_shipped_has_every_default() {
 
     let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
     let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
+    let has_default = |setting: &str| keys::all().any(|key| key.default.is_some() && setting.starts_with(&format!("{} = ", key.name)));
     let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if setting.contains(" = ") && !setting.ends_with(" = ...") => format!("{setting}\n"),
+        Some(setting) if has_default(setting) => format!("{setting}\n"),
         _ => String::new(),
     });
     let directory = tempfile::tempdir().expect("make a directory");
@@ -377,8 +411,24 @@ fn the_settings_file_that_is_shipped_has_every_default() {
     assert_eq!(format!("{shipped:?}"), format!("{explicit:?}"));
 }
 
+#[test]
+fn settings_without_default_can_be_used_as_the_file_shows_them() {
+    let text = read(&root().join("deploy/codiusd.toml"));
+    let directory = tempfile::tempdir().expect("make a directory");
+    let file = directory.path().join("codiusd.toml");
+    let without: Vec<&Key> = keys::all().filter(|key| key.default.is_none()).collect();
+    assert!(!without.is_empty());
+    for key in without {
+        let line = text.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with(&format!("{} = ", key.name))));
+        fs::write(&file, line.unwrap_or_else(|| panic!("no {}", key.name))).expect("write the file");
+        let settings = Settings::read(Some(&file), [("CODIUS_DEV".to_owned(), "true".to_owned())]);
+        let settings = settings.unwrap_or_else(|error| panic!("{}: {error}", key.name));
+        Config::from_settings(&settings).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+    }
+}
+
 fn file_entry(key: &Key) -> String {
-    let value = key.default.map_or_else(|| "...".to_owned(), as_toml);
+    let value = key.default.or_else(|| key.example()).map_or_else(|| "...".to_owned(), as_toml);
     format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
 }
 

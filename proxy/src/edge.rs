@@ -49,6 +49,8 @@ use crate::route::RouteTable;
 use crate::tls::{self, Certificates, TlsConfig};
 use crate::upstream::{Address, Route};
 
+/// The name of the thread that has pingora's server.
+const EDGE: &str = "edge";
 /// The name of the accept loops.
 const LISTENERS: &str = "edge listeners";
 /// How long pingora's runtimes get to end once nothing is left in them, in seconds.
@@ -205,7 +207,7 @@ impl Prepared {
         let Prepared { edge, services, threads, supervisor } = self;
         let (end, ended) = oneshot::channel();
         let overseer = supervisor.clone();
-        let server = supervisor.thread("edge", move |_| run(services, threads, ended, &overseer)).map_err(StartError::Thread)?;
+        let server = supervisor.thread(EDGE, move |_| run(services, threads, ended, &overseer)).map_err(StartError::Thread)?;
         Ok(Edge { parts: edge, end, server })
     }
 }
@@ -328,9 +330,11 @@ fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>, s
         server.add_service(service);
     }
     let told = Arc::<AtomicBool>::default();
-    server.run(RunArgs { shutdown_signal: Box::new(Ended { channel: Mutex::new(ended), told: Arc::clone(&told) }) });
+    server.run(RunArgs {
+        shutdown_signal: Box::new(Ended { channel: Mutex::new(ended), told: Arc::clone(&told), supervisor: supervisor.clone() }),
+    });
     if !told.load(Ordering::Acquire) {
-        supervisor.fail("edge", Cause::Ended);
+        supervisor.fail(EDGE, Cause::Ended);
     }
 }
 
@@ -339,12 +343,17 @@ fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>, s
 struct Ended {
     channel: Mutex<oneshot::Receiver<()>>,
     told: Arc<AtomicBool>,
+    supervisor: Supervisor,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Ended {
     async fn recv(&self) -> ShutdownSignal {
-        let _gone = (&mut *self.channel.lock().await).await;
+        let mut channel = self.channel.lock().await;
+        tokio::select! {
+            () = self.supervisor.fault_point(EDGE) => {}
+            _gone = &mut *channel => {}
+        }
         self.told.store(true, Ordering::Release);
         ShutdownSignal::GracefulTerminate
     }

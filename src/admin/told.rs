@@ -56,7 +56,10 @@ async fn stopped(desk: &Desk, ids: Vec<PodId>, turn: OwnedSemaphorePermit) -> Re
     let stopping = |why: Option<String>| (StatusCode::ACCEPTED, Json(json!({ "stopping": ids, "reason": why }))).into_response();
     tokio::select! {
         biased;
-        _ = work => Json(json!({ "stopped": ids })).into_response(),
+        done = work => match done {
+            Ok(()) => Json(json!({ "stopped": ids })).into_response(),
+            Err(_panicked) => stopping(Some("a bug in codiusd has interrupted it: codiusd ends, and its next start says what runs".to_owned())),
+        },
         error = away(desk) => stopping(Some(format!("{error}; visitors reach them no more, and they are stopped when it is back"))),
         () = time::sleep(STOPPED_WITHIN) => stopping(None),
     }

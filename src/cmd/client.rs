@@ -8,9 +8,10 @@ use std::{
 };
 
 use clap::Args;
+use codiusd_control::manifest::{MergedFile, merge};
 use codiusd_ilp::btp::client::BtpUrl;
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{failure, manifest::read, parse_duration, usage};
@@ -18,8 +19,10 @@ use crate::client::{self, Deed, Host, Purse, Quote, Receipt, Spent};
 
 /// Longest line of a log that is waited for, in bytes; a longer one is shown in parts.
 const LOG_LINE_MAX: usize = 1024 * 1024;
-/// File names looked for in a directory.
-const MANIFEST_FILES: &[&str] = &["manifest.json", "codius.json"];
+/// What is looked for in a directory, in this order.
+const CODIUS_FILE: &str = "codius.json";
+const VARS_FILE: &str = "codiusvars.json";
+const MANIFEST_FILE: &str = "manifest.json";
 
 #[derive(Debug, Args)]
 struct PaidArgs {
@@ -42,10 +45,10 @@ struct PaidArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Pays through ILP_CREDENTIALS, or the connector (moneyd, codiusd in dev mode) at localhost:7768.\n\nExample:\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h"
+    after_help = "Pays through ILP_CREDENTIALS, or the connector (moneyd, codiusd in dev mode) at localhost:7768.\n\nA directory is taken as the codius CLI takes it: variables of codiusvars.json, if there is one, are put into the manifest of codius.json; private ones get a nonce each time, so each upload has a hash of its own. Images need a digest. Without codius.json it is manifest.json that is sent, as it is.\n\nExamples:\n  codiusd upload manifest.json --host https://codius.example.com --duration 1h\n  codiusd upload . --host https://codius.example.com --duration 1h"
 )]
 pub(super) struct UploadArgs {
-    /// A manifest, `{"manifest": ..., "private": ...}`, a directory with manifest.json or codius.json, or - for standard input
+    /// A manifest, `{"manifest": ..., "private": ...}`, - for standard input, or a directory with codius.json and codiusvars.json
     file: PathBuf,
     #[command(flatten)]
     paid: PaidArgs,
@@ -125,7 +128,7 @@ pub(super) fn logs(args: LogsArgs) -> ExitCode {
 }
 
 fn run(work: impl Future<Output = Result<(), Problem>>) -> ExitCode {
-    let runtime = match super::serve::office_runtime() {
+    let runtime = match super::serve::command_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };
@@ -173,7 +176,7 @@ fn show(receipt: &Receipt, as_json: bool) {
 fn credentials() -> Result<Option<BtpUrl>, Problem> {
     let Ok(text) = std::env::var("ILP_CREDENTIALS") else { return Ok(None) };
     let wrong = "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}";
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong)?;
+    let json: Value = serde_json::from_str(&text).map_err(|_| wrong)?;
     let server = json.get("server").and_then(|server| server.as_str()).and_then(|server| server.parse().ok());
     Ok(Some(server.ok_or(wrong)?))
 }
@@ -195,15 +198,35 @@ fn units(amount: u64, scale: u8) -> String {
 
 /// The upload a file or directory holds, as it is sent.
 fn body_of(path: &Path) -> Result<Vec<u8>, Problem> {
-    let path = if path.is_dir() {
-        let found = MANIFEST_FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
-        found.ok_or("holds neither manifest.json nor codius.json")?
-    } else {
-        path.to_owned()
+    let upload = if path.is_dir() { directory(path)? } else { whole(json_of(path)?) };
+    Ok(upload.to_string().into_bytes())
+}
+
+/// `{"manifest": ..., "private": ...}`, also of a bare manifest.
+fn whole(json: Value) -> Value {
+    if json.get("manifest").is_some() { json } else { json!({ "manifest": json }) }
+}
+
+fn directory(path: &Path) -> Result<Value, Problem> {
+    let in_it = |name: &str| Some(path.join(name)).filter(|file| file.exists());
+    let Some(codius) = in_it(CODIUS_FILE) else {
+        let manifest = in_it(MANIFEST_FILE).ok_or_else(|| format!("holds neither {CODIUS_FILE} nor {MANIFEST_FILE}; write one of them"))?;
+        return Ok(whole(json_of(&manifest).map_err(|problem| format!("{MANIFEST_FILE}: {problem}"))?));
     };
-    let json: serde_json::Value = serde_json::from_slice(&read(&path)?)?;
-    let body = if json.get("manifest").is_some() { json } else { json!({ "manifest": json }) };
-    Ok(body.to_string().into_bytes())
+    let codius = json_of(&codius).map_err(|problem| format!("{CODIUS_FILE}: {problem}"))?;
+    let vars = in_it(VARS_FILE).map(|vars| json_of(&vars)).transpose().map_err(|problem| format!("{VARS_FILE}: {problem}"))?;
+    let nonce = || format!("{:032x}", rand::random::<u128>());
+    Ok(merge(codius, vars.as_ref(), nonce).map_err(|error| {
+        let file = match error.file {
+            MergedFile::Codius => CODIUS_FILE,
+            MergedFile::Vars => VARS_FILE,
+        };
+        format!("{file}: {error}")
+    })?)
+}
+
+fn json_of(file: &Path) -> Result<Value, Problem> {
+    Ok(serde_json::from_slice(&read(file)?)?)
 }
 
 #[cfg(test)]
@@ -214,6 +237,39 @@ mod tests {
     fn amounts_are_shown_in_whole_units() {
         for (amount, scale, shown) in [(0, 9, "0"), (1, 9, "0.000000001"), (2_500_000_000, 9, "2.5"), (7, 0, "7"), (1230, 2, "12.3")] {
             assert_eq!(units(amount, scale), shown);
+        }
+    }
+
+    #[test]
+    fn a_directory_is_an_upload_or_an_error_that_names_the_file_and_the_key() {
+        let image = format!("nginx@sha256:{}", "a".repeat(64));
+        let manifest =
+            json!({ "name": "page", "version": "1.0.0", "containers": [{ "id": "web", "image": image, "environment": { "A": "$A" } }] });
+        let codius = json!({ "manifest": manifest }).to_string();
+        let vars = json!({ "vars": { "private": { "A": { "value": "hush" } } } }).to_string();
+        let (bare, wrong) = (json!({ "name": "bare" }).to_string(), json!({ "vars": { "private": { "A": "hush" } } }).to_string());
+        let table: [(&[(&str, &str)], &[&str]); 9] = [
+            (&[], &["neither codius.json nor manifest.json", "write one"]),
+            (&[("codius.json", "{")], &["codius.json: ", "line 1"]),
+            (&[("codius.json", &codius), ("codiusvars.json", "{")], &["codiusvars.json: ", "line 1"]),
+            (&[("codius.json", &codius), ("codiusvars.json", &wrong)], &["codiusvars.json: vars.private.A: ", "an object"]),
+            (&[("codius.json", &codius)], &["codius.json: manifest.containers[0].environment.A: ", "vars.private of codiusvars.json"]),
+            (&[("manifest.json", "[")], &["manifest.json: ", "line 1"]),
+            (&[("manifest.json", &bare)], &[]),
+            (&[("codius.json", &codius), ("codiusvars.json", &vars)], &[]),
+            (&[("codius.json", &codius), ("codiusvars.json", &vars), ("manifest.json", "[")], &[]),
+        ];
+        for (files, said) in table {
+            let directory = tempfile::tempdir().unwrap();
+            files.iter().for_each(|(name, text)| std::fs::write(directory.path().join(name), text).unwrap());
+            match body_of(directory.path()) {
+                Ok(body) => assert!(said.is_empty() && body.starts_with(b"{\"manifest\":{\"name\":"), "{files:?}"),
+                Err(problem) => {
+                    let problem = problem.to_string();
+                    assert!(!said.is_empty() && said.iter().all(|part| problem.contains(part)), "{files:?}: {problem}");
+                    assert!(!problem.contains("hush"), "{problem}");
+                }
+            }
         }
     }
 }

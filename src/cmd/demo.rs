@@ -64,7 +64,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         Err(error) => return usage(&error),
     };
     telemetry::start(&config);
-    let runtime = match office_runtime() {
+    let runtime = match office_runtime(config.control_threads) {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };

@@ -6,7 +6,7 @@ use clap::Args;
 use codiusd_runtime::network::Grade;
 use serde_json::json;
 
-use super::{ConfigArgs, failure, serve::office_runtime, usage};
+use super::{ConfigArgs, failure, serve::command_runtime, usage};
 use crate::doctor::{self, Finding};
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     };
     // Whoever runs us may have chosen a provider before; any will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match office_runtime() {
+    let runtime = match command_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };

@@ -148,7 +148,7 @@ fn run(
             Err(error) => return usage(&error),
         },
     };
-    let runtime = match super::serve::office_runtime() {
+    let runtime = match super::serve::command_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };

@@ -1,6 +1,9 @@
 //! `codiusd serve`: a host, until it is told to stop; told twice, it ends at once. SIGHUP has it read its certificates, and open its
 //! access log, again.
 
+#[cfg(debug_assertions)]
+mod faults;
+
 use std::process::ExitCode;
 
 use codiusd_proxy::Inherited;
@@ -30,7 +33,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Err(error) => return usage(&error),
     };
     telemetry::start(&config);
-    let runtime = match office_runtime() {
+    let runtime = match office_runtime(config.control_threads) {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };
@@ -65,6 +68,11 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
         Ok(hangup) => hangup,
         Err(error) => return failure(&error),
     };
+    #[cfg(debug_assertions)]
+    let faults = match faults::Faults::listen(&config.root) {
+        Ok(faults) => faults,
+        Err(error) => return failure(&error),
+    };
     let manager = Manager::of_this_process();
     manager.say(Phase::Starting).await;
     let app = match App::start(config, inherited).await {
@@ -81,6 +89,8 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
         async move { pulse.felt().await }
     });
     watch.spawn(supervisor.service("watchdog", watched));
+    #[cfg(debug_assertions)]
+    watch.spawn(faults.inject(supervisor.clone()));
     tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
     let code = loop {
         tokio::select! {
@@ -101,8 +111,13 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
 }
 
 /// The office's own runtime: a slow image download must not delay a request at the front door, which has threads of its own.
-pub(super) fn office_runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().thread_name("office").worker_threads(2).enable_all().build()
+pub(super) fn office_runtime(threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().thread_name("office").worker_threads(threads).enable_all().build()
+}
+
+/// The runtime of a command that asks a host.
+pub(super) fn command_runtime() -> std::io::Result<Runtime> {
+    office_runtime(2)
 }
 
 /// SIGTERM and Ctrl-C.

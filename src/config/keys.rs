@@ -226,6 +226,13 @@ pub const KEYS: &[Key] = &[
     key("access_log_format", &["CODIUS_ACCESS_LOG_FORMAT"], Some("text"), "text, or json: one object per line"),
     key("access_log_sample", &["CODIUS_ACCESS_LOG_SAMPLE"], Some("1"), "one request in so many is logged"),
     key(
+        "front_door_threads",
+        &["CODIUS_FRONT_DOOR_THREADS"],
+        Some("0"),
+        "threads for plain HTTP, and as many for TLS; 0: half of the machine's processors, but at least 2. The rest of the machine is the pods'",
+    ),
+    key("control_threads", &["CODIUS_CONTROL_THREADS"], Some("2"), "threads for all else: the API, payments, looking after pods"),
+    key(
         "bootstrap_peers",
         &["CODIUS_BOOTSTRAP_PEERS"],
         Some(""),
@@ -305,6 +312,29 @@ pub const KEYS: &[Key] = &[
     key("log_format", &["CODIUS_LOG_FORMAT"], Some("text"), "text, or json for machines that read logs: one object per line"),
     key("dev", &["CODIUS_DEV"], Some("false"), "development: defaults that need nothing else installed or running"),
 ];
+
+/// Values of the keys that have no default, as the settings file that is shipped shows them.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("public_uri", "https://codius.example.com"),
+    ("runtime", "embedded"),
+    ("registry_credentials", r#"{"ghcr.io":"user:password"}"#),
+    ("ilp", "uplink"),
+    ("ilp_credentials", r#"{"server":"btp+ws://:secret@localhost:7768"}"#),
+    ("access_log", "/var/log/codiusd/access.log"),
+    ("peers_ask_every", "5"),
+    ("peers_look_every", "86400"),
+    ("peers_retry_after", "60"),
+    ("self_test", "on"),
+    ("self_test_credentials", r#"{"server":"btp+ws://:another@localhost:7768"}"#),
+    ("self_test_image", "registry.example/demo@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+];
+
+impl Key {
+    /// What it may be set to, of a key without default.
+    pub fn example(&self) -> Option<&'static str> {
+        EXAMPLES.iter().find(|(name, _)| *name == self.name).map(|(_, value)| *value)
+    }
+}
 
 /// All settings.
 pub fn all() -> impl Iterator<Item = &'static Key> {

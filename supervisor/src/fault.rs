@@ -19,24 +19,21 @@ mod on_demand {
     use crate::Running;
 
     #[derive(Default)]
-    pub(crate) struct Faults(watch::Sender<Option<(&'static str, Fault)>>);
+    pub(crate) struct Faults(watch::Sender<Option<(String, Fault)>>);
 
     impl Faults {
-        pub(crate) fn inject(&self, name: &'static str, fault: Fault) -> bool {
-            self.0.send_replace(Some((name, fault)));
-            true
-        }
-    }
-
-    impl Running {
-        fn fault(&self) -> Option<Fault> {
-            self.supervisor.0.faults.0.borrow().filter(|(name, _)| *name == self.name).map(|(_, fault)| fault)
+        pub(crate) fn inject(&self, name: &str, fault: Fault) {
+            self.0.send_replace(Some((name.to_owned(), fault)));
         }
 
-        async fn injected(&self) -> Fault {
-            let mut faults = self.supervisor.0.faults.0.subscribe();
+        fn of(&self, name: &str) -> Option<Fault> {
+            self.0.borrow().as_ref().filter(|(wanted, _)| wanted == name).map(|(_, fault)| *fault)
+        }
+
+        pub(crate) async fn injected(&self, name: &str) -> Fault {
+            let mut faults = self.0.subscribe();
             loop {
-                if let Some(fault) = self.fault() {
+                if let Some(fault) = self.of(name) {
                     return fault;
                 }
                 if faults.changed().await.is_err() {
@@ -44,10 +41,13 @@ mod on_demand {
                 }
             }
         }
+    }
 
+    impl Running {
         pub(crate) async fn or_fault(&self, service: impl Future<Output = ()>) {
             tokio::select! {
-                fault = self.injected() => self.suffer(fault),
+                biased;
+                fault = self.supervisor.0.faults.injected(self.name) => suffer(self.name, fault),
                 () = service => {}
             }
         }
@@ -55,7 +55,8 @@ mod on_demand {
         pub(crate) async fn or_panic<T>(&self, job: impl Future<Output = T>) -> T {
             tokio::pin!(job);
             tokio::select! {
-                fault = self.injected() => self.suffer(fault),
+                biased;
+                fault = self.supervisor.0.faults.injected(self.name) => suffer(self.name, fault),
                 done = &mut job => return done,
             }
             job.await
@@ -63,14 +64,14 @@ mod on_demand {
 
         /// Where a thread can be made to panic.
         pub fn fault_point(&self) {
-            if let Some(fault) = self.fault() {
-                self.suffer(fault);
+            if let Some(fault) = self.supervisor.0.faults.of(self.name) {
+                suffer(self.name, fault);
             }
         }
+    }
 
-        fn suffer(&self, fault: Fault) {
-            assert!(fault == Fault::End, "a fault that was asked for, in {}", self.name);
-        }
+    pub(crate) fn suffer(name: &str, fault: Fault) {
+        assert!(fault == Fault::End, "a fault that was asked for, in {name}");
     }
 }
 
@@ -83,10 +84,14 @@ mod on_demand {
     pub(crate) struct Faults;
 
     impl Faults {
-        pub(crate) fn inject(&self, _name: &'static str, _fault: Fault) -> bool {
-            false
+        pub(crate) fn inject(&self, _name: &str, _fault: Fault) {}
+
+        pub(crate) async fn injected(&self, _name: &str) -> Fault {
+            std::future::pending().await
         }
     }
+
+    pub(crate) fn suffer(_name: &str, _fault: Fault) {}
 
     impl Running {
         pub(crate) async fn or_fault(&self, service: impl Future<Output = ()>) {
@@ -102,7 +107,7 @@ mod on_demand {
     }
 }
 
-pub(crate) use on_demand::Faults;
+pub(crate) use on_demand::{Faults, suffer};
 
 impl Running {
     /// The name it has.

@@ -182,10 +182,19 @@ impl Supervisor {
         self.0.names().keys().copied().collect()
     }
 
-    /// Ends the service of that name, as a bug in it would; only builds for development and tests can. False: there is none.
+    /// Ends the service of that name, as a bug in it would, now or as soon as one runs; only builds for development and tests can.
+    /// Whether one runs now.
     pub fn inject(&self, name: &str, fault: Fault) -> bool {
-        let known = self.running().into_iter().find(|running| *running == name);
-        known.is_some_and(|name| self.0.faults.inject(name, fault))
+        self.0.faults.inject(name, fault);
+        self.0.names().contains_key(name)
+    }
+
+    /// Where a thread that only waits can be made to panic: pending for ever otherwise.
+    pub async fn fault_point(&self, name: &str) {
+        loop {
+            fault::suffer(name, self.0.faults.injected(name).await);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Before anybody else sees that state.

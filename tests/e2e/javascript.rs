@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use codiusd_kit::{CodiusCli, Host, IlpFetch, Moneyd, StreamSender, Upload, payer::pay_token};
+use codiusd_control::manifest::{Rules, Upload as Checked, merge};
+use codiusd_kit::{CodiusCli, Host, IlpFetch, Moneyd, StreamSender, Upload, javascript::Generated, payer::pay_token};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -65,6 +66,65 @@ async fn the_codius_cli_works(host: &Host, cli: CodiusCli) {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(host.pod(&uploaded.hash, "/while-tailing").await.status, StatusCode::OK);
     tail.line("a new line of the pod's log", Duration::from_secs(10), line("/while-tailing")).await;
+}
+
+/// Pairs of a manifest's change and a `codiusvars.json`.
+fn files() -> Vec<(Value, Value)> {
+    let image = format!("nginx@sha256:{}", "a".repeat(64));
+    let manifest = |vars: Option<Value>, environment: Value| {
+        let container = json!({ "id": "web", "image": image, "environment": environment });
+        let mut manifest = json!({ "name": "page", "version": "1.0.0", "machine": "small", "port": "8080", "containers": [container] });
+        if let Some(vars) = vars {
+            manifest["vars"] = vars;
+        }
+        json!({ "manifest": manifest })
+    };
+    let vars = |public: Value, private: Value| json!({ "vars": { "public": public, "private": private } });
+    let known = |value: &str| json!({ "A": { "value": value } });
+    let (uses, plain) = (json!({ "A": "$A" }), json!({ "A": "plain" }));
+    let described = json!({ "A": { "value": "own", "description": "what it is for" } });
+    let odd = json!({ "Z9": { "value": "\u{e9}\u{1f600}\"\\\n\t\u{1}" }, "A_1": { "value": "" }, "b": { "value": "/ $ =" }, "10": { "value": "ten" } });
+    let uses_odd = json!({ "Z9": "$Z9", "A_1": "$A_1", "B": "$b" });
+    vec![
+        (manifest(None, json!({})), json!({ "vars": {} })),
+        (manifest(None, plain.clone()), vars(json!({}), json!({}))),
+        (manifest(Some(described.clone()), uses.clone()), json!({ "vars": {} })),
+        (manifest(Some(described.clone()), uses.clone()), vars(known("other"), json!({}))),
+        (manifest(None, uses.clone()), vars(described, json!({}))),
+        (manifest(None, uses.clone()), vars(json!({}), known("secret"))),
+        (manifest(None, uses.clone()), vars(known("seen"), known("secret"))),
+        (manifest(Some(known("own")), uses.clone()), vars(json!({}), known("secret"))),
+        (manifest(None, uses_odd.clone()), vars(odd.clone(), json!({}))),
+        (manifest(None, uses_odd), vars(json!({}), odd)),
+        // Refused by both.
+        (manifest(None, uses.clone()), json!({ "vars": {} })),
+        (manifest(None, uses.clone()), json!({})),
+        (manifest(None, uses.clone()), json!({ "vars": {}, "more": 1 })),
+        (manifest(None, uses.clone()), vars(json!({ "A": { "value": 1 } }), json!({}))),
+        (manifest(None, uses.clone()), vars(json!({}), json!({ "A": { "value": "x", "description": "x" } }))),
+        (manifest(Some(json!({ "A": { "description": "x" } })), uses), json!({ "vars": {} })),
+        (json!({ "manifest": { "name": "page" } }), json!({ "vars": {} })),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codius_json_and_codiusvars_json_become_the_upload_the_codius_cli_makes_of_them() {
+    let files = files();
+    let generated = Generated::from_files(&files).await;
+    assert_eq!(generated.len(), files.len());
+    for ((codius, vars), theirs) in files.into_iter().zip(generated) {
+        let case = format!("{codius} {vars}: {theirs:?}");
+        match (merge(codius, Some(&vars), || Generated::NONCE.to_owned()), theirs.upload) {
+            (Ok(ours), Some(upload)) => {
+                assert_eq!(ours, upload, "{case}");
+                let checked =
+                    Checked::parse(ours.to_string().as_bytes(), &Rules::default()).unwrap_or_else(|error| panic!("{case}: {error}"));
+                assert_eq!(Some(checked.hash().to_string()), theirs.hash, "{case}");
+            }
+            (Err(_), None) => {}
+            (ours, _) => panic!("ours is {ours:?}, {case}"),
+        }
+    }
 }
 
 /// What `seconds` cost, whatever runs.

@@ -10,6 +10,7 @@
 //! | `ending` | expiry, Ctrl-C, the demo |
 //! | `restart` | kill -9 with pods running and money on the way |
 //! | `schemathesis` | every answer held against the document of the API |
+//! | `supervision` | every background task, ended once |
 //! | `stopping` | drains, a restart under sockets that stay, a second signal |
 //! | `hyperd` | pods at hyperd: its restarts, its absence, the codius CLI |
 //! | `deploy` | what systemd is told; units, installation, DNS, and the operator's guide |
@@ -46,6 +47,7 @@ mod schemathesis;
 mod self_test;
 mod shares;
 mod stopping;
+mod supervision;
 mod tls;
 
 use codiusd_kit::{Host, HostBuilder};

@@ -83,13 +83,25 @@ pub fn merge(codius: Value, vars: Option<&Value>, nonce: impl FnMut() -> String)
         upload["private"] = private;
     }
     let read = wire::read(&upload).map_err(MergeError::codius)?;
-    vars::interpolate(&read.manifest, &read.private.unwrap_or_default(), Secrets::Needed).map_err(MergeError::codius)?;
+    let private = read.private.unwrap_or_default();
+    vars::interpolate(&read.manifest, &private, Secrets::Needed).map_err(|error| MergeError::codius(remedied(error)))?;
     Ok(upload)
 }
 
 fn read_vars(file: &Value) -> Result<Sections, MergeError> {
     let read = wire::read_as::<VarsFile>(file).map_err(|error| MergeError { file: MergedFile::Vars, error })?;
     Ok(read.vars)
+}
+
+/// Says where a variable goes that isn't there.
+fn remedied(error: ManifestError) -> ManifestError {
+    match error {
+        ManifestError::Unprocessable { field, problem } => {
+            let remedy = "put it here under manifest.vars, or under vars.public or vars.private of codiusvars.json";
+            ManifestError::Unprocessable { field, problem: format!("{problem}; {remedy}") }
+        }
+        other => other,
+    }
 }
 
 /// The manifest, and the private values beside it.

@@ -139,6 +139,33 @@ impl CodiusCli {
     }
 }
 
+/// What the codius CLI makes of a `codius.json` and a `codiusvars.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Generated {
+    /// What it uploads, unless it refuses the files. Every nonce is [`Generated::NONCE`].
+    pub upload: Option<Value>,
+    /// The manifest's hash.
+    pub hash: Option<String>,
+    /// Why it refuses them.
+    pub error: Option<String>,
+}
+
+impl Generated {
+    /// Instead of a random one.
+    pub const NONCE: &str = "abababababababababababababababab";
+
+    /// Of each pair of files.
+    pub async fn from_files(pairs: &[(Value, Value)]) -> Vec<Self> {
+        let home = new_home();
+        let mut command = node("writable-closed.js", "generate-manifests.js", home.path());
+        let output = Process::run("codius-manifest", command.arg(json!(pairs).to_string()), &home.path().join("log"), CLI_WITHIN).await;
+        let line = output.text.lines().rfind(|line| line.starts_with("{\"generated\":"));
+        let generated = line.and_then(|line| serde_json::from_str::<Value>(line).ok()).map(|mut json| json["generated"].take());
+        let generated = generated.and_then(|generated| serde_json::from_value(generated).ok());
+        generated.unwrap_or_else(|| panic!("codius-manifest has no result ({}): {}", output.status, output.text))
+    }
+}
+
 /// What the CLI's state file says of its only host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CliState {

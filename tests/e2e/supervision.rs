@@ -1,0 +1,190 @@
+//! Every supervised task, ended once: the log names it, the host isn't ready any more, the process ends with 1, pods run on, and the next
+//! start has them again.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use codiusd_kit::{Host, Payer, Upload, payer::pay_token, process::Signal, until, web};
+use http::{Method, Request, StatusCode, header};
+
+use crate::{host, tls::make_certificates};
+
+const WITHIN: Duration = Duration::from_secs(10);
+/// The parts of a drain have deadlines of their own.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What makes the task run, or notice.
+#[derive(Clone, Copy, Debug)]
+enum Trigger {
+    /// It runs anyway.
+    Runs,
+    Visit,
+    Upload,
+    Extension,
+    /// The operator stops another pod.
+    Stop,
+    /// The pod's processes are killed.
+    Crash,
+}
+
+/// Of a host with a pod.
+const TASKS: &[(&str, &str, Trigger)] = &[
+    ("end", "asset", Trigger::Runs),
+    ("end", "payment expiry", Trigger::Runs),
+    ("end", "pod expiry", Trigger::Runs),
+    ("panic", "runtime watch", Trigger::Runs),
+    ("panic", "peers", Trigger::Runs),
+    ("end", "control API", Trigger::Runs),
+    ("end", "watchdog", Trigger::Runs),
+    ("end", "admin listener", Trigger::Runs),
+    ("panic", "history", Trigger::Runs),
+    ("end", "connector", Trigger::Runs),
+    ("panic", "network guard", Trigger::Runs),
+    ("panic", "access log", Trigger::Visit),
+    ("panic", "database", Trigger::Runs),
+    ("panic", "idle upstream connections", Trigger::Runs),
+    ("panic", "edge listeners", Trigger::Runs),
+    ("panic", "edge", Trigger::Runs),
+    ("panic", "upload", Trigger::Upload),
+    ("panic", "extension", Trigger::Extension),
+    ("panic", "stop by the operator", Trigger::Stop),
+    ("panic", "removal of a pod", Trigger::Stop),
+    ("panic", "new start of a pod", Trigger::Crash),
+];
+/// Of a host with an uplink, certificates and a self-test.
+const OTHERS: &[(&str, &str)] = &[("end", "uplink"), ("panic", "certificates"), ("panic", "self-test")];
+/// Run while the host starts, before a signal can reach it: tests of `control/src/pods/recover.rs` end one of them.
+const AT_THE_START: &[&str] = &["recovery", "recovery of a pod", "stop of banned pods"];
+
+/// Asks for the fault, and waits until it has been taken.
+async fn inject(host: &mut Host, fault: &str, name: &str) {
+    let file = host.root().join("run/fault");
+    fs::write(&file, format!("{fault} {name}")).expect("ask for a fault");
+    host.running().signal(Signal::SIGUSR2);
+    until("the fault to be injected", WITHIN, async || (!file.exists()).then_some(())).await;
+}
+
+/// The process has ended as it should, and its log says why.
+async fn ends(host: &mut Host, fault: &str, name: &str) {
+    let cause = if fault == "end" { "ended" } else { "panicked" };
+    let edge = host.edge();
+    until(&format!("not to be ready without {name}"), ENDS_WITHIN, async || {
+        let answer = web::send(edge, web::get("localhost", "/readyz")).await;
+        answer.map_or(true, |answer| answer.status != StatusCode::OK).then_some(())
+    })
+    .await;
+    let status = host.running().exit(ENDS_WITHIN).await;
+    assert_eq!(status.code(), Some(1), "{name}: {status}");
+    let (log, line) = (host.running().log(), format!("{name} {cause}: codiusd can't go on, and ends; pods run on"));
+    assert!(log.contains(&line), "no {line:?} in {}", host.running().log_tail());
+}
+
+/// A request whose answer may never come.
+async fn ask(to: std::net::SocketAddr, request: http::request::Builder, body: &str) {
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(web::full(body.to_owned())).expect("a request");
+    drop(web::send(to, request).await);
+}
+
+/// A paid request: the fault comes after the payment.
+async fn paid(host: &mut Host, method: Method, target: &str, body: Option<&serde_json::Value>, (fault, name): (&str, &str)) {
+    let (payer, token) = (Payer::connect(host.ilp()).await, pay_token());
+    let first = host.api(method.clone(), target, body, Some(&token)).await;
+    payer.pay(first.header("pay").expect("a price"), u64::MAX).await.expect("pay");
+    inject(host, fault, name).await;
+    let request = Request::builder().method(method).uri(target).header(header::HOST, host.authority()).header("pay-token", token);
+    ask(host.edge(), request, &body.map(ToString::to_string).unwrap_or_default()).await;
+}
+
+async fn bring_about(host: &mut Host, pod: &str, trigger: Trigger, (fault, name): (&str, &str)) {
+    let other = Upload::of(host.image()).env("NAME", name);
+    match trigger {
+        Trigger::Runs => inject(host, fault, name).await,
+        Trigger::Visit => {
+            inject(host, fault, name).await;
+            drop(web::send(host.edge(), web::get("localhost", "/version")).await);
+        }
+        Trigger::Upload => paid(host, Method::POST, "/pods?duration=60", Some(other.json()), (fault, name)).await,
+        Trigger::Extension => paid(host, Method::PUT, &format!("/pods?manifestHash={pod}&duration=60"), None, (fault, name)).await,
+        Trigger::Stop => {
+            let payer = Payer::connect(host.ilp()).await;
+            let hash = payer.run_pod(host, &other, 600).await;
+            inject(host, fault, name).await;
+            let admin = host.admin();
+            let request = Request::post("/pods/stop").header(header::HOST, admin.to_string());
+            ask(admin, request, &format!(r#"{{"manifestHash":"{hash}"}}"#)).await;
+        }
+        Trigger::Crash => {
+            inject(host, fault, name).await;
+            host.traces().kill();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_that_ends_ends_the_process_and_no_pod() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let builder = host().keep_pods().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0");
+    let mut host = builder.set("CODIUS_ACCESS_LOG", files.path().join("access.log").display().to_string()).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    let pod = payer.run_pod(&host, &Upload::of(host.image()), 3600).await;
+    let processes = host.traces().processes;
+    for (fault, name, trigger) in TASKS {
+        bring_about(&mut host, &pod, *trigger, (fault, name)).await;
+        ends(&mut host, fault, name).await;
+        if !matches!(trigger, Trigger::Crash) {
+            assert!(host.traces().processes.is_superset(&processes), "{name}: the pod runs on");
+        }
+        host.start_again().await;
+        let served = async || (host.pod(&pod, "/").await.status == StatusCode::OK).then_some(());
+        until(&format!("the pod to be served again after {name}"), ENDS_WITHIN, served).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_task_that_ends_ends_the_process() {
+    let files = tempfile::tempdir().expect("make a directory");
+    let connector = host().without_pods().start().await;
+    let builder = host().without_pods().uplink(connector.ilp()).set("CODIUS_TLS_CERTS", make_certificates(files.path()));
+    let mut host = builder.set("CODIUS_TLS_LISTEN", "127.0.0.1:0").set("CODIUS_SELF_TEST", "on").start().await;
+    for (fault, name) in OTHERS {
+        inject(&mut host, fault, name).await;
+        ends(&mut host, fault, name).await;
+        host.start_again().await;
+    }
+}
+
+/// Names in the sources: what stands first behind a call of the supervisor, a constant or a text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let constant = |name: &str| {
+        let (_, rest) = text.split_once(&format!("const {name}: &str = \""))?;
+        rest.split_once('"').map(|(value, _)| value.to_owned())
+    };
+    let calls = [".service(", ".spawn_service(", ".job(", ".spawn_job(", ".thread("];
+    let first = |call: &str| {
+        let arguments =
+            text.match_indices(call).filter_map(move |(at, _)| text.get(at + call.len()..)?.split_once(',')).map(|(first, _)| first);
+        arguments.map(str::trim).collect::<Vec<_>>()
+    };
+    let name = |argument: &str| match argument.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"').map(str::to_owned),
+        None => constant(argument),
+    };
+    calls.into_iter().flat_map(first).filter_map(name).collect()
+}
+
+#[test]
+fn the_tables_have_every_supervised_task() {
+    let mut open = ["src", "control", "proxy/src"].map(|top| Path::new(env!("CARGO_MANIFEST_DIR")).join(top)).to_vec();
+    let mut found = BTreeSet::new();
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).expect("read a directory").map(|entry| entry.expect("read a directory")) {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.extend(names_in(&fs::read_to_string(path).expect("read a source file")));
+            }
+        }
+    }
+    let known = TASKS.iter().map(|(_, name, _)| *name).chain(OTHERS.iter().map(|(_, name)| *name)).chain(AT_THE_START.iter().copied());
+    assert_eq!(found, known.map(str::to_owned).collect());
+}
