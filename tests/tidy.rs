@@ -83,6 +83,7 @@ const NOTICED: &[(&str, usize, &str)] = &[
     ("control/ilp/src/btp/client.rs", 1, "who sends over the connection is told that it has ended"),
     ("control/runtime/src/embedded.rs", 1, "the caller waits for it"),
     ("control/runtime/src/embedded/launch.rs", 1, "waits for a child process and does nothing else"),
+    ("control/runtime/src/hyperd.rs", 1, "the caller waits for it"),
     ("control/runtime/src/hyperd/client.rs", 1, "the request over the connection fails"),
     ("control/runtime/src/hyperd/survey.rs", 2, "the next survey does it again"),
     ("control/runtime/src/network/kernel.rs", 1, "the caller waits for it"),

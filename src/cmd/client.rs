@@ -242,13 +242,14 @@ mod tests {
 
     #[test]
     fn a_directory_is_an_upload_or_an_error_that_names_the_file_and_the_key() {
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
         let image = format!("nginx@sha256:{}", "a".repeat(64));
         let manifest =
             json!({ "name": "page", "version": "1.0.0", "containers": [{ "id": "web", "image": image, "environment": { "A": "$A" } }] });
         let codius = json!({ "manifest": manifest }).to_string();
         let vars = json!({ "vars": { "private": { "A": { "value": "hush" } } } }).to_string();
         let (bare, wrong) = (json!({ "name": "bare" }).to_string(), json!({ "vars": { "private": { "A": "hush" } } }).to_string());
-        let table: [(&[(&str, &str)], &[&str]); 9] = [
+        let table: [Case<'_>; 9] = [
             (&[], &["neither codius.json nor manifest.json", "write one"]),
             (&[("codius.json", "{")], &["codius.json: ", "line 1"]),
             (&[("codius.json", &codius), ("codiusvars.json", "{")], &["codiusvars.json: ", "line 1"]),

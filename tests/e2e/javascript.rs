@@ -84,7 +84,7 @@ fn files() -> Vec<(Value, Value)> {
     let (uses, plain) = (json!({ "A": "$A" }), json!({ "A": "plain" }));
     let described = json!({ "A": { "value": "own", "description": "what it is for" } });
     let odd = json!({ "Z9": { "value": "\u{e9}\u{1f600}\"\\\n\t\u{1}" }, "A_1": { "value": "" }, "b": { "value": "/ $ =" }, "10": { "value": "ten" } });
-    let uses_odd = json!({ "Z9": "$Z9", "A_1": "$A_1", "B": "$b" });
+    let uses_odd = json!({ "Z9": "$Z9", "A_1": "$A_1", "B": "$b", "TEN": "$10" });
     vec![
         (manifest(None, json!({})), json!({ "vars": {} })),
         (manifest(None, plain.clone()), vars(json!({}), json!({}))),

@@ -80,7 +80,7 @@ async fn a_failed_upload_is_followed_by_its_request_id() {
     assert_eq!(refused.answer.header("x-request-id"), Some(&*id), "{told}");
     let logged = || fs::read_to_string(&access).unwrap_or_default().lines().find(|line| line.contains(&id)).map(str::to_owned);
     let line = until("the access log to have it", WITHIN, async || logged()).await;
-    assert!(line.contains("POST /pods") && line.contains(" 422 "), "{line}");
+    assert!(line.contains("POST control \"/pods\" 422 "), "{line}");
 
     let log = host.running().log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();

@@ -54,7 +54,7 @@ struct VarsFile {
 struct Public {
     value: String,
     /// For readers of the file.
-    #[serde(default, rename = "description")]
+    #[serde(default, rename = "description", deserialize_with = "wire::present")]
     _description: Option<String>,
 }
 
@@ -79,7 +79,7 @@ pub fn merge(codius: Value, vars: Option<&Value>, nonce: impl FnMut() -> String)
     let has_vars = manifest.get("vars").is_some();
     let mut upload = json!({ "manifest": manifest });
     // The Node codiusd refuses variables without it.
-    if let Some(private) = private.or(has_vars.then(|| json!({}))) {
+    if let Some(private) = private.or_else(|| has_vars.then(|| json!({}))) {
         upload["private"] = private;
     }
     let read = wire::read(&upload).map_err(MergeError::codius)?;

@@ -118,7 +118,7 @@ pub(super) fn read_as<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, 
 }
 
 /// A field that may be left out, but not be null.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 

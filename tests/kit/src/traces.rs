@@ -32,14 +32,6 @@ impl Traces {
         }
     }
 
-    /// Kills the processes.
-    pub fn kill(&self) {
-        for pid in &self.processes {
-            // An error means that it has ended with one before.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL);
-        }
-    }
-
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
