@@ -104,7 +104,7 @@ pub struct ContainerSpec {
     pub name: String,
     /// Image reference, `name@sha256:...`.
     pub image: String,
-    /// Replaces the image's entrypoint and command.
+    /// Replaces the image's command (Docker's CMD); its entrypoint stays.
     pub command: Option<Vec<String>>,
     /// Replaces the image's working directory.
     pub workdir: Option<String>,

@@ -130,7 +130,7 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
         OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        OrderError::Refused { refusal, paid } => match refusal {
+        OrderError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
             Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -138,10 +138,10 @@ fn order_status(error: &OrderError) -> StatusCode {
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
-            Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
+            Refusal::Runtime(RuntimeError::NoSuchPod(_)) => StatusCode::NOT_FOUND,
             Refusal::Runtime(error) => match error.fault() {
-                Fault::Image | Fault::Request => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Image => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Request => StatusCode::BAD_REQUEST,
                 Fault::Capacity | Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
                 Fault::Host => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -157,7 +157,8 @@ impl IntoResponse for ApiError {
             tracing::warn!(%status, error = &self as &dyn std::error::Error, "request refused");
         }
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
-            message += "; what was paid is kept: the same request with the same Pay-Token uses it";
+            let kept = "what was paid is kept: the same request with the same Pay-Token uses it";
+            message = format!("{}; {kept}", message.trim_end_matches('.'));
         }
         let failure = |message: &str| Failure {
             status_code: status.as_u16(),

@@ -161,7 +161,7 @@ impl Inner {
             tries += 1;
             let started = self.run(order).await;
             match &started {
-                Err(error) if !(is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
+                Err(error) if !(error.is_lasting() && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
                     time::sleep(self.config.retry_after * tries.min(RETRIES_SLOWER_UNTIL)).await;
                 }
@@ -201,11 +201,6 @@ impl Inner {
     async fn keep(&self, id: &PodId, pod: Pod) -> Result<(), StoreFailed> {
         self.store.reserve().await?.send(vec![Write::PodProgress(id.clone(), pod)]).await
     }
-}
-
-/// Whether it is the pod itself that can't be started. A registry that is away, or a daemon in trouble, passes.
-fn is_broken(error: &RuntimeError) -> bool {
-    matches!(error, RuntimeError::ImageRefused { .. } | RuntimeError::Start { .. })
 }
 
 #[cfg(test)]

@@ -153,5 +153,5 @@ pub(super) fn unavailable(image: &ImageRef, reason: &str, source: impl std::erro
 }
 
 pub(super) fn disk(operation: &str, source: std::io::Error) -> RuntimeError {
-    RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(source)) }
+    RuntimeError::of_io(operation, source)
 }

@@ -27,7 +27,7 @@ pub(crate) fn write(layouts: &Path, user: &str) -> String {
     let stored: Vec<_> = layers.iter().map(|tar| put("layer.v1.tar", tar)).collect();
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Entrypoint": ["/bin/busybox", "httpd", "-f", "-p", "8080"], "User": user },
+        "config": { "Cmd": ["/bin/busybox", "httpd", "-f", "-p", "8080"], "User": user },
         "rootfs": { "type": "layers", "diff_ids": stored.iter().map(|layer| &layer["digest"]).collect::<Vec<_>>() },
     });
     let config = put("config.v1+json", config.to_string().as_bytes());
