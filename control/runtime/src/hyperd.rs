@@ -154,7 +154,7 @@ impl Runtime for HyperdRuntime {
         let reference = ImageRef::parse(image)?;
         if reference.is_local() {
             let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
-            return Err(RuntimeError::ReferenceRefused { image: image.to_owned(), reason: reason.to_owned() });
+            return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
         }
         self.inner.registries.check(&reference)
     }
@@ -224,7 +224,7 @@ fn unavailable(operation: &str, error: HyperdError) -> RuntimeError {
 
 /// Runs to its end even if the caller doesn't wait.
 async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
-    task::spawn(work).await.unwrap_or_else(|panicked| {
+    task::spawn(tracing::Instrument::in_current_span(work)).await.unwrap_or_else(|panicked| {
         Err(RuntimeError::Unavailable { operation: "running its task".to_owned(), source: Some(Box::new(panicked)) })
     })
 }

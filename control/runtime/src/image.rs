@@ -12,15 +12,23 @@
 //! | `registry`, `address` | what strangers' registries may make this host do |
 //! | `layout` | OCI layouts: finding images in them, writing one |
 //! | `manifest` | the JSON of manifests and configs |
+//! | `platform` | which machines an image is for |
+//! | `decode` | the decoders by themselves, for the fuzzer |
+//! | `describe` | from a digest, through indexes, to one manifest and its config |
+//! | `inspect` | what can be said of an image before it is paid for, and how often registries are asked |
 //! | `store` | what has been unpacked, and unpacking what hasn't |
 //! | `layers`, `room` | who uses a layer, how much there may be, and what goes first |
 //! | `unpack` | one layer's tar into a directory, whatever it holds |
 //! | `process` | image config and pod spec together: what is run, as whom |
 
 mod address;
+pub mod decode;
+mod describe;
+mod inspect;
 mod layers;
 pub mod layout;
 mod manifest;
+mod platform;
 mod process;
 mod reference;
 mod registry;
@@ -33,7 +41,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 
-use crate::RuntimeError;
+use crate::{ContainerSpec, RuntimeError};
 
 pub use layers::LayerUse;
 pub use manifest::ImageSettings;
@@ -75,7 +83,7 @@ impl RegistryConfig {
     pub(crate) fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         let Name::Registry(reference) = image.name() else { return Ok(()) };
         let refusal = self.refusal(reference.registry(), reference.repository());
-        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ReferenceRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
+        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
     }
 
     /// Why images of this repository aren't run here, if they aren't.
@@ -154,6 +162,12 @@ impl Default for ImageLimits {
             disk_bytes_max: 40 * GIB,
         }
     }
+}
+
+/// Whether what an image says of itself and what is asked of it go together, as far as that shows without its layers: who its user
+/// is does not.
+pub(crate) fn check(settings: &ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    process_of(&settings, spec).map(drop)
 }
 
 /// An unpacked image.

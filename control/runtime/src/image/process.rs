@@ -8,6 +8,8 @@ use crate::{ContainerSpec, RuntimeError};
 
 /// What is searched for commands if the image doesn't say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Users and groups of a pod are below this.
+const IDS: u32 = 65_536;
 /// Most volumes of an image: each is a directory of the pod's disk.
 const VOLUMES_MAX: usize = 256;
 
@@ -51,8 +53,12 @@ pub fn process_of(settings: &ImageSettings, spec: &ContainerSpec) -> Result<Proc
     if volumes.len() > VOLUMES_MAX || volumes.iter().any(|path| path.contains('\0')) {
         return Err(refuse(format!("it has {} volumes; at most {VOLUMES_MAX}, with paths without NUL, are made", volumes.len())));
     }
+    let user = settings.user.clone().unwrap_or_default();
+    if let Some(fault) = user_fault(&user) {
+        return Err(refuse(fault));
+    }
     let env = environment(settings.env.as_deref(), &spec.env).map_err(refuse)?;
-    Ok(Process { args, env, cwd: clean(cwd), user: settings.user.clone().unwrap_or_default(), volumes })
+    Ok(Process { args, env, cwd: clean(cwd), user, volumes })
 }
 
 /// As Docker puts them together: the pod's command takes the place of the image's, its entrypoint stays.
@@ -63,6 +69,20 @@ fn args(settings: &ImageSettings, spec: &ContainerSpec) -> Vec<String> {
     let entrypoint = if entrypoint.len() == 1 && entrypoint[0].is_empty() { Vec::new() } else { entrypoint };
     let command = spec.command.as_ref().or(settings.cmd.as_ref());
     entrypoint.into_iter().chain(command.into_iter().flatten().cloned()).collect()
+}
+
+/// What is wrong with `user[:group]`, whomever its files name: a number is nobody else's.
+fn user_fault(user: &str) -> Option<String> {
+    let is_number = |half: &&str| {
+        let digits = half.strip_prefix(['+', '-']).unwrap_or(half);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let is_ours = |half: &str| half.parse::<i64>().is_ok_and(|number| (0..i64::from(IDS)).contains(&number));
+    if user.contains('\0') {
+        return Some("its user holds a NUL character".to_owned());
+    }
+    let beyond = user.split(':').take(2).filter(is_number).find(|half| !is_ours(half))?;
+    Some(format!("its user {user:?} has the number {beyond}, and those of a pod are 0 to {}", IDS - 1))
 }
 
 /// Absolute, and `.` and `..` taken for what they say, not for what links would make of them.

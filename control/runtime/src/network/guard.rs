@@ -11,10 +11,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
+use codiusd_supervisor::{Running, Supervisor};
 use prometheus::IntCounter;
 
 use super::{
@@ -48,8 +49,13 @@ struct State {
 }
 
 impl Guard {
-    /// Puts the policy in force, in one transaction, and looks after it. Blocks.
+    /// [Puts](Guard::supervised) the policy in force for a process that nobody supervises.
     pub fn install(policy: &Policy, restored: IntCounter) -> Result<Self, PolicyError> {
+        Self::supervised(policy, restored, &Supervisor::default())
+    }
+
+    /// Puts the policy in force, in one transaction, and looks after it. Blocks.
+    pub fn supervised(policy: &Policy, restored: IntCounter, supervisor: &Supervisor) -> Result<Self, PolicyError> {
         let claim = claim(&policy.links)?;
         let table = Table::from(policy);
         let failed = |source| PolicyError::Install { table: policy.table.clone(), source };
@@ -68,7 +74,8 @@ impl Guard {
         let state = Arc::new(state);
         let (stop, stopped) = channel();
         let looking = Arc::clone(&state);
-        let thread = thread::Builder::new().name("network-guard".to_owned()).spawn(move || looking.look_after(&stopped)).map_err(failed)?;
+        let look_after = move |running: &Running| looking.look_after(&stopped, running);
+        let thread = supervisor.thread("network guard", look_after).map_err(failed)?;
         Ok(Self { state, thread: Mutex::new(Some((stop, thread))), _claim: claim })
     }
 
@@ -121,9 +128,10 @@ fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
 }
 
 impl State {
-    fn look_after(&self, stopped: &Receiver<()>) {
+    fn look_after(&self, stopped: &Receiver<()>, running: &Running) {
         let mut seen = None;
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            running.fault_point();
             let table = self.look(&mut seen).map_err(|source| PolicyError::Install { table: self.table.name.clone(), source });
             let looked = table.and_then(|()| self.separate());
             if let Err(error) = &looked

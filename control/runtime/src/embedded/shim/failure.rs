@@ -80,7 +80,7 @@ fn fault_of(error: &(dyn Error + 'static)) -> Fault {
         let io = error.downcast_ref::<io::Error>().map(Fault::of_io);
         io.or_else(|| error.downcast_ref::<Errno>().map(|errno| Fault::of_io(&io::Error::from(*errno))))
     };
-    std::iter::successors(Some(error), |error| error.source()).filter_map(of_one).last().unwrap_or(Fault::Host)
+    std::iter::successors(Some(error), |error| (**error).source()).filter_map(of_one).last().unwrap_or(Fault::Host)
 }
 
 /// An error with all its sources.

@@ -31,7 +31,8 @@ impl Identity {
 
     /// Reads `user[:group]`: each a name, a number, or empty. The error says what the image lacks.
     pub(super) fn find(root: &Root, text: &str) -> Result<Self, String> {
-        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        let mut halves = text.split(':'); // what follows is nothing, as with Docker
+        let (user, group) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         let (user, group) = (Wanted::parse(user), Wanted::parse(group));
         let (passwd, group_file) = (Lines::read(root, "/etc/passwd")?, Lines::read(root, "/etc/group")?);
         let entry = passwd.rows().map(Entry::of).find(|entry| user.is(entry.name, entry.uid, 0));

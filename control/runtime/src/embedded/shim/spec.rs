@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{BENCH, Prepared, root::is_hosts_own};
+use super::{BENCH, Prepared, root::is_hosts_own, surroundings};
 use crate::embedded::{
     Defence,
     record::{ContainerOrder, Order},
@@ -51,7 +51,7 @@ pub(super) const ROOT_CAPABILITY_MASK: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 <<
 /// The configuration of `container`. Its variables aren't in it: its first process has them from us.
 pub(super) fn config(order: &Order, container: &ContainerOrder, prepared: &Prepared) -> Value {
     let who = &prepared.who;
-    let all_mounts = [mounts(order.bounds.shm_bytes), volumes(order, prepared)].concat();
+    let all_mounts = [mounts(order, container), volumes(order, prepared)].concat();
     let capabilities: &[&str] = if who.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
     json!({
         "ociVersion": "1.0.2",
@@ -108,12 +108,14 @@ fn volumes(order: &Order, prepared: &Prepared) -> Vec<Value> {
     volumes.map(bind).collect()
 }
 
-fn mounts(shm_bytes: u64) -> Vec<Value> {
-    let shm = format!("size={shm_bytes}");
+fn mounts(order: &Order, container: &ContainerOrder) -> Vec<Value> {
+    let shm = format!("size={}", order.bounds.shm_bytes);
+    let names = surroundings::names_of(container);
+    let access = if order.read_only { "ro" } else { "rw" };
     let name = |file: &str| {
         json!({
-            "destination": format!("/etc/{file}"), "type": "bind", "source": format!("{BENCH}/etc/{file}"),
-            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+            "destination": format!("/etc/{file}"), "type": "bind", "source": names.join(file),
+            "options": ["bind", access, "nosuid", "nodev", "noexec"],
         })
     };
     let mounts = json!([
@@ -126,6 +128,10 @@ fn mounts(shm_bytes: u64) -> Vec<Value> {
         { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", shm] },
         { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
         { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+        {
+            "destination": "/sys/fs/cgroup", "type": "bind", "source": surroundings::groups_of(container),
+            "options": ["rbind", "ro", "nosuid", "nodev", "noexec"],
+        },
         name("hostname"),
         name("hosts"),
         name("resolv.conf"),
