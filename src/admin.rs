@@ -148,8 +148,14 @@ fn router(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
+/// What the Node codiusd's documents call its admin listener, and what its tools ask for under that name. In DNS it is 127.0.0.1 as long as
+/// the owner of codius.org says so: a page of theirs could read what is asked for by that name. So it is only this, and never with an
+/// Origin, as whatever a page changes has.
+const NODE_NAME: &str = "local.codius.org";
+const NODE_PATHS: [&str; 4] = ["/getPods", "/getPodInfo", "/getAllUptime", "/config"];
+
 async fn only_from_here(request: Request, next: Next) -> Response {
-    if !is_from_here(request.headers()) {
+    if !is_from_here(request.uri().path(), request.headers()) {
         return AdminError::Foreign.into_response();
     }
     let mut response = next.run(request).await;
@@ -158,14 +164,18 @@ async fn only_from_here(request: Request, next: Next) -> Response {
 }
 
 /// Whether a request names this machine as its Host, and comes from no web page but our own.
-fn is_from_here(headers: &HeaderMap) -> bool {
+fn is_from_here(path: &str, headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
     let same_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
     // Our page is at the very host and port that it asks. Every other page, also one of another port of this machine, is foreign.
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let own_page = origins.all(|origin| origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host);
-    matches!(name, Some("localhost" | "127.0.0.1")) && own_page && same_site
+    match name {
+        Some("localhost" | "127.0.0.1") => own_page && same_site,
+        Some(NODE_NAME) => NODE_PATHS.contains(&path) && !headers.contains_key(header::ORIGIN) && !headers.contains_key("sec-fetch-site"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -173,9 +183,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_node_codiusds_name_is_for_its_tools_only() {
+        let from = |path: &str, pairs: &[(&'static str, &str)]| {
+            let headers = pairs.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap())).collect();
+            is_from_here(path, &headers)
+        };
+        for host in ["local.codius.org:3001", "local.codius.org"] {
+            for path in NODE_PATHS {
+                assert!(from(path, &[("host", host)]), "{path} at {host}");
+            }
+            for path in ["/", "/pods", "/pods/stop", "/status", "/metrics", "/getPods/", "/ban"] {
+                assert!(!from(path, &[("host", host)]), "{path} at {host}: the Node codiusd had no such thing");
+            }
+            for (name, value) in
+                [("origin", format!("http://{host}")), ("origin", "null".to_owned()), ("sec-fetch-site", "none".to_owned())]
+            {
+                assert!(!from("/config", &[("host", host), (name, &value)]), "{name}: {value}");
+            }
+        }
+        for host in ["codius.org:3001", "x.local.codius.org:3001", "local.codius.org.evil.example", "local.codius.org@evil.example:80"] {
+            assert!(!from("/getPods", &[("host", host)]), "{host}");
+        }
+    }
+
+    #[test]
     fn web_pages_are_told_from_operators() {
         let from = |pairs: &[(&'static str, &str)]| {
-            is_from_here(&pairs.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap())).collect())
+            is_from_here(
+                "/pods",
+                &pairs.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap())).collect(),
+            )
         };
         assert!(from(&[("host", "localhost:3001")]));
         assert!(from(&[("host", "127.0.0.1")]));

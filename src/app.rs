@@ -17,6 +17,7 @@ use std::{
 
 use codiusd_control::{
     api::{self, ApiConfig, Gate},
+    capacity::CapacityLedger,
     clock::SystemClock,
     house::House,
     orders::Orders,
@@ -104,9 +105,7 @@ impl App {
         }
         let tls = tls(config)?;
         let certificates = tls.as_ref().map(|tls| tls.certificates.clone());
-        let run = prepare_root(&config.root)?;
-        let locks = (lock(&config.root)?, claim(config)?);
-        ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
+        let (run, locks) = take_root(config)?;
         let supervisor = Supervisor::default();
         let (store, snapshot) = Store::supervised(&config.root.join("codius.db"), supervisor.clone())?;
         let store_failed = store.failure();
@@ -124,7 +123,8 @@ impl App {
         let (asset, received_in) = watch::channel(None);
         let peers =
             Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
-        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?);
+        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config)?));
+        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in, capacity)?);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
         let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
@@ -132,29 +132,22 @@ impl App {
         let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
         let tariff = house.tariff();
-        let keeper = KeeperConfig { house, ..KeeperConfig::new(public_uri.clone(), pods::capacity(config)?) };
+        let keeper = KeeperConfig { house, marks: snapshot.marks, ..KeeperConfig::new(public_uri.clone()) };
         let keeper =
             Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
-        let mut tasks = chores(&interledger, asset, &desk, &keeper, &peers);
+        let mut tasks = chores(&interledger, asset, &desk, &keeper);
         let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
         let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
+        tasks.spawn(supervisor.service("peers", find_peers(peers.clone(), gate.clone())));
         let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
-        let (api_stop, stopped) = oneshot::channel();
-        // Sent or dropped: it is over.
-        let until = async { drop(stopped.await) };
         let draining = CancellationToken::new();
         let api_config =
             ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
-        let api = api::serve(listener, api_config, orders, peers, until);
-        let api = supervisor.spawn_service("control API", async {
-            if let Err(error) = api.await {
-                tracing::error!(%error, "the control API can't be served");
-            }
-        });
+        let (api, api_stop) = serve_api(&supervisor, listener, api_config, orders, peers);
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
         tasks.spawn(supervisor.job("self-test", tested::keep_trying(self_test)));
@@ -319,7 +312,7 @@ fn seen(
 }
 
 /// What goes on in the background, until dropped.
-fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper, peers: &Peers) -> JoinSet<()> {
+fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper) -> JoinSet<()> {
     let (mut tasks, supervisor) = (JoinSet::new(), keeper.supervisor());
     tasks.spawn(supervisor.service("asset", tell_asset(interledger.account(), asset)));
     tasks.spawn(supervisor.service("payment expiry", forget_payments(desk.clone())));
@@ -327,9 +320,13 @@ fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: 
     tasks.spawn(supervisor.service("pod expiry", async move { watched.watch_ends().await }));
     let watched = keeper.clone();
     tasks.spawn(supervisor.service("runtime watch", async move { watched.watch_runtime().await }));
-    let found = peers.clone();
-    tasks.spawn(supervisor.service("peers", async move { found.run().await }));
     tasks
+}
+
+/// Other hosts are told of this one, and asked, once it has passed its own test: who looks at it before finds it shut.
+async fn find_peers(peers: Peers, gate: Gate) {
+    gate.opened().await;
+    peers.run().await;
 }
 
 /// A host that has just started should be able to say a price.
@@ -432,6 +429,32 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
 }
 
 /// The office's socket, in a directory only we may enter.
+/// Makes the host's directories, and keeps other hosts out of them while the locks are held.
+fn take_root(config: &Config) -> Result<(PathBuf, (File, Option<File>)), StartError> {
+    let run = prepare_root(&config.root)?;
+    let locks = (lock(&config.root)?, claim(config)?);
+    ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
+    Ok((run, locks))
+}
+
+/// Serves the control API until what is returned is sent or dropped.
+fn serve_api(
+    supervisor: &Supervisor,
+    listener: UnixListener,
+    config: ApiConfig,
+    orders: Orders,
+    peers: Peers,
+) -> (JoinHandle<()>, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let served = api::serve(listener, config, orders, peers, async { drop(stopped.await) });
+    let served = supervisor.spawn_service("control API", async {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the control API can't be served");
+        }
+    });
+    (served, stop)
+}
+
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fail =
         |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };

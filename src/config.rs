@@ -182,6 +182,8 @@ pub struct Config {
     pub network: NetworkRules,
     /// The bridge hyperd's pods are on, which gets the network policy; empty: it gets none.
     pub hyper_bridge: String,
+    /// Where hyperd keeps a folder for each pod's log.
+    pub hyper_logs: PathBuf,
     /// Whether pods can't write to their file systems.
     pub pod_read_only: bool,
     /// Addresses of pods.
@@ -272,6 +274,7 @@ impl Config {
             pod_disk: settings.get("pod_disk", "own or memory", pods::parse_pod_disk)?,
             network: pods::network(settings)?,
             hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or none", pods::parse_bridge)?,
+            hyper_logs: settings.get("hyper_logs", "an absolute path", parse_path)?,
             pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
             self_test,

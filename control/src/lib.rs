@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `manifest` | untrusted bytes -> manifest, hash, what to run |
 //! | `pay` | price, payments, what each may still be used for |
+//! | `capacity` | who has which part of the machine |
 //! | `pods` | a pod's life: start, extension, expiry, exit, recovery |
 //! | `orders` | a paid request, from its Pay-Token to its receipt |
 //! | `peers` | other hosts |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod capacity;
 pub mod clock;
 pub mod factor;
 pub mod house;

@@ -185,13 +185,13 @@ impl Orders {
                 }
                 // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
                 Standing::InProgress => return Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
-                Standing::Paid { segment } => {
+                Standing::Paid { segment, received } => {
                     paid_with(&segment);
                     if quote.price == 0 {
                         // Nobody was asked for money, so nothing was looked at before.
                         self.check(&deed).await.map_err(|refusal| OrderError::Refused { refusal, paid: false })?;
                     }
-                    match self.act(deed.clone(), seconds.get(), segment).await {
+                    match self.act(deed.clone(), seconds.get(), segment, received > 0).await {
                         // A copy of the request was faster between the two looks at the payment: its answer is ours, too.
                         Err(OrderError::Refused { refusal: Refusal::NotPaid(_), .. }) => {}
                         outcome => return outcome,
@@ -230,7 +230,7 @@ impl Orders {
     }
 
     /// Uses the payment. The keeper goes on with it when a client hangs up.
-    async fn act(&self, deed: Deed, seconds: u32, segment: String) -> Result<Receipt, OrderError> {
+    async fn act(&self, deed: Deed, seconds: u32, segment: String, paid: bool) -> Result<Receipt, OrderError> {
         let keeper = &self.keeper;
         let soon = match &deed {
             Deed::Extend(id) => self.keeper.provisional(id, seconds),
@@ -243,7 +243,7 @@ impl Orders {
             }
         };
         match time::timeout(ANSWER_WITHIN, work).await {
-            Ok(done) => done.map_err(|refusal| OrderError::Refused { refusal, paid: true }),
+            Ok(done) => done.map_err(|refusal| OrderError::Refused { refusal, paid }),
             Err(_still_starting) => Ok(soon),
         }
     }

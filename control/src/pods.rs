@@ -3,6 +3,9 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
+//! | `table` | the pods, and what each holds of the machine |
+//! | `crashes` | who takes its machine or the daemon down (pure) |
+//! | `lost` | what is done about that |
 //! | `shares` | what pods hold of the machine, and whether one more fits |
 //! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
 //! | `keeper` | the table of pods, and what may be asked of it |
@@ -15,10 +18,12 @@
 //! | `recover` | carrying out the reconciliation |
 //! | `kit` | a keeper for tests, and what it says to visitors |
 
+mod crashes;
 mod keeper;
 #[cfg(test)]
 mod kit;
 mod listen;
+mod lost;
 mod metrics;
 mod notice;
 mod operator;
@@ -27,8 +32,10 @@ mod recover;
 mod shares;
 mod start;
 mod state;
+mod table;
 mod watch;
 
+pub use crashes::Marks;
 pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
 pub use metrics::PodMetrics;
 pub use operator::{BanError, Doing, PodFacts};

@@ -107,7 +107,7 @@ pub use edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
 pub use gone::Gone;
 pub use limits::Limits;
 pub use listen::{Inherited, ListenError};
-pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy, refuses_port};
+pub use policy::{Network, ParseNetworkError, PodNetworks, Policy, UpstreamPolicy, refuses_port};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
 pub use tls::{CertificateError, CertificateFiles, Certificates, KeyKind, TlsConfig};
 pub use traffic::PodTraffic;

@@ -83,6 +83,12 @@ pub struct Network {
 pub struct ParseNetworkError;
 
 impl Network {
+    /// The addresses whose first `prefix` bits are those of `address`; an error if it has fewer.
+    pub fn new(address: IpAddr, prefix: u8) -> Result<Self, ParseNetworkError> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > longest { Err(ParseNetworkError) } else { Ok(Network { address, prefix }) }
+    }
+
     /// Whether the address is in it; an IPv4 address that is written as IPv6 is the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -101,7 +107,7 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| ParseNetworkError)?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.map_or(Ok(longest), |prefix| prefix.parse().map_err(|_| ParseNetworkError))?;
-        if prefix > longest { Err(ParseNetworkError) } else { Ok(Network { address, prefix }) }
+        Network::new(address, prefix)
     }
 }
 
@@ -116,8 +122,26 @@ impl fmt::Display for Network {
 pub enum UpstreamPolicy {
     /// Anywhere: for tests, whose pods are on loopback.
     Any,
-    /// At an address that is nobody else's, in one of these networks if any are named; not at a port on the list of refused ones.
-    Pods(Vec<Network>),
+    /// At an address that is nobody else's, and where the runtime's pods are; not at a port on the list of refused ones.
+    Pods(PodNetworks),
+}
+
+/// Where a runtime puts its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodNetworks {
+    /// Not known here.
+    Unrestricted,
+    /// In one of these; nowhere, if there are none.
+    Only(Vec<Network>),
+}
+
+impl PodNetworks {
+    fn include(&self, address: IpAddr) -> bool {
+        match self {
+            PodNetworks::Unrestricted => true,
+            PodNetworks::Only(networks) => includes(networks, address),
+        }
+    }
 }
 
 /// Why a pod is not connected to.
@@ -144,7 +168,7 @@ impl UpstreamPolicy {
         if is_special(address) {
             return Err(Unwanted::Special);
         }
-        if !networks.is_empty() && !includes(networks, address) {
+        if !networks.include(address) {
             return Err(Unwanted::Foreign);
         }
         if is_own(address) { Err(Unwanted::Own) } else { Ok(()) }
@@ -206,7 +230,7 @@ mod tests {
     #[test]
     fn pods_are_only_where_pods_are() {
         let own: IpAddr = "10.200.0.1".parse().unwrap();
-        let policy = UpstreamPolicy::Pods(vec![network("10.200.0.0/16"), network("fd00::/8")]);
+        let policy = UpstreamPolicy::Pods(PodNetworks::Only(vec![network("10.200.0.0/16"), network("fd00::/8")]));
         let table = [
             ("10.200.0.2:80", Ok(())),
             ("10.200.255.255:65535", Ok(())),
@@ -240,9 +264,11 @@ mod tests {
             assert_eq!(policy.check(pod, |address| address == own), expected, "{pod}");
             assert_eq!(UpstreamPolicy::Any.check(pod, |_| true), Ok(()), "{pod}");
         }
-        let anywhere = UpstreamPolicy::Pods(Vec::new());
+        let anywhere = UpstreamPolicy::Pods(PodNetworks::Unrestricted);
         assert_eq!(anywhere.check("192.0.2.1:80".parse().unwrap(), |_| false), Ok(()));
         assert_eq!(anywhere.check("127.0.0.1:80".parse().unwrap(), |_| false), Err(Unwanted::Special));
+        let nowhere = UpstreamPolicy::Pods(PodNetworks::Only(Vec::new()));
+        assert_eq!(nowhere.check("192.0.2.1:80".parse().unwrap(), |_| false), Err(Unwanted::Foreign), "an empty list isn't every network");
     }
 
     #[test]

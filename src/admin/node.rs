@@ -53,7 +53,7 @@ pub(super) async fn pod(State(desk): State<Arc<Desk>>, Query(Which { id }): Quer
         "running": facts.doing == Doing::Running,
         "start": start,
         "expiry": expiry,
-        "memory": facts.order.spec.machine.memory_bytes / MIB,
+        "memory": facts.memory_bytes / MIB,
         "totalUptime": bought_seconds(&facts),
         "port": facts.order.port,
         "ip": address,

@@ -77,7 +77,7 @@ fn shown(pod: &PodFacts, traffic: Option<&PodTraffic>) -> Value {
         "manifestHash": order.spec.id,
         "state": pod.doing.word(),
         "machine": order.machine,
-        "memory": order.spec.machine.memory_bytes,
+        "memory": pod.memory_bytes,
         "images": images,
         "start": null,
         "expiry": null,

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use codiusd_control::house::Ban;
-use codiusd_runtime::PodId;
+use codiusd_runtime::{PodId, RuntimeError};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::OwnedSemaphorePermit, time};
@@ -23,6 +23,8 @@ use crate::{config::parse_log, telemetry};
 
 /// How long an answer waits for pods to be gone. They go on being stopped after that.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks whether there is anything that could stop them.
+const AWAY_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,9 +53,23 @@ async fn stopped(desk: &Desk, ids: Vec<PodId>, turn: OwnedSemaphorePermit) -> Re
         keeper.stop_these(&names).await;
         drop(turn);
     });
-    match time::timeout(STOPPED_WITHIN, work).await {
-        Ok(_) => Json(json!({ "stopped": ids })).into_response(),
-        Err(_elapsed) => (StatusCode::ACCEPTED, Json(json!({ "stopping": ids }))).into_response(),
+    let stopping = |why: Option<String>| (StatusCode::ACCEPTED, Json(json!({ "stopping": ids, "reason": why }))).into_response();
+    tokio::select! {
+        biased;
+        _ = work => Json(json!({ "stopped": ids })).into_response(),
+        error = away(desk) => stopping(Some(format!("{error}; visitors reach them no more, and they are stopped when it is back"))),
+        () = time::sleep(STOPPED_WITHIN) => stopping(None),
+    }
+}
+
+/// Resolves when the runtime is away, with what it is.
+async fn away(desk: &Desk) -> RuntimeError {
+    loop {
+        // Pods go in the meantime, if all is well: nobody waits for this.
+        time::sleep(AWAY_AFTER).await;
+        if let Err(error) = desk.orders.keeper().reaches_runtime().await {
+            return error;
+        }
     }
 }
 

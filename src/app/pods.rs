@@ -6,7 +6,7 @@ use codiusd_control::{
     manifest::Rules,
     pods::{Capacity, DiskShare},
 };
-use codiusd_proxy::{Network, UpstreamPolicy};
+use codiusd_proxy::{Network, PodNetworks, UpstreamPolicy};
 use codiusd_runtime::{
     EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
     embedded::Subnet,
@@ -39,7 +39,12 @@ pub(super) async fn runtime(
                     None
                 }
             };
-            let hyperd = HyperdConfig { registries: config.registries.clone(), guard, ..HyperdConfig::new(socket.clone()) };
+            let hyperd = HyperdConfig {
+                registries: config.registries.clone(),
+                guard,
+                logs: config.hyper_logs.clone(),
+                ..HyperdConfig::new(socket.clone())
+            };
             Ok(Arc::new(HyperdRuntime::new(hyperd, registry)?))
         }
         RuntimeChoice::Embedded => {
@@ -101,9 +106,12 @@ fn warn_of_missing_layouts(config: &Config) {
 
 /// Pods are where the runtime puts them; hyperd's network is its own affair.
 pub(super) fn addresses(config: &Config) -> codiusd_proxy::Policy {
-    let networks: Vec<Network> = match config.runtime {
-        RuntimeChoice::Embedded => config.pod_subnet.to_string().parse().into_iter().collect(),
-        RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => Vec::new(),
+    let networks = match config.runtime {
+        // A subnet that is none has no pods in it: then none is reached, rather than anything.
+        RuntimeChoice::Embedded => {
+            PodNetworks::Only(Network::new(config.pod_subnet.address.into(), config.pod_subnet.prefix).into_iter().collect())
+        }
+        RuntimeChoice::Hyperd(_) | RuntimeChoice::Noop => PodNetworks::Unrestricted,
     };
     codiusd_proxy::Policy {
         upstreams: UpstreamPolicy::Pods(networks),

@@ -41,6 +41,14 @@ pub enum HostError {
         /// The innermost cause.
         reason: String,
     },
+    /// Its answer breaks off.
+    #[error("what {host} sends breaks off before its end ({reason}): more has been written than is shown, or the pod runs on")]
+    BrokenOff {
+        /// The host.
+        host: Url,
+        /// The innermost cause.
+        reason: String,
+    },
     /// It refuses.
     #[error("{host} answers {status}: {message}")]
     Refused {
@@ -150,7 +158,9 @@ impl Host {
         let request = self.request(Method::GET, &format!("/pods/{hash}/logs"), &[("follow", if follow { "true" } else { "false" })]);
         let response = self.accepted(self.send(request).await?).await?;
         let url = self.url.clone();
-        Ok(response.bytes_stream().map(move |chunk| chunk.map(|bytes| bytes.to_vec()).map_err(|error| unreachable_host(&url, &error))))
+        Ok(response.bytes_stream().map(move |chunk| {
+            chunk.map(|bytes| bytes.to_vec()).map_err(|error| HostError::BrokenOff { host: url.clone(), reason: innermost(&error) })
+        }))
     }
 
     /// Fetches a pod's page; the figures of `codiusd demo` come from it.

@@ -96,6 +96,12 @@ pub const KEYS: &[Key] = &[
         Some("hyper0"),
         "bridge of hyperd's pods, which gets the network policy; none: it gets none, and pods reach each other and the host",
     ),
+    key(
+        "hyper_logs",
+        &["CODIUS_HYPER_LOGS"],
+        Some("/var/run/hyper/Pods"),
+        "directory of hyperd with a folder for each pod's log (its PodLogPrefix), which hyperd leaves behind and codiusd removes with the pod",
+    ),
     key("hyper_noop", &["CODIUS_HYPER_NOOP"], Some("false"), "true chooses the noop runtime: uploads are accepted and nothing runs"),
     key("pod_subnet", &["CODIUS_POD_SUBNET"], Some("10.200.0.0/16"), "network pods get their addresses from (embedded)"),
     key(

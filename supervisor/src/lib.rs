@@ -5,7 +5,7 @@
 //! | a service ([`Supervisor::service`]): one of its kind, runs until the process stops | the process ends | the process ends |
 //! | a job ([`Supervisor::job`]), or a thread ([`Supervisor::thread`]): changes pods or money, or runs until its owner tells it | the process ends | as it should |
 //! | a change of state behind a [`StateLock`], in whatever task | the process ends, and nothing more is written to the database | |
-//! | anything else, as what serves one client ([`isolated`]) | it ends alone; logged and counted ([`panics`]) | as it should |
+//! | anything else, as what serves one client ([`isolated`]) | it ends alone; logged and counted ([`panics()`]) | as it should |
 //!
 //! Whoever serves strangers is in the last row, or a request that makes a parser panic would end the host. A task that its owner aborts
 //! or drops hasn't failed.

@@ -24,7 +24,9 @@ pub fn report_panics() {
 fn report(info: &PanicHookInfo<'_>) {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let location = info.location().map(ToString::to_string).unwrap_or_default();
-    let what = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let what =
+        payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     tracing::error!(location, thread = thread::current().name(), what, "panic: a bug in codiusd, please report it");
 }
 

@@ -273,7 +273,8 @@ async fn web_pages_are_no_operators() {
     for (method, path) in PATHS {
         for headers in [
             &[("host", "evil.example:3001")][..],
-            &[("host", "local.codius.org:3001")],
+            &[("host", "local.codius.org:3001"), ("origin", "http://local.codius.org:3001")],
+            &[("host", "local.codius.org:3001"), ("sec-fetch-site", "none")],
             &[("host", "localhost"), ("origin", "https://evil.example")],
             &[("host", "localhost"), ("origin", "null")],
             &[("host", "localhost"), ("sec-fetch-site", "cross-site")],

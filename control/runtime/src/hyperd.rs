@@ -15,6 +15,8 @@
 //! | `names` | container names, unique per attempt; what they tell |
 //! | `generation` | which run of the daemon this is |
 //! | `images` | pulls |
+//! | `killers` | images that end the guest |
+//! | `folders` | what hyperd leaves of pods' logs |
 //! | `create` | from a description to a running machine, whatever breaks |
 //! | `survey` | what hyperd holds, ours and others' |
 //! | `logs` | frames -> lines |
@@ -25,8 +27,10 @@
 mod client;
 mod create;
 mod error;
+mod folders;
 mod generation;
 mod images;
+mod killers;
 mod logs;
 mod metrics;
 mod names;
@@ -55,17 +59,23 @@ use crate::{
 use client::{Call, Client};
 use error::HyperdError;
 use images::Images;
+use killers::Killers;
 use metrics::Metrics;
 use survey::Seen;
 
 /// How long a daemon that is ready takes to say so.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
+/// No run of a daemon: those are numbered with 32 bits.
+const NO_DAEMON: u64 = u64::MAX;
+
 /// Where hyperd is, and how much is asked of it at once.
 #[derive(Clone, Debug)]
 pub struct HyperdConfig {
     /// Its socket.
     pub socket: PathBuf,
+    /// Where it keeps a folder for the log of each pod.
+    pub logs: PathBuf,
     /// Machines that are booted at once.
     pub creates_max: usize,
     /// Starts that may wait for their turn; more are refused as busy.
@@ -83,6 +93,7 @@ impl HyperdConfig {
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
+            logs: PathBuf::from("/var/run/hyper/Pods"),
             creates_max: 2,
             creates_waiting_max: 16,
             orphan_grace: Duration::from_secs(60),
@@ -102,6 +113,10 @@ pub struct HyperdRuntime {
 struct Inner {
     client: Client,
     images: Images,
+    killers: Killers,
+    logs: PathBuf,
+    /// Which run of the daemon the last list was of; [`NO_DAEMON`] before the first.
+    daemon: AtomicU64,
     seen: Seen,
     turns: Turns,
     /// Bounds who may begin to start a pod at all.
@@ -121,6 +136,9 @@ impl HyperdRuntime {
         let inner = Inner {
             client,
             images: Images::default(),
+            killers: Killers::default(),
+            logs: config.logs,
+            daemon: AtomicU64::new(NO_DAEMON),
             seen: Seen::default(),
             turns: Turns::default(),
             admitted: Semaphore::new(config.creates_max + config.creates_waiting_max),
@@ -156,7 +174,8 @@ impl Runtime for HyperdRuntime {
             let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
             return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
         }
-        self.inner.registries.check(&reference)
+        self.inner.registries.check(&reference)?;
+        self.inner.killers.check_image(image)
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
@@ -192,6 +211,10 @@ impl Runtime for HyperdRuntime {
 
     fn foreign_memory_bytes(&self) -> u64 {
         self.inner.foreign_memory_bytes.load(Ordering::Relaxed)
+    }
+
+    fn daemon(&self) -> Option<u64> {
+        Some(self.inner.daemon.load(Ordering::Relaxed)).filter(|daemon| *daemon != NO_DAEMON)
     }
 
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {

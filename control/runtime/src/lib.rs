@@ -73,6 +73,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Which run of the daemon behind this runtime answered the last `list`; none if there is no daemon. A run that has changed while
+    /// pods ran was ended, in order or by a crash.
+    fn daemon(&self) -> Option<u64> {
+        None
+    }
+
     /// The pod's log: what there is, and with `follow` what comes.
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError>;
 }

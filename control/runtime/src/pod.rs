@@ -143,6 +143,9 @@ pub enum PodState {
     Running(RunningPod),
     /// All containers have exited (or the pod was lost with its supervisor); it still holds its name until stopped.
     Exited,
+    /// Its machine ended by itself, with programs in it, under a daemon that lives: its own doing, or something of the host that hit
+    /// it alone. It still holds its name until stopped.
+    Crashed,
     /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
     Lost,
     /// It is being made, or was made and never started: whoever made it was interrupted.

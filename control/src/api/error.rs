@@ -149,9 +149,13 @@ fn order_status(error: &OrderError) -> StatusCode {
         OrderError::Address(_) | OrderError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         OrderError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
-            Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::Changing(_)
+            | Refusal::Draining
+            | Refusal::Full(_)
+            | Refusal::Recovering
+            | Refusal::Stopped(_)
+            | Refusal::TakenDown(_)
+            | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
@@ -173,8 +177,9 @@ impl IntoResponse for ApiError {
         let mut message = self.to_string();
         self.log(status);
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
-            let kept = "what was paid is kept: the same request with the same Pay-Token uses it";
-            message = format!("{}; {kept}", message.trim_end_matches('.'));
+            // Some messages are sentences, as the Node codiusd's were.
+            message.truncate(message.trim_end_matches('.').len());
+            message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
         let failure = |message: &str| Failure {
             status_code: status.as_u16(),

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | POST and OPTIONS `/pods` | 503 | nobody pays a host that may serve nothing, or is told a price there |
 //! | POST `/peers/discover` | 503 | other hosts aren't told of one that may be out of reach |
+//! | its own questions to other hosts | not asked | it names itself in them, and a host that looks finds this one shut |
 //! | PUT and GET `/pods`, logs | as always | pods that are paid for go on |
 //! | everything else | as always | who asks what is wrong is told; `/readyz` too, or a balancer would keep the test itself out |
 //!
@@ -13,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -26,6 +27,7 @@ use axum::{
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::{
@@ -91,7 +93,7 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     /// SHA-256 of the token; none: the host doesn't test itself.
     key: Option<[u8; 32]>,
-    open: AtomicBool,
+    open: watch::Sender<bool>,
     stats: Mutex<SelfTestStats>,
     shown: AtomicU64,
 }
@@ -116,14 +118,14 @@ impl Gate {
 
     fn of(key: Option<[u8; 32]>) -> Self {
         let stats = SelfTestStats { running: key.is_some(), ..SelfTestStats::default() };
-        Self(Arc::new(Inner { open: AtomicBool::new(key.is_none()), key, stats: Mutex::new(stats), shown: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { open: watch::Sender::new(key.is_none()), key, stats: Mutex::new(stats), shown: AtomicU64::new(0) }))
     }
 
     /// Says how the test stands. One that is passed opens the gate.
     pub fn report(&self, stats: SelfTestStats) {
         *self.locked() = stats;
         if stats.self_test_success {
-            self.0.open.store(true, Ordering::Release);
+            self.0.open.send_replace(true);
         }
     }
 
@@ -139,7 +141,13 @@ impl Gate {
 
     /// Whether everybody is let in.
     pub fn is_open(&self) -> bool {
-        self.0.open.load(Ordering::Acquire)
+        *self.0.open.borrow()
+    }
+
+    /// Returns when everybody is let in.
+    pub async fn opened(&self) {
+        // The sender lives as long as `self`: this ends with the gate open, not with an error.
+        let _ = self.0.open.subscribe().wait_for(|open| *open).await;
     }
 
     /// How often the token was shown here: whoever has shown it elsewhere can tell.

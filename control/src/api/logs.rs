@@ -1,11 +1,11 @@
 //! `/pods/{hash}/logs`: what the containers of a `debug: true` pod wrote, as `<container> <stdout|stderr> <text>` lines.
 //!
 //! Nothing is buffered here: a line is read when the client takes it. With `follow=true` the answer ends with the pod's
-//! containers, and a silent connection is kept alive by the line `ping`, as the Node codiusd did. The published `codius tail`
+//! containers, and one that ends before them is cut off, so that nobody takes it for whole; a silent connection is kept alive by the line `ping`, as the Node codiusd did. The published `codius tail`
 //! shows nothing any more after its first `ping` (its transform never calls back); it is known by having no User-Agent, and
 //! gets an empty line now and then instead.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use codiusd_runtime::{LogLine, LogLines, PodId};
+use codiusd_runtime::{LogLine, LogLines, PodId, RuntimeError};
 use futures::{Stream, StreamExt};
 use tokio::time;
 
@@ -82,12 +82,15 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body).into_response())
 }
 
-/// The lines as they are sent; an error ends them.
-fn texts(lines: LogLines) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    lines.take_while(|line| std::future::ready(line.is_ok())).filter_map(async |line| line.ok().map(|line| Ok(text(&line))))
+/// The lines as they are sent. After an error the answer is cut off.
+fn texts(lines: LogLines) -> impl Stream<Item = Result<Bytes, RuntimeError>> + Send {
+    lines.map(|line| {
+        let line = line.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "a log ends before its pod"))?;
+        Ok(text(&line))
+    })
 }
 
-fn kept_alive(lines: LogLines, keep_alive: KeepAlive) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+fn kept_alive(lines: LogLines, keep_alive: KeepAlive) -> impl Stream<Item = Result<Bytes, RuntimeError>> + Send {
     futures::stream::unfold(texts(lines).boxed(), move |mut texts| async move {
         let next = match time::timeout(keep_alive.silence, texts.next()).await {
             Ok(text) => text?,

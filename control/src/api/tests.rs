@@ -16,6 +16,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    capacity::CapacityLedger,
     clock::SystemClock,
     machines::Machines,
     manifest::Upload,
@@ -76,8 +77,9 @@ impl Office {
         let (asset, known) = watch::channel(Some(Asset { code: "XRP".to_owned(), scale: 9 }));
         let (account, no_account) = watch::channel(setup.account);
         let clock = SystemClock::shared();
-        let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known).unwrap());
-        let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(setup.memory_bytes.unwrap_or(64 << 30)));
+        let capacity = Arc::new(CapacityLedger::new(Capacity::of_memory(setup.memory_bytes.unwrap_or(64 << 30))));
+        let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), known, capacity).unwrap());
+        let config = KeeperConfig::new("http://host.example".parse().unwrap());
         let pods = PodMetrics::register(&prometheus::Registry::new()).unwrap();
         let peers = PeersConfig {
             public_uri: "https://host.example".to_owned(),

@@ -11,23 +11,34 @@
 //!
 //! # Who has a place
 //!
-//! A price that is asked for holds nothing: whoever may ask for free could keep everybody else out. From its first packet on a payment
-//! holds the place of its pod, for as long as the run time it has paid for so far, and at most [`Limits::hold_max`]. So the last place
-//! goes to who pays for it first, holding one costs what running one costs, and what is held for someone who doesn't come back decays.
+//! A price that is asked for holds nothing: whoever may ask for free could keep everybody else out. A packet is credited only if the place
+//! of the pod it pays for is held at that moment: by this payment, by another for the same pod, by the pod itself, or because it is free
+//! and becomes held with the credit, in one step ([`CapacityLedger::hold`]). So the last place goes to who pays for it first, and whoever
+//! can't have one is turned away before any of their money is taken: no packet of theirs is credited until they ask again over HTTP.
+//!
+//! A payment holds a place for [`Limits::hold_max`] at a time, and in all no longer than the run time it has paid for so far: holding a
+//! place costs what running there costs, and what is held for someone who doesn't come back decays. What was paid before a hold has
+//! lapsed stays on the token; who comes back gets the place if it is free.
 //!
 //! "Paid" is `Open` with `received >= price`: there is no third place where the two could disagree. A payment nobody has
 //! paid into is only remembered, not stored: asking for a price costs the host no disk write.
 //!
 //! After every step, for every asset: `received = earned + forfeited + credit on open payments`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use codiusd_ilp::stream::ledger::{Credit, Lookup, Terms};
 use codiusd_runtime::{Machine, PodId};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Asset, Binding, TokenHash};
-use crate::store::{CreditRow, PaymentRow, PaymentState, Totals, Write};
+use crate::{
+    capacity::CapacityLedger,
+    store::{CreditRow, PaymentRow, PaymentState, Totals, Write},
+};
 
 /// How long and how many.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +51,7 @@ pub struct Limits {
     pub credit_ttl: SignedDuration,
     /// How long the answer of a paid request is kept for a repeated one.
     pub answer_ttl: SignedDuration,
-    /// How long after its first packet a payment holds its pod's place, at most.
+    /// How long a payment holds its pod's place at a time, at most.
     pub hold_max: SignedDuration,
 }
 
@@ -78,6 +89,8 @@ pub enum Standing {
     Paid {
         /// Names the payment.
         segment: String,
+        /// What has been paid.
+        received: u64,
     },
 }
 
@@ -102,11 +115,20 @@ pub struct Place {
     pub seconds: u32,
 }
 
-/// A place that is held by a payment.
-#[derive(Debug)]
-struct Hold {
-    place: Place,
-    until: Timestamp,
+/// What a payment's request needs of the machine.
+#[derive(Clone, Debug)]
+enum Need {
+    /// Not known of a payment from before the start until its request comes again.
+    Unknown,
+    /// Nothing: its pod has its place.
+    Nothing,
+    Place(Place),
+}
+
+impl From<Option<Place>> for Need {
+    fn from(place: Option<Place>) -> Self {
+        place.map_or(Self::Nothing, Self::Place)
+    }
 }
 
 /// A request that is to be paid for.
@@ -127,26 +149,56 @@ struct Payment {
     received: u64,
     conditions: HashSet<[u8; 32]>,
     last_packet: Option<Timestamp>,
-    /// What it would hold; not known of a payment from before the start until its request comes again.
-    place: Option<Place>,
-    /// When it began to.
-    held_since: Option<Timestamp>,
+    need: Need,
+    /// Since when and until when it has held its place the last time.
+    hold: Option<(Timestamp, Timestamp)>,
+    /// How long it has held one before that.
+    held: SignedDuration,
+    /// There was no place at a packet's time: nothing is credited until the request comes again.
+    turned_away: bool,
 }
 
 impl Payment {
+    fn new(row: PaymentRow, need: Need) -> Self {
+        let (conditions, held) = (HashSet::new(), SignedDuration::ZERO);
+        Self { row, received: 0, conditions, last_packet: None, need, hold: None, held, turned_away: false }
+    }
+
     fn is_paid(&self) -> bool {
         self.row.state == PaymentState::Open && self.received >= self.row.price
     }
 
     fn terms(&self, asset: &Asset) -> Terms {
-        let open = self.row.state == PaymentState::Open && self.received < self.row.price && self.row.asset == *asset;
+        let is_due = self.row.state == PaymentState::Open && self.received < self.row.price;
+        let open = is_due && self.row.asset == *asset && !self.turned_away;
         Terms { receive_max: self.row.price, received: self.received, open }
     }
 
-    /// How much of the seconds it buys has been paid for, rounded down to milliseconds.
-    fn run_time(&self, seconds: u32) -> SignedDuration {
-        let milliseconds = u128::from(seconds) * 1000 * u128::from(self.received) / u128::from(self.row.price.max(1));
+    /// How much of the seconds it buys `received` pays for, rounded down to milliseconds.
+    fn run_time(&self, seconds: u32, received: u64) -> SignedDuration {
+        let milliseconds = u128::from(seconds) * 1000 * u128::from(received) / u128::from(self.row.price.max(1));
         SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX))
+    }
+
+    /// Makes sure of the place for what `received` pays for; false if there is none.
+    fn hold(&mut self, received: u64, hold_max: SignedDuration, capacity: &CapacityLedger, now: Timestamp) -> bool {
+        let place = match &self.need {
+            Need::Unknown => return false,
+            Need::Nothing => return true,
+            Need::Place(place) => place,
+        };
+        let (since, held) = match self.hold {
+            Some((since, until)) if until > now => (since, self.held),
+            Some((since, until)) => (now, self.held.saturating_add(since.duration_until(until))),
+            None => (now, self.held),
+        };
+        let longest = self.run_time(place.seconds, received).saturating_sub(held).min(hold_max);
+        let until = since.saturating_add(longest).unwrap_or(since);
+        if capacity.hold(&self.row.segment, &place.pod, place.machine, until, now).is_err() {
+            return false;
+        }
+        (self.hold, self.held) = (Some((since, until)), held);
+        true
     }
 
     /// Money on it that hasn't been spent.
@@ -175,8 +227,7 @@ pub(super) struct Book {
     /// Segments of payments that were unpaid when they were opened, oldest first.
     unpaid: VecDeque<String>,
     sums: HashMap<Asset, Sums>,
-    /// Places that are held, by segment.
-    holds: HashMap<String, Hold>,
+    capacity: Arc<CapacityLedger>,
     limits: Limits,
 }
 
@@ -190,22 +241,17 @@ impl Book {
         payments: Vec<(PaymentRow, Vec<CreditRow>)>,
         totals: Vec<(Asset, Totals)>,
         limits: Limits,
+        capacity: Arc<CapacityLedger>,
     ) -> Result<Self, SumsDisagree> {
-        let mut book = Self {
-            payments: HashMap::new(),
-            by_token: HashMap::new(),
-            unpaid: VecDeque::new(),
-            sums: HashMap::new(),
-            holds: HashMap::new(),
-            limits,
-        };
+        let mut book =
+            Self { payments: HashMap::new(), by_token: HashMap::new(), unpaid: VecDeque::new(), sums: HashMap::new(), capacity, limits };
         for (asset, totals) in totals {
             book.sums.insert(asset, Sums { totals, credit: 0 });
         }
         for (row, credits) in payments {
             let received = credits.iter().map(|credit| credit.amount).sum();
             let conditions = credits.iter().map(|credit| credit.condition).collect();
-            let payment = Payment { row, received, conditions, last_packet: None, place: None, held_since: None };
+            let payment = Payment { received, conditions, ..Payment::new(row, Need::Unknown) };
             book.sums.entry(payment.row.asset.clone()).or_default().credit += payment.credit();
             book.by_token.insert(TokenHash(payment.row.token), payment.row.segment.clone());
             book.payments.insert(payment.row.segment.clone(), payment);
@@ -223,7 +269,7 @@ impl Book {
         if payment.row.binding != claim.binding.0 {
             return Err(Denied);
         }
-        payment.place = claim.place;
+        (payment.need, payment.turned_away) = (claim.place.into(), false);
         if payment.received == 0 && payment.row.state == PaymentState::Open {
             // Nothing is paid yet: the price may still follow the asset of the uplink.
             (payment.row.price, payment.row.asset) = (claim.price, claim.asset);
@@ -231,8 +277,7 @@ impl Book {
         Ok(match &payment.row.state {
             PaymentState::Consumed { answer } => Standing::Answered(answer.clone()),
             PaymentState::Consuming => Standing::InProgress,
-            PaymentState::Open if payment.is_paid() => Standing::Paid { segment: payment.row.segment.clone() },
-            PaymentState::Open => due(payment),
+            PaymentState::Open => standing(payment),
         })
     }
 
@@ -247,8 +292,8 @@ impl Book {
             state: PaymentState::Open,
             expires_at: now.saturating_add(self.limits.unpaid_ttl).unwrap_or(Timestamp::MAX),
         };
-        let payment = Payment { row, received: 0, conditions: HashSet::new(), last_packet: None, place: claim.place, held_since: None };
-        let standing = if payment.is_paid() { Standing::Paid { segment: claim.segment.clone() } } else { due(&payment) };
+        let payment = Payment::new(row, claim.place.into());
+        let standing = standing(&payment);
         self.by_token.insert(claim.token, claim.segment.clone());
         self.unpaid.push_back(claim.segment.clone());
         self.payments.insert(claim.segment, payment);
@@ -281,8 +326,12 @@ impl Book {
         }
         let sums = self.sums.entry(asset.clone()).or_default();
         let fits = [payment.received, sums.totals.received].iter().all(|sum| sum.checked_add(credit.amount).is_some_and(is_storable));
-        if !terms.open || !terms.accepts(credit.amount, credit.granularity) || !fits {
+        if !terms.open || !terms.accepts(credit.amount, credit.slack) || !fits {
             return Err(Some(terms));
+        }
+        if !payment.hold(payment.received + credit.amount, self.limits.hold_max, &self.capacity, now) {
+            payment.turned_away = true;
+            return Err(Some(payment.terms(asset)));
         }
         payment.received += credit.amount;
         payment.conditions.insert(credit.condition);
@@ -290,12 +339,6 @@ impl Book {
         sums.totals.received += credit.amount;
         sums.credit += credit.amount;
         assert!(sums.agree(), "received = earned + forfeited + credit, after a credit");
-        if let Some(place) = &payment.place {
-            // Counted from its very first packet: what comes later doesn't begin anew.
-            let since = *payment.held_since.get_or_insert(now);
-            let until = since.saturating_add(payment.run_time(place.seconds).min(self.limits.hold_max)).unwrap_or(since);
-            self.holds.insert(credit.segment.clone(), Hold { place: place.clone(), until });
-        }
         let added = Totals { received: credit.amount, ..Totals::default() };
         let row = CreditRow { condition: credit.condition, amount: credit.amount };
         let writes = vec![
@@ -311,14 +354,8 @@ impl Book {
         let payment = self.payments.get_mut(segment).filter(|payment| payment.is_paid()).ok_or(NotPaid)?;
         payment.row.state = PaymentState::Consuming;
         // From here on the pod itself holds it.
-        self.holds.remove(segment);
+        self.capacity.let_go(segment);
         Ok(Write::Payment(payment.row.clone()))
-    }
-
-    /// The places that are held now, by pod: two payments for one pod are for one place.
-    pub(super) fn held(&mut self, now: Timestamp) -> HashMap<PodId, Machine> {
-        self.holds.retain(|_, hold| hold.until > now);
-        self.holds.values().map(|hold| (hold.place.pod.clone(), hold.place.machine)).collect()
     }
 
     /// Consuming -> Consumed: the money is earned.
@@ -376,19 +413,19 @@ impl Book {
 
     fn remove(&mut self, segment: &str) -> Option<Payment> {
         let payment = self.payments.remove(segment)?;
-        self.holds.remove(segment);
+        self.capacity.let_go(segment);
         self.by_token.remove(&TokenHash(payment.row.token));
         Some(payment)
     }
 }
 
-fn due(payment: &Payment) -> Standing {
-    Standing::Due {
-        segment: payment.row.segment.clone(),
-        required: payment.row.price,
-        received: payment.received,
-        last_packet: payment.last_packet,
+/// Where a payment stands whose request hasn't been carried out.
+fn standing(payment: &Payment) -> Standing {
+    let (segment, received) = (payment.row.segment.clone(), payment.received);
+    if payment.is_paid() {
+        return Standing::Paid { segment, received };
     }
+    Standing::Due { segment, required: payment.row.price, received, last_packet: payment.last_packet }
 }
 
 /// The store counts in signed 64-bit integers.
@@ -396,5 +433,7 @@ fn is_storable(sum: u64) -> bool {
     i64::try_from(sum).is_ok()
 }
 
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! One lock, never held across an await: a place in the store's queue is reserved first, then the book is changed and the
 //! change is sent while the lock is held, so the file sees changes in the book's order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,7 +11,6 @@ use codiusd_ilp::{
     ildcp::Account,
     stream::ledger::{Credit, CreditError, Ledger, Lookup, Terms},
 };
-use codiusd_runtime::{Machine, PodId};
 use codiusd_supervisor::{StateGuard, StateLock};
 use tokio::{sync::watch, time};
 
@@ -20,6 +19,7 @@ use super::{
     book::{Book, Claim, Denied, Limits, NotPaid, Place, Standing, SumsDisagree},
 };
 use crate::{
+    capacity::CapacityLedger,
     clock::Clock,
     store::{CreditRow, PaymentRow, Store, StoreFailed, Totals, Write},
 };
@@ -44,6 +44,7 @@ pub enum DeskError {
 #[derive(Debug)]
 pub struct Desk {
     book: StateLock<Book>,
+    capacity: Arc<CapacityLedger>,
     store: Store,
     clock: Arc<dyn Clock>,
     /// What payments are received in at the moment, once connected.
@@ -52,16 +53,18 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Opens the desk with what the store remembers.
+    /// Opens the desk with what the store remembers. Who pays for a pod gets its place from `capacity`.
     pub fn new(
         payments: Vec<(PaymentRow, Vec<CreditRow>)>,
         totals: Vec<(Asset, Totals)>,
         store: Store,
         clock: Arc<dyn Clock>,
         asset: watch::Receiver<Option<Asset>>,
+        capacity: Arc<CapacityLedger>,
     ) -> Result<Self, SumsDisagree> {
-        let book = StateLock::new("payments", store.supervisor(), Book::restore_from(payments, totals, Limits::default())?);
-        Ok(Self { book, store, clock, asset, changed: watch::Sender::new(()) })
+        let book = Book::restore_from(payments, totals, Limits::default(), capacity.clone())?;
+        let book = StateLock::new("payments", store.supervisor(), book);
+        Ok(Self { book, capacity, store, clock, asset, changed: watch::Sender::new(()) })
     }
 
     /// The asset payments are received in now.
@@ -105,10 +108,9 @@ impl Desk {
         }
     }
 
-    /// The places that payments on their way hold now.
-    pub(crate) fn held(&self) -> HashMap<PodId, Machine> {
-        let now = self.clock.now();
-        self.book().held(now)
+    /// Where payments and pods get their places.
+    pub(crate) fn capacity(&self) -> &Arc<CapacityLedger> {
+        &self.capacity
     }
 
     /// paid -> Consuming; the caller makes the change durable together with what it does with the payment.

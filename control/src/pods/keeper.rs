@@ -10,7 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,15 +20,21 @@ use codiusd_runtime::{Capabilities, LogLines, PodId, Runtime, RuntimeError};
 use codiusd_supervisor::{StateGuard, StateLock, Supervisor};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinError};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinError,
+};
 use url::Url;
 
 use super::{
+    crashes::Marks,
     metrics::PodMetrics,
-    shares::{Capacity, Resource, Room, Shares},
+    shares::{Resource, Room},
     state::{Decision, Entry, Order, Stage, decide, later},
+    table::Table,
 };
 use crate::{
+    capacity::CapacityLedger,
     clock::Clock,
     house::{Ban, House, HouseRows},
     pay::{CostPerMonth, Desk, NotPaid},
@@ -63,21 +69,21 @@ pub trait Routes: Debug + Send + Sync + 'static {
 pub struct KeeperConfig {
     /// Where visitors reach this host; pods are at `<hash>.` before its host name.
     pub public_uri: Url,
-    /// What all pods may hold together.
-    pub capacity: Capacity,
     /// What the operator has said so far.
     pub house: House,
     /// How often the runtime is asked which pods still run.
     pub look_every: Duration,
     /// How long after something the runtime couldn't do it is tried again.
     pub retry_after: Duration,
+    /// What is known of the losses of pods.
+    pub marks: Vec<(PodId, Marks)>,
 }
 
 impl KeeperConfig {
     /// The usual rhythm, of a host whose operator has said nothing.
-    pub fn new(public_uri: Url, capacity: Capacity) -> Self {
+    pub fn new(public_uri: Url) -> Self {
         let house = House::new(HouseRows::default(), CostPerMonth::DEFAULT);
-        Self { public_uri, capacity, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2) }
+        Self { public_uri, house, look_every: Duration::from_secs(1), retry_after: Duration::from_secs(2), marks: Vec::new() }
     }
 }
 
@@ -127,6 +133,11 @@ pub enum Refusal {
     /// The pod's containers have exited.
     #[error("pod has stopped. manifestHash={0}")]
     Stopped(PodId),
+    /// The pod was stopped for good.
+    #[error(
+        "pod has taken down its virtual machine, or what runs all of them, too often. Its time left is kept for another upload. manifestHash={0}"
+    )]
+    TakenDown(PodId),
     /// Nothing can be made durable.
     #[error(transparent)]
     Store(#[from] StoreFailed),
@@ -146,7 +157,8 @@ pub struct PodView {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) table: StateLock<HashMap<PodId, Entry>>,
+    pub(super) table: StateLock<Table>,
+    pub(super) capacity: Arc<CapacityLedger>,
     pub(super) config: KeeperConfig,
     /// What the operator says now.
     pub(super) house: StateLock<House>,
@@ -156,10 +168,14 @@ pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: PodMetrics,
-    /// Memory the runtime holds for others than the pods of the table, in bytes, as of the last look.
-    pub(super) others_bytes: AtomicU64,
-    /// Disk that pods may still hold, in bytes, as of the last look.
-    pub(super) disk_bytes: AtomicU64,
+    /// What is known of the losses of pods.
+    pub(super) marks: Mutex<HashMap<PodId, Marks>>,
+    /// The turn of those that are tried out alone.
+    pub(super) trials: Semaphore,
+    /// Who has it.
+    pub(super) on_trial: Mutex<Option<PodId>>,
+    /// The last run of the daemon that ended while a pod was being started; [`u64::MAX`]: none.
+    pub(super) fell_in_start: AtomicU64,
     /// Whether the pods from before the start are still unknown.
     pub(super) recovering: AtomicBool,
     /// Wakes whoever waits for a change of the table.
@@ -173,7 +189,7 @@ pub struct Keeper(pub(super) Arc<Inner>);
 impl Keeper {
     /// A keeper of no pods; [`Keeper::recover`] gives it those of the store.
     pub fn new(
-        config: KeeperConfig,
+        mut config: KeeperConfig,
         runtime: Arc<dyn Runtime>,
         routes: Arc<dyn Routes>,
         desk: Arc<Desk>,
@@ -181,13 +197,28 @@ impl Keeper {
         clock: Arc<dyn Clock>,
         metrics: PodMetrics,
     ) -> Self {
-        let (table, changed) = (StateLock::new("pods", store.supervisor(), HashMap::new()), watch::Sender::new(()));
-        let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
-        // Nothing fits on a disk that hasn't been measured.
-        let disk_bytes = AtomicU64::new(if config.capacity.disk.is_some() { 0 } else { u64::MAX });
+        let capacity = desk.capacity().clone();
+        let (table, changed) = (StateLock::new("pods", store.supervisor(), Table::new(capacity.clone())), watch::Sender::new(()));
         let house = StateLock::new("operator settings", store.supervisor(), config.house.clone());
-        let inner =
-            Inner { table, config, house, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
+        let marks = Mutex::new(std::mem::take(&mut config.marks).into_iter().collect());
+        let inner = Inner {
+            table,
+            capacity,
+            config,
+            house,
+            runtime,
+            routes,
+            desk,
+            store,
+            clock,
+            metrics,
+            marks,
+            trials: Semaphore::new(1),
+            fell_in_start: AtomicU64::new(u64::MAX),
+            on_trial: Mutex::new(None),
+            recovering: AtomicBool::new(false),
+            changed,
+        };
         Self(Arc::new(inner))
     }
 
@@ -203,6 +234,11 @@ impl Keeper {
     pub async fn ready(&self) -> Result<(), Refusal> {
         self.0.runtime.ready().await?;
         self.0.known()
+    }
+
+    /// An error if what runs the pods can't be asked about them.
+    pub async fn reaches_runtime(&self) -> Result<(), RuntimeError> {
+        self.0.runtime.list().await.map(drop)
     }
 
     /// Whether what happens to pods can be made durable.
@@ -222,7 +258,7 @@ impl Keeper {
 
     /// What pods hold of the machine.
     pub fn room(&self) -> Room {
-        self.0.room(&self.0.table(), None)
+        self.0.capacity.room(self.0.clock.now())
     }
 
     /// How many pods run.
@@ -244,7 +280,7 @@ impl Keeper {
         }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
-            Decision::Start { .. } => self.0.fits(&table, order),
+            Decision::Start { .. } => self.0.startable(order).and_then(|()| self.0.fits(order)),
             Decision::Extend | Decision::Wait => Ok(()),
         }
     }
@@ -319,7 +355,11 @@ impl Keeper {
     /// The pod, if it runs.
     pub fn running(&self, id: &PodId) -> Result<PodView, Refusal> {
         let table = self.0.table();
-        let (entry, expires_at) = running(&table, id)?;
+        let found = running(&table, id);
+        if matches!(found, Err(Refusal::Stopped(_))) && self.0.marks_of(id).end_new_starts() {
+            return Err(Refusal::TakenDown(id.clone()));
+        }
+        let (entry, expires_at) = found?;
         Ok(PodView { order: entry.order.clone(), receipt: self.receipt(id, expires_at) })
     }
 
@@ -361,7 +401,7 @@ fn running<'a>(table: &'a HashMap<PodId, Entry>, id: &PodId) -> Result<(&'a Entr
 }
 
 impl Inner {
-    pub(super) fn table(&self) -> StateGuard<'_, HashMap<PodId, Entry>> {
+    pub(super) fn table(&self) -> StateGuard<'_, Table> {
         self.table.lock()
     }
 
@@ -383,30 +423,17 @@ impl Inner {
         if self.recovering.load(Ordering::Acquire) { Err(Refusal::Recovering) } else { Ok(()) }
     }
 
-    /// What is held by others than the pod `except`: by pods, and by payments that are on their way.
-    fn room(&self, table: &HashMap<PodId, Entry>, except: Option<&PodId>) -> Room {
-        let mut held = self.desk.held();
-        held.extend(table.iter().filter_map(|(id, entry)| Some((id.clone(), entry.holds()?))));
-        let others = Shares { memory_bytes: self.others_bytes.load(Ordering::Relaxed), ..Shares::default() };
-        let held = held.iter().filter(|(id, _)| Some(*id) != except).fold(others, |sum, (_, machine)| sum.and(machine));
-        let Capacity { memory_bytes, vcpus, .. } = self.config.capacity;
-        Room { max: Shares { memory_bytes, vcpus, disk_bytes: self.disk_bytes.load(Ordering::Relaxed) }, held }
-    }
-
-    pub(super) fn fits(&self, table: &HashMap<PodId, Entry>, order: &Order) -> Result<(), Refusal> {
-        match self.room(table, Some(&order.spec.id)).short_of(&order.spec.machine) {
-            Some(resource) => Err(Refusal::Full(resource)),
-            None => Ok(()),
-        }
+    /// Whether the pod has its place, or would get one now.
+    fn fits(&self, order: &Order) -> Result<(), Refusal> {
+        self.capacity.fits(&order.spec.id, &order.spec.machine, self.clock.now()).map_err(Refusal::Full)
     }
 
     /// Looks how much disk there is. What can't be said stays what it was.
     pub(super) async fn measure_disk(&self) {
-        let Some(disk) = self.config.capacity.disk.clone() else { return };
-        let measured = tokio::task::spawn_blocking(move || disk.measure()).await;
-        match measured.map_err(io::Error::other).flatten() {
-            Ok(bytes) => self.disk_bytes.store(bytes, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, "can't say how much disk is free"),
+        let capacity = self.capacity.clone();
+        let measured = tokio::task::spawn_blocking(move || capacity.measure_disk()).await;
+        if let Err(error) = measured.map_err(io::Error::other).flatten() {
+            tracing::warn!(%error, "can't say how much disk is free");
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::{sync::watch, time};
 
 use super::{Capacity, Gone, Keeper, KeeperConfig, Order, PodMetrics, PodRecord, Routes};
 use crate::{
+    capacity::CapacityLedger,
     clock::SystemClock,
     house::House,
     pay::{Asset, Desk},
@@ -92,8 +93,9 @@ pub(super) async fn recovered(house: House, runtime: Arc<dyn Runtime>, routes: A
     let (store, _) = Store::open(&files.path().join("codius.db")).unwrap();
     let (_, asset) = watch::channel::<Option<Asset>>(None);
     let clock = SystemClock::shared();
-    let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), asset).unwrap());
-    let config = KeeperConfig::new("http://host.example".parse().unwrap(), Capacity::of_memory(64 << 30));
+    let capacity = Arc::new(CapacityLedger::new(Capacity::of_memory(64 << 30)));
+    let desk = Arc::new(Desk::new(Vec::new(), Vec::new(), store.clone(), clock.clone(), asset, capacity).unwrap());
+    let config = KeeperConfig::new("http://host.example".parse().unwrap());
     let config = KeeperConfig { house, retry_after: Duration::from_millis(10), ..config };
     let metrics = PodMetrics::register(&Registry::new()).unwrap();
     let rows = stored.iter().cloned().map(|record| Write::Pod(Box::new(record)));

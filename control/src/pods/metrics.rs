@@ -5,6 +5,8 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 /// Why a pod was started anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Renewal {
+    /// Its machine ended, the daemon didn't.
+    Crashed,
     /// It ended with the daemon it ran under.
     Lost,
     /// The runtime doesn't know it any more.
@@ -14,10 +16,11 @@ pub(super) enum Renewal {
 }
 
 impl Renewal {
-    const ALL: [Self; 3] = [Self::Lost, Self::Missing, Self::Worn];
+    const ALL: [Self; 4] = [Self::Crashed, Self::Lost, Self::Missing, Self::Worn];
 
     pub(super) fn label(self) -> &'static str {
         match self {
+            Self::Crashed => "crashed",
             Self::Lost => "lost",
             Self::Missing => "missing",
             Self::Worn => "worn",

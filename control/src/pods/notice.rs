@@ -4,22 +4,28 @@
 //! |---|---|
 //! | all its containers have exited | route withdrawn, the time it had left kept for another upload |
 //! | it was lost with the daemon it ran under | started anew, its end stays |
-//! | nothing, several times in a row | the same |
+//! | its machine has ended, but not the daemon | marked (`crashes`), and started anew or not any more |
+//! | nothing, several times in a row | started anew; if the daemon has been restarted, marked before that, and tried out alone |
 //! | it runs, but can't be looked after (worn) | the same, when no request is under way to it |
+//!
+//! The more often the daemon ended lately, the longer nothing is loaded on it by itself.
 //!
 //! A pod nobody here knows is stopped when it has been there for the runtime's grace time.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
 use codiusd_runtime::{PodId, PodState, PodStatus, RunningPod};
+use jiff::Timestamp;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
+    crashes::{self, Mark, Marks},
     keeper::{Gone, Inner},
+    lost::Wait,
     metrics::Renewal,
     state::{Entry, Pod, Stage},
 };
@@ -34,6 +40,9 @@ const RENEWALS_AT_ONCE: usize = 1;
 /// A renewal that takes longer than this keeps no other from its turn.
 const RENEWAL_TURN: Duration = Duration::from_secs(20);
 
+/// How long an end of the daemon counts, in waits before a new try.
+const ENDS_KEPT: u32 = 300;
+
 /// What earlier looks have seen that takes more than one.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
@@ -45,6 +54,33 @@ pub(super) struct Earlier {
     /// Orphans that are being stopped.
     stopping: HashMap<PodId, JoinHandle<()>>,
     away: bool,
+    daemon: Daemon,
+}
+
+/// What is remembered of the daemon behind the runtime.
+#[derive(Debug, Default)]
+struct Daemon {
+    /// Its run at the last look.
+    run: Option<u64>,
+    /// Its last run that has ended: when the next one was first seen, and whether pods survived that.
+    ended: Option<Ended>,
+    /// When it has ended lately.
+    ends: Vec<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    run: u64,
+    by: Timestamp,
+    survived: bool,
+}
+
+impl Daemon {
+    /// Whether a pod that isn't there any more was there when the daemon ended.
+    fn took(&self, pod: &Before) -> bool {
+        let started_at = Timestamp::try_from(pod.run.started_at).ok();
+        self.ended.zip(started_at).is_some_and(|(ended, started)| started <= ended.by)
+    }
 }
 
 /// A pod that ran before the look.
@@ -57,7 +93,7 @@ impl Inner {
     /// Looks once.
     pub(super) async fn look(self: &Arc<Self>, earlier: &mut Earlier) -> Result<(), StoreFailed> {
         // Before the runtime is asked: what starts meanwhile isn't missing.
-        let before = self.run_before();
+        let (before, began) = (self.run_before(), self.clock.now());
         self.measure_disk().await;
         let found = match self.runtime.list().await {
             Ok(found) => found,
@@ -72,8 +108,11 @@ impl Inner {
         if std::mem::take(&mut earlier.away) {
             tracing::info!("the runtime answers again");
         }
-        self.count_others(&found);
+        self.count(&found);
         let statuses: HashMap<&PodId, &PodStatus> = found.iter().map(|status| (&status.id, status)).collect();
+        self.look_at_daemon(earlier, &before, &statuses, began);
+        let calm = self.calm(earlier);
+        let mut lost = Vec::new();
         let still: HashSet<(PodId, u64)> = before.iter().map(|pod| (pod.id.clone(), pod.run.incarnation)).collect();
         earlier.missing.retain(|key, _| still.contains(key));
         earlier.worn.retain(|key, _| still.contains(key));
@@ -82,25 +121,85 @@ impl Inner {
             match statuses.get(&pod.id).map(|status| (status.state, status.worn)) {
                 Some((PodState::Running(run), worn)) if run.incarnation == pod.run.incarnation => {
                     earlier.missing.remove(&key);
-                    if worn {
+                    if worn && calm.is_zero() {
                         self.look_at_worn(&pod, earlier);
                     }
                 }
                 // Its own task is changing it.
                 Some((PodState::Running(_) | PodState::Unstarted, _)) => {}
-                Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation).await?,
-                Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost),
+                Some((PodState::Crashed, _)) => self.crashed(&pod).await?,
+                Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation, "all containers of the pod have exited").await?,
+                Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost, Wait { calm, trial: None }),
                 None => {
                     let looks = earlier.missing.entry(key).or_default();
                     *looks += 1;
                     if *looks >= MISSING_LOOKS {
-                        self.renew(&pod, Renewal::Missing);
+                        lost.push(pod);
                     }
                 }
             }
         }
+        self.missing(lost, &earlier.daemon, calm).await?;
         self.look_at_orphans(&found, earlier);
         Ok(())
+    }
+
+    fn look_at_daemon(&self, earlier: &mut Earlier, before: &[Before], statuses: &HashMap<&PodId, &PodStatus>, began: Timestamp) {
+        let (run, daemon) = (self.runtime.daemon(), &mut earlier.daemon);
+        if let Some(last) = daemon.run
+            && daemon.run != run
+        {
+            let survives = |pod: &Before| matches!(statuses.get(&pod.id).map(|status| status.state), Some(PodState::Running(run)) if run.incarnation == pod.run.incarnation);
+            daemon.ended = Some(Ended { run: last, by: began, survived: before.iter().any(survives) });
+            daemon.ends.push(Instant::now());
+        }
+        daemon.run = run;
+    }
+
+    /// How long nothing is loaded on the daemon by itself from now on.
+    fn calm(&self, earlier: &mut Earlier) -> Duration {
+        let (unit, ends) = (self.config.retry_after, &mut earlier.daemon.ends);
+        ends.retain(|end| end.elapsed() < unit * ENDS_KEPT);
+        ends.last().map_or(Duration::ZERO, |last| crashes::calm(ends.len(), unit).saturating_sub(last.elapsed()))
+    }
+
+    /// A pod whose machine has ended alone.
+    async fn crashed(self: &Arc<Self>, pod: &Before) -> Result<(), StoreFailed> {
+        if !self.still_runs(pod) {
+            return Ok(());
+        }
+        let marks = self.mark(&pod.id, Mark::Strike).await?;
+        self.renew_or_stop(pod, Renewal::Crashed, marks, Wait::default()).await
+    }
+
+    /// Pods the runtime doesn't know any more.
+    async fn missing(self: &Arc<Self>, lost: Vec<Before>, daemon: &Daemon, calm: Duration) -> Result<(), StoreFailed> {
+        let lost: Vec<Before> = lost.into_iter().filter(|pod| self.still_runs(pod)).collect();
+        let (mut taken, others): (Vec<Before>, Vec<Before>) = lost.into_iter().partition(|pod| daemon.took(pod));
+        for pod in others {
+            self.renew(&pod, Renewal::Missing, Wait { calm, trial: None });
+        }
+        // Who began last is tried first: most likely it is the one.
+        taken.sort_unstable_by_key(|pod| std::cmp::Reverse(pod.run.started_at));
+        let ids: Vec<&PodId> = taken.iter().map(|pod| &pod.id).collect();
+        let marked = self.mark_lost(&ids, daemon.ended.map(|ended| ended.run), daemon.ended.is_some_and(|ended| ended.survived)).await?;
+        for (pod, marks) in taken.iter().zip(marked) {
+            self.renew_or_stop(pod, Renewal::Missing, marks, Wait { calm, trial: Some(self.trial(marks)) }).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew_or_stop(self: &Arc<Self>, pod: &Before, why: Renewal, marks: Marks, wait: Wait) -> Result<(), StoreFailed> {
+        if marks.end_new_starts() {
+            let said = "the pod has taken down its machine, or the daemon, too often, and isn't started anew";
+            return self.exited(&pod.id, pod.run.incarnation, said).await;
+        }
+        self.renew(pod, why, wait);
+        Ok(())
+    }
+
+    fn still_runs(&self, pod: &Before) -> bool {
+        matches!(self.table().get(&pod.id).map(|entry| &entry.stage), Some(Stage::Running { run, .. }) if run.incarnation == pod.run.incarnation)
     }
 
     fn run_before(&self) -> Vec<Before> {
@@ -112,12 +211,10 @@ impl Inner {
         running.collect()
     }
 
-    /// Memory that isn't our pods' to give: others', and what pods hold that nobody here counts.
-    pub(super) fn count_others(&self, found: &[PodStatus]) {
-        let table = self.table();
-        let uncounted = found.iter().filter(|status| table.get(&status.id).is_none_or(|entry| entry.holds().is_none()));
-        let sum = uncounted.fold(self.runtime.foreign_memory_bytes(), |sum, status| sum.saturating_add(status.memory_bytes));
-        self.others_bytes.store(sum, Ordering::Relaxed);
+    /// What the runtime has takes memory, also where no pod of the table is known to hold it.
+    pub(super) fn count(&self, found: &[PodStatus]) {
+        let bytes = found.iter().map(|status| (status.id.clone(), status.memory_bytes)).collect();
+        self.capacity.looked(bytes, self.runtime.foreign_memory_bytes());
     }
 
     fn look_at_worn(self: &Arc<Self>, pod: &Before, earlier: &mut Earlier) {
@@ -129,7 +226,7 @@ impl Inner {
         let due = self.routes.is_quiet(&pod.id) || since.elapsed() >= QUIET_WITHIN;
         if due && self.renewing(earlier) < RENEWALS_AT_ONCE {
             earlier.renewed.insert(pod.id.clone(), Instant::now());
-            self.renew(pod, Renewal::Worn);
+            self.renew(pod, Renewal::Worn, Wait::default());
         }
     }
 
@@ -142,51 +239,53 @@ impl Inner {
     }
 
     /// Running -> Reviving: stopped if it is still there, and started anew until the same end.
-    fn renew(self: &Arc<Self>, pod: &Before, why: Renewal) {
+    fn renew(self: &Arc<Self>, pod: &Before, why: Renewal, wait: Wait) {
         let (order, expires_at) = {
             let mut table = self.table();
-            let Some(entry) = table.get_mut(&pod.id) else { return };
-            let Stage::Running { run, expires_at } = entry.stage else { return };
+            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(&pod.id) else { return };
+            let order = order.clone();
             if run.incarnation != pod.run.incarnation {
                 return;
             }
             self.routes.withdraw(&pod.id, Gone::Restarting(self.clock.now()));
-            entry.stage = Stage::Reviving;
-            (entry.order.clone(), expires_at)
+            table.set_stage(&pod.id, Stage::Reviving);
+            (order, expires_at)
         };
         tracing::warn!(pod = %pod.id, reason = why.label(), "pod is started anew; its end stays as it was");
         self.metrics.renewed(why);
         let inner = Arc::clone(self);
-        self.store.supervisor().spawn_job("new start of a pod", async move { inner.revive(&order, expires_at).await });
+        self.store.supervisor().spawn_job("new start of a pod", async move { inner.renewed(&order, expires_at, wait).await });
     }
 
     /// Running -> Exited, by way of `Clearing` while what is there of it is cleared away. Nothing happens if the pod has
     /// changed meanwhile, or runs in another incarnation by now.
-    async fn exited(self: &Arc<Self>, id: &PodId, incarnation: u64) -> Result<(), StoreFailed> {
+    async fn exited(self: &Arc<Self>, id: &PodId, incarnation: u64, why: &str) -> Result<(), StoreFailed> {
         let permit = self.store.reserve().await?;
         let (durable, order, exited) = {
             let mut table = self.table();
-            let Some(entry) = table.get_mut(id) else { return Ok(()) };
-            let Stage::Running { run, expires_at } = entry.stage else { return Ok(()) };
+            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(id) else { return Ok(()) };
+            let order = order.clone();
             if run.incarnation != incarnation {
                 return Ok(());
             }
             self.routes.withdraw(id, Gone::Exited(self.clock.now()));
             let (seconds, forget_at) = self.what_is_left(expires_at);
             // The log of a debug pod is kept with it; of any other nothing is.
-            entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing };
+            table.set_stage(id, if order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing });
             let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });
-            (permit.send(vec![write]), entry.order.clone(), Stage::Exited { seconds, forget_at })
+            (permit.send(vec![write]), order, Stage::Exited { seconds, forget_at })
         };
         durable.await?;
         self.metrics.exited();
-        tracing::warn!(pod = %id, "all containers of the pod have exited; the time it had left is kept for another upload");
+        tracing::warn!(pod = %id, "{why}; the time it had left is kept for another upload");
         self.announce();
         if !order.debug {
             let (inner, id) = (Arc::clone(self), id.clone());
             self.store.supervisor().spawn_job("removal of a pod", async move {
                 if let Err(error) = inner.runtime.stop(&id).await {
                     tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
+                } else {
+                    inner.capacity.cleared(&id);
                 }
                 inner.table().insert(id, Entry { order, stage: exited });
                 inner.announce();

@@ -20,6 +20,8 @@ use crate::{
 /// What a pod is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
+    /// It has taken down its machine, or its runtime, too often; what it had left is kept for another upload.
+    Crashed,
     /// Its containers have exited; what it had left is kept for another upload.
     Exited,
     /// It is being started anew.
@@ -36,11 +38,13 @@ pub enum Doing {
 
 impl Doing {
     /// All of it.
-    pub const ALL: [Self; 6] = [Self::Exited, Self::Restarting, Self::Running, Self::Starting, Self::Stopping, Self::Unknown];
+    pub const ALL: [Self; 7] =
+        [Self::Crashed, Self::Exited, Self::Restarting, Self::Running, Self::Starting, Self::Stopping, Self::Unknown];
 
     /// In a word.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Crashed => "crashed",
             Self::Exited => "exited",
             Self::Restarting => "restarting",
             Self::Running => "running",
@@ -62,6 +66,8 @@ pub struct PodFacts {
     pub run: Option<(Timestamp, Timestamp, IpAddr)>,
     /// How long it still runs.
     pub remaining: Option<Duration>,
+    /// What it holds of the machine's memory, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The operator has banned as much as can be kept.
@@ -211,6 +217,7 @@ impl Inner {
 
     fn facts(&self, entry: &Entry) -> PodFacts {
         let (doing, run) = match &entry.stage {
+            Stage::Exited { .. } if self.marks_of(&entry.order.spec.id).end_new_starts() => (Doing::Crashed, None),
             Stage::Clearing | Stage::Exited { .. } => (Doing::Exited, None),
             Stage::Reviving => (Doing::Restarting, None),
             Stage::Running { run, expires_at } => {
@@ -222,7 +229,8 @@ impl Inner {
             Stage::Unknown => (Doing::Unknown, None),
         };
         let remaining = run.map(|(_, expires_at, _)| self.until(expires_at));
-        PodFacts { order: entry.order.clone(), doing, run, remaining }
+        let memory_bytes = entry.holds().map_or(0, |machine| machine.memory_bytes);
+        PodFacts { order: entry.order.clone(), doing, run, remaining, memory_bytes }
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) enum Repair {
     Adopt { run: RunningPod, expires_at: Timestamp },
     /// It should run and is gone (the machine or the runtime was restarted): it is started again.
     Revive { expires_at: Timestamp },
+    /// Its machine has ended while nobody looked: it is marked, and started again unless it was too often.
+    Crashed { expires_at: Timestamp },
     /// It has exited while nobody looked.
     Exited { expires_at: Timestamp },
     /// It had exited before; what it has left is kept.
@@ -44,6 +46,7 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
         (Pod::Starting { segment, kept_seconds, .. }, _) => Repair::GiveBack { segment, kept_seconds },
         (Pod::Running { expires_at }, _) if expires_at <= now => Repair::Forget,
         (Pod::Running { expires_at }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, expires_at },
+        (Pod::Running { expires_at }, Some(PodState::Crashed)) => Repair::Crashed { expires_at },
         (Pod::Running { expires_at }, Some(PodState::Exited)) => Repair::Exited { expires_at },
         (Pod::Running { expires_at }, Some(PodState::Lost | PodState::Unstarted) | None) => Repair::Revive { expires_at },
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
@@ -74,6 +77,8 @@ mod tests {
             (starting(), None, Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { expires_at: later }, Some(running), Repair::Adopt { run: RUN, expires_at: later }),
             (Pod::Running { expires_at: later }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
+            (Pod::Running { expires_at: later }, Some(PodState::Crashed), Repair::Crashed { expires_at: later }),
+            (starting(), Some(PodState::Crashed), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { expires_at: later }, None, Repair::Revive { expires_at: later }),
             (Pod::Running { expires_at: later }, Some(PodState::Lost), Repair::Revive { expires_at: later }),
             (Pod::Running { expires_at: later }, Some(PodState::Unstarted), Repair::Revive { expires_at: later }),

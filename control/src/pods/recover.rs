@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use codiusd_runtime::{PodId, PodStatus, RuntimeError};
+use codiusd_runtime::{PodId, PodStatus};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::time;
 
 use super::{
+    crashes::Mark,
     keeper::{Gone, Inner, Keeper},
     reconcile::{Repair, reconcile},
     state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage},
@@ -69,7 +70,7 @@ impl Keeper {
             tracing::info!(pod = %id, ?repair, "pod from before the start");
             later.extend(self.repair(&id, Arc::new(record.order), repair).await?);
         }
-        self.0.count_others(found);
+        self.0.count(found);
         self.free_payments().await?;
         for work in later {
             self.supervisor().spawn_job("recovery of a pod", work);
@@ -81,6 +82,11 @@ impl Keeper {
     /// Gives a pod its place, and answers what has to be waited for; until then the pod is being changed. Visitors may have been told to
     /// come again: who needn't is told so.
     async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<Option<BoxFuture<'static, ()>>, StoreFailed> {
+        let repair = match repair {
+            Repair::Crashed { expires_at } if self.0.mark(id, Mark::Strike).await?.end_new_starts() => Repair::Exited { expires_at },
+            Repair::Crashed { expires_at } => Repair::Revive { expires_at },
+            repair => repair,
+        };
         let place = |stage| {
             self.0.table().insert(id.clone(), Entry { order: order.clone(), stage });
         };
@@ -101,7 +107,7 @@ impl Keeper {
                 place(Stage::Running { run, expires_at });
                 self.0.publish(id, &run);
             }
-            Repair::Revive { expires_at } => {
+            Repair::Crashed { expires_at } | Repair::Revive { expires_at } => {
                 place(Stage::Reviving);
                 // Visitors are told to come again, not that there is no such pod.
                 gone(Gone::Restarting(now));
@@ -159,9 +165,12 @@ impl Inner {
         let mut tries = 0;
         let started = loop {
             tries += 1;
+            let daemon = self.daemon_now().await;
             let started = self.run(order).await;
+            // If the store has failed, the process ends.
+            let is_culprit = started.is_err() && self.mark_failed_start(id, daemon).await.unwrap_or(true);
             match &started {
-                Err(error) if !(error.is_lasting() && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
+                Err(error) if !(is_culprit || error.is_lasting() && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
                     time::sleep(self.config.retry_after * tries.min(RETRIES_SLOWER_UNTIL)).await;
                 }
@@ -206,7 +215,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime};
+    use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime, RuntimeError};
     use codiusd_supervisor::Cause;
     use jiff::SignedDuration;
     use tokio::sync::watch;

@@ -34,7 +34,7 @@ pub struct DiskShare {
 
 impl DiskShare {
     /// What may still be used now, in bytes.
-    pub(super) fn measure(&self) -> io::Result<u64> {
+    pub(crate) fn measure(&self) -> io::Result<u64> {
         let system = rustix::fs::statvfs(&self.of)?;
         let [total, unused, free] = [system.f_blocks, system.f_bfree, system.f_bavail].map(|blocks| blocks.saturating_mul(system.f_frsize));
         Ok(self.left(total.saturating_sub(unused), free))
@@ -90,7 +90,7 @@ pub struct Shares {
 impl Shares {
     /// What is held when a pod of this size comes to it.
     #[must_use]
-    pub(super) fn and(self, machine: &Machine) -> Self {
+    pub(crate) fn and(self, machine: &Machine) -> Self {
         Self {
             memory_bytes: self.memory_bytes.saturating_add(machine.memory_bytes),
             vcpus: self.vcpus.saturating_add(machine.vcpus.into()),

@@ -7,7 +7,7 @@
 //! give_back: in hand -> paid, Starting -> no pod    one commit
 //! ```
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use codiusd_runtime::{PodId, RunningPod, RuntimeError};
 use jiff::Timestamp;
@@ -16,45 +16,43 @@ use super::{
     keeper::{Gone, Inner, Receipt, Refusal},
     listen,
     state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, later, upstream},
+    table::Table,
 };
 use crate::store::{StoreFailed, Write};
 
 impl Inner {
     /// Uses the payment up and moves the end of a pod that runs.
-    pub(super) fn extend(
-        &self,
-        table: &mut HashMap<PodId, Entry>,
-        id: &PodId,
-        seconds: u32,
-        segment: &str,
-    ) -> Result<(Receipt, Vec<Write>), Refusal> {
-        let Some(Entry { stage: Stage::Running { expires_at, .. }, .. }) = table.get_mut(id) else {
+    pub(super) fn extend(&self, table: &mut Table, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Vec<Write>), Refusal> {
+        let Some(&Entry { stage: Stage::Running { run, expires_at }, .. }) = table.get(id) else {
             return Err(Refusal::NoSuchPod(id.clone()));
         };
-        let until = later(*expires_at, seconds);
+        let until = later(expires_at, seconds);
         let (receipt, answer) = self.answer(id, until);
         let mut writes = vec![self.desk.begin(segment)?];
         writes.extend(self.desk.finish(segment, answer)?);
-        *expires_at = until;
+        table.set_stage(id, Stage::Running { run, expires_at: until });
         writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at: until }));
         Ok((receipt, writes))
     }
 
-    /// Takes the payment in hand and gives the pod its place in the table.
+    /// Gives the pod its place, on the machine and in the table, and takes the payment in hand. Nothing happens if there is none.
     pub(super) fn begin(
         &self,
-        table: &mut HashMap<PodId, Entry>,
+        table: &mut Table,
         order: &Arc<Order>,
         seconds: u32,
         kept_seconds: u32,
         segment: &str,
     ) -> Result<Vec<Write>, Refusal> {
-        self.fits(table, order)?;
-        let payment = self.desk.begin(segment)?;
+        self.startable(order)?;
+        let (id, machine) = (&order.spec.id, order.spec.machine);
+        // From here on nobody else gets it.
+        self.capacity.claim(id, machine, self.clock.now()).map_err(Refusal::Full)?;
+        let payment = self.desk.begin(segment).inspect_err(|_| self.capacity.set(id, table.get(id).and_then(Entry::holds)))?;
         let seconds = seconds.saturating_add(kept_seconds);
         let pod = Pod::Starting { segment: segment.to_owned(), seconds, kept_seconds };
         let stage = Stage::Starting { segment: segment.to_owned(), seconds, kept_seconds };
-        table.insert(order.spec.id.clone(), Entry { order: order.clone(), stage });
+        table.insert(id.clone(), Entry { order: order.clone(), stage });
         let record = PodRecord { order: Order::clone(order), pod };
         Ok(vec![payment, Write::Pod(Box::new(record))])
     }
@@ -62,6 +60,7 @@ impl Inner {
     /// Starts a pod that is `Starting`, and writes down how that went.
     pub(super) async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
         let id = &order.spec.id;
+        let daemon = self.daemon_now().await;
         match self.run(order).await {
             Ok(run) => {
                 self.answers(order, &run).await;
@@ -70,7 +69,10 @@ impl Inner {
             }
             Err(error) => {
                 tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod failed to start; its payment is kept");
+                // The payment isn't used: without a mark it could take the daemon down as often as it likes.
+                let marked = self.mark_failed_start(id, daemon).await;
                 self.give_back(id).await?;
+                marked?;
                 Err(error.into())
             }
         }

@@ -88,13 +88,13 @@ impl Inner {
     /// Running or Exited -> Stopping; the route is gone when this returns. False if the pod is being changed already.
     pub(super) fn close(&self, id: &PodId) -> bool {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(id).filter(|entry| end_of(entry).is_some()) else { return false };
+        let Some(entry) = table.get(id).filter(|entry| end_of(entry).is_some()) else { return false };
         let why = match entry.stage {
             Stage::Running { expires_at, .. } if expires_at <= self.clock.now() => Gone::Expired(expires_at),
             _ => Gone::Stopped,
         };
         self.routes.withdraw(id, why);
-        entry.stage = Stage::Stopping;
+        table.set_stage(id, Stage::Stopping);
         true
     }
 

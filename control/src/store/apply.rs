@@ -40,6 +40,9 @@ fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let mut insert = to.prepare_cached("INSERT INTO credits (segment, condition, amount) VALUES (?, ?, ?)")?;
             insert.execute(params![segment, credit.condition, integer(credit.amount)?])?;
         }
+        Write::ForgetMarks(id) => {
+            to.prepare_cached("DELETE FROM marks WHERE hash = ?")?.execute([id.as_str()])?;
+        }
         Write::ForgetPayment(segment) => {
             to.prepare_cached("DELETE FROM payments WHERE segment = ?")?.execute([segment])?;
         }
@@ -48,6 +51,10 @@ fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
         }
         Write::ForgetPod(id) => {
             to.prepare_cached("DELETE FROM manifests WHERE hash = ?")?.execute([id.as_str()])?;
+        }
+        Write::Marks(id, marks) => {
+            let mut insert = to.prepare_cached("INSERT OR REPLACE INTO marks (hash, strikes, suspicions, last) VALUES (?, ?, ?, ?)")?;
+            insert.execute(params![id.as_str(), marks.strikes, marks.suspicions, milliseconds(marks.last)])?;
         }
         Write::Payment(row) => payment(to, row)?,
         Write::Peer(uri) => {

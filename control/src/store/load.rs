@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use codiusd_runtime::PodSpec;
+use codiusd_runtime::{PodId, PodSpec};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::house::{Ban, HouseRows};
 use crate::machines::SMALL;
 use crate::pay::{Asset, CostPerMonth};
-use crate::pods::{Order, Pod, PodRecord};
+use crate::pods::{Marks, Order, Pod, PodRecord};
 
 /// What may be wrong with the file.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(super) fn everything(connection: &Connection) -> Result<Snapshot, LoadError>
     Ok(Snapshot {
         server_secret: apply::server_secret(connection)?,
         house: house(connection)?,
+        marks: marks(connection)?,
         payments: payments(connection)?,
         peers: peers(connection)?,
         pods: pods(connection)?,
@@ -94,6 +95,18 @@ fn house(connection: &Connection) -> Result<HouseRows, LoadError> {
     }
     let cost = cost(apply::COST)?.zip(cost(apply::COST_INSTEAD_OF)?);
     Ok(HouseRows { bans, cost, draining: said(apply::DRAINING)?.as_deref() == Some("true") })
+}
+
+fn marks(connection: &Connection) -> Result<Vec<(PodId, Marks)>, LoadError> {
+    let mut select = connection.prepare("SELECT * FROM marks")?;
+    let mut rows = select.query([])?;
+    let mut marks = Vec::new();
+    while let Some(row) = rows.next()? {
+        let hash: String = row.get("hash")?;
+        let id = hash.parse().map_err(|_| LoadError::Corrupt(format!("marks.hash {hash}")))?;
+        marks.push((id, Marks { strikes: row.get("strikes")?, suspicions: row.get("suspicions")?, last: time(row, "last")? }));
+    }
+    Ok(marks)
 }
 
 fn peers(connection: &Connection) -> Result<Vec<String>, LoadError> {

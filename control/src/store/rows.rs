@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::house::{Ban, HouseRows};
 use crate::pay::{Asset, CostPerMonth};
-use crate::pods::{Pod, PodRecord};
+use crate::pods::{Marks, Pod, PodRecord};
 
 /// Where a payment stands. The arrows are in `pay/ledger.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +85,16 @@ pub enum Write {
     },
     /// Whether nothing new is taken.
     Draining(bool),
+    /// Forgets a pod's losses.
+    ForgetMarks(codiusd_runtime::PodId),
     /// Removes a payment with its credits.
     ForgetPayment(String),
     /// Removes a host that is no peer any more.
     ForgetPeer(String),
     /// Removes a pod with its manifest and private values.
     ForgetPod(codiusd_runtime::PodId),
+    /// Replaces what is known of a pod's losses.
+    Marks(codiusd_runtime::PodId, Marks),
     /// Adds or replaces a payment.
     Payment(PaymentRow),
     /// Adds a host that is a peer, by its origin.
@@ -112,6 +116,8 @@ pub struct Snapshot {
     pub server_secret: [u8; 32],
     /// What the operator has said.
     pub house: HouseRows,
+    /// What is known of the losses of pods, also of pods that have gone.
+    pub marks: Vec<(codiusd_runtime::PodId, Marks)>,
     /// Payments with their credits.
     pub payments: Vec<(PaymentRow, Vec<CreditRow>)>,
     /// Other hosts, by their origins.

@@ -56,6 +56,14 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE house (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID; -- what else the operator has said
     ",
+    "
+    CREATE TABLE marks (                     -- of pods that took their machine or hyperd down, or may have
+        hash TEXT PRIMARY KEY,               -- outlives the manifest
+        strikes INTEGER NOT NULL,
+        suspicions INTEGER NOT NULL,
+        last INTEGER NOT NULL                -- when the last one was made
+    ) STRICT, WITHOUT ROWID;
+    ",
 ];
 
 /// Brings an older (or new) database up to date.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     pay::Asset,
-    pods::{Order, Pod, PodRecord},
+    pods::{Marks, Order, Pod, PodRecord},
 };
 
 /// The tables as a model: what the file should hold after some writes.
@@ -42,6 +42,7 @@ impl Rows {
                     sums.forfeited += added.forfeited;
                 }
                 Write::Ban { .. } | Write::Cost { .. } | Write::Draining(_) | Write::Unban(_) => {}
+                Write::ForgetMarks(_) | Write::Marks(..) => {}
                 Write::ForgetPeer(_) | Write::ForgetPod(_) | Write::Peer(_) | Write::Pod(_) | Write::PodProgress(..) => {}
             }
         }
@@ -115,6 +116,20 @@ async fn what_was_committed_is_read_back() {
             assert!(snapshot.payments.contains(&(row.clone(), credits)), "{row:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn marks_outlive_their_pod_until_they_are_forgotten() {
+    let (_directory, path) = fresh();
+    let (store, _) = Store::open(&path).unwrap();
+    let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
+    let id = pod.order.spec.id.clone();
+    let marks = |strikes| Marks { strikes, suspicions: 2, last: Timestamp::from_millisecond(77_777).unwrap() };
+    commit(&store, vec![Write::Pod(Box::new(pod)), Write::Marks(id.clone(), marks(0)), Write::Marks(id.clone(), marks(1))]).await.unwrap();
+    commit(&store, vec![Write::ForgetPod(id.clone())]).await.unwrap();
+    assert_eq!(Store::open(&path).unwrap().1.marks, [(id.clone(), marks(1))]);
+    commit(&store, vec![Write::ForgetMarks(id)]).await.unwrap();
+    assert!(Store::open(&path).unwrap().1.marks.is_empty());
 }
 
 #[tokio::test]

@@ -9,11 +9,13 @@ use std::{
 };
 
 use codiusd_control::{
+    capacity::CapacityLedger,
     clock::SystemClock,
     pay::{Asset, Desk},
     pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
+use codiusd_kit::hyperd::Hyperd;
 use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
 use prometheus::Registry;
 use tokio::{runtime::Runtime, sync::watch};
@@ -65,19 +67,22 @@ pub(crate) fn store_file(root: &Path) -> PathBuf {
 
 impl Life {
     /// Starts on what the store holds, and takes over the pods.
-    pub(crate) async fn begin(root: &Path, socket: PathBuf) -> Self {
+    pub(crate) async fn begin(root: &Path, hyperd: &Hyperd) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (store, snapshot) = Store::open(&store_file(root)).expect("the store opens");
         let (asset_told, asset_known) = watch::channel(Some(asset()));
         let clock = SystemClock::shared();
-        let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known).expect("the sums agree");
+        let capacity = Arc::new(CapacityLedger::new(Capacity::of_memory(64 << 30)));
+        let desk =
+            Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known, capacity).expect("the sums agree");
         let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
-        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), ..HyperdConfig::new(socket) };
+        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), logs: hyperd.logs(), ..HyperdConfig::new(hyperd.socket()) };
         let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),
             retry_after: Duration::from_millis(60),
-            ..KeeperConfig::new("http://codius.example".parse().unwrap(), Capacity::of_memory(64 << 30))
+            marks: snapshot.marks,
+            ..KeeperConfig::new("http://codius.example".parse().unwrap())
         };
         let metrics = PodMetrics::register(&Registry::new()).unwrap();
         let keeper = Keeper::new(config, runtime, board.clone(), desk.clone(), store.clone(), clock, metrics);

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use codiusd_control::{
     manifest::{Rules, Upload},
     pay::{Binding, DeskError, PayToken, Standing},
-    pods::{Order, Refusal},
+    pods::{Order, PodFacts, Refusal},
 };
-use codiusd_ilp::stream::ledger::{Credit, Ledger};
-use codiusd_kit::hyperd::{self, Hyperd};
+use codiusd_ilp::stream::ledger::{Credit, Ledger, Slack};
+use codiusd_kit::hyperd::{self, Hyperd, Unkind};
 use codiusd_runtime::PodId;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::life::{Life, asset};
 
 /// Manifests that are uploaded.
-const PODS: u64 = 3;
+pub(crate) const PODS: u64 = 3;
 /// What each upload buys: much longer than any run takes.
 pub(crate) const SECONDS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,14 +55,20 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// A storm's: a daemon as unkind as hyperd.
     pub(crate) async fn new(seed: u64) -> Self {
+        Self::with(seed, None, Unkind { dying_crashes: 50, chatty_lost: 50, seed }).await
+    }
+
+    /// Pods that run this, or their image's command.
+    pub(crate) async fn with(seed: u64, script: Option<&str>, unkind: Unkind) -> Self {
         let mut random = Random(seed);
         let boot_ms = random.below(3) * 60;
         let binary = hyperd::binary().display().to_string();
-        let hyperd = Hyperd::builder(&binary).boot_ms(boot_ms).time_scale(0.02).pulled().start().await;
+        let hyperd = Hyperd::builder(&binary).boot_ms(boot_ms).time_scale(0.02).pulled().unkind(unkind).start().await;
         let root = tempfile::tempdir().unwrap();
-        let orders = (0..PODS).map(|number| Arc::new(order(&format!("storm-{seed}-{number}"), hyperd.image()))).collect();
-        let life = Some(Life::begin(root.path(), hyperd.socket()).await);
+        let orders = (0..PODS).map(|number| Arc::new(order(&format!("storm-{seed}-{number}"), hyperd.image(), script))).collect();
+        let life = Some(Life::begin(root.path(), &hyperd).await);
         Self { random, root, hyperd, life, orders, paid: Vec::new() }
     }
 
@@ -76,6 +82,16 @@ impl World {
         }
     }
 
+    /// Another life of the office.
+    pub(crate) async fn begin_again(&mut self) {
+        self.life = Some(Life::begin(self.root.path(), &self.hyperd).await);
+    }
+
+    /// What a pod does, and since when it runs.
+    pub(crate) fn facts(&self, pod: usize) -> Option<PodFacts> {
+        self.life().keeper.facts(&self.orders[pod].spec.id)
+    }
+
     /// Something happens.
     pub(crate) async fn step(&mut self) {
         let pod = usize::try_from(self.random.below(PODS)).unwrap();
@@ -85,7 +101,7 @@ impl World {
             8 => self.exit_one(pod).await,
             9 => {
                 self.end().await;
-                self.life = Some(Life::begin(self.root.path(), self.hyperd.socket()).await);
+                self.begin_again().await;
             }
             10 => self.restart_hyperd(|hyperd| hyperd.kill9()).await,
             11 => self.restart_hyperd(Hyperd::power_loss).await,
@@ -136,7 +152,7 @@ impl World {
     }
 
     /// A machine dies.
-    fn kill_a_machine(&self, pod: usize) {
+    pub(crate) fn kill_a_machine(&self, pod: usize) {
         self.hyperd.kill_machine_if_any(self.orders[pod].spec.id.as_str());
     }
 
@@ -154,7 +170,7 @@ impl World {
         answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default()
     }
 
-    async fn pay_and_upload(&mut self, pod: usize) {
+    pub(crate) async fn pay_and_upload(&mut self, pod: usize) {
         let paid = Paid {
             token: PayToken::parse(&token_text(&mut self.random)).unwrap(),
             binding: Binding::of("POST", "/pods", self.paid.len().to_string().as_bytes()),
@@ -165,7 +181,7 @@ impl World {
         let standing = life.desk.present(&paid.token, paid.binding, paid.price, &asset(), None).await.expect("a new token");
         let Standing::Due { segment, .. } = standing else { panic!("a new token owes its price, but is {standing:?}") };
         let condition: [u8; 32] = std::array::from_fn(|_| self.random.byte());
-        let credit = Credit { segment: segment.clone(), condition, amount: paid.price, granularity: None };
+        let credit = Credit { segment: segment.clone(), condition, amount: paid.price, slack: Slack::None };
         self.life().desk.credit(credit).await.expect("it is credited");
         self.send(&paid, segment);
         self.paid.push(paid);
@@ -187,7 +203,7 @@ impl World {
                 timeout(PATIENCE, asked).await.expect("a request that is carried out comes to its end");
             match standing.expect("the token is known") {
                 Standing::Answered(_) => {}
-                Standing::Paid { segment } => {
+                Standing::Paid { segment, .. } => {
                     all_answered = false;
                     self.send(&paid, segment);
                 }
@@ -208,7 +224,8 @@ impl World {
 
     /// One more upload of every manifest whose pod has come to its end; whether there was one.
     pub(crate) async fn upload_what_has_stopped(&mut self) -> bool {
-        let stopped = |order: &Arc<Order>| matches!(self.life().keeper.running(&order.spec.id), Err(Refusal::Stopped(_)));
+        let stopped =
+            |order: &Arc<Order>| matches!(self.life().keeper.running(&order.spec.id), Err(Refusal::Stopped(_) | Refusal::TakenDown(_)));
         let again: Vec<usize> = (0..self.orders.len()).filter(|pod| stopped(&self.orders[*pod])).collect();
         for pod in &again {
             self.pay_and_upload(*pod).await;
@@ -223,11 +240,12 @@ impl World {
     }
 }
 
-fn order(name: &str, image: &str) -> Order {
-    let manifest = json!({ "manifest": {
-        "name": name, "version": "1", "port": "8080",
-        "containers": [{ "id": "app", "image": image }],
-    }});
+fn order(name: &str, image: &str, script: Option<&str>) -> Order {
+    let mut container = json!({ "id": "app", "image": image });
+    if let Some(script) = script {
+        container["command"] = json!(["/bin/sh", "-c", script]);
+    }
+    let manifest = json!({ "manifest": { "name": name, "version": "1", "port": "8080", "containers": [container] }});
     let upload = Upload::parse(manifest.to_string().as_bytes(), &Rules::default()).expect("it is valid");
     upload.order(&Rules::default(), "http://codius.example")
 }

@@ -245,7 +245,7 @@ impl Names {
         let suitable = || candidates.iter().filter(|candidate| can_check(&candidate.key));
         let best = suitable().find(|candidate| candidate.not_after >= now).or_else(|| suitable().next());
         // One that it can't check tells it more than none.
-        best.or(candidates.first()).map(|candidate| Arc::clone(&candidate.key))
+        best.or_else(|| candidates.first()).map(|candidate| Arc::clone(&candidate.key))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Whom the edge connects to and whom it believes.
 
-use codiusd_proxy::{Limits, Policy, UpstreamPolicy};
+use codiusd_proxy::{Limits, PodNetworks, Policy, UpstreamPolicy};
 
 use crate::kit::{House, Pod, mirror};
 
 #[tokio::test]
 async fn a_pod_is_not_reached_where_no_pod_may_be() {
-    let networks = [vec![], vec!["127.0.0.0/8".parse().unwrap()], vec!["10.0.0.0/8".parse().unwrap()]];
+    let only = |networks: &[&str]| PodNetworks::Only(networks.iter().map(|network| network.parse().unwrap()).collect());
+    let networks = [PodNetworks::Unrestricted, only(&["127.0.0.0/8"]), only(&["10.0.0.0/8"]), only(&[])];
     for networks in networks {
         let house = House::under(Limits::default(), Policy { upstreams: UpstreamPolicy::Pods(networks), ..Policy::default() });
         house.control(|stream| mirror(stream, "control"));

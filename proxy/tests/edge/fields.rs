@@ -73,8 +73,8 @@ async fn what_only_a_proxy_may_say_is_taken_from_strangers() {
         assert!(seen.contains(": kept"), "{how}: {seen}");
         assert!(seen.contains("x-forwarded-for: 127.0.0.1"), "{how}: {seen}");
     };
-    let spellings: [(&str, fn(&str) -> String); 3] =
-        [("as is", str::to_owned), ("lower", str::to_ascii_lowercase), ("upper", str::to_ascii_uppercase)];
+    type Spelling = (&'static str, fn(&str) -> String);
+    let spellings: [Spelling; 3] = [("as is", str::to_owned), ("lower", str::to_ascii_lowercase), ("upper", str::to_ascii_uppercase)];
     for (how, spell) in spellings {
         for times in [1, 3] {
             let fields = lines(&all, spell).repeat(times);

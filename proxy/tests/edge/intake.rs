@@ -81,6 +81,7 @@ async fn a_socket_for_nothing_is_named() {
         limits: codiusd_proxy::Limits::default(),
         policy: codiusd_proxy::Policy::default(),
         access_log: None,
+        supervisor: codiusd_supervisor::Supervisor::default(),
     };
     for name in ["", "codiusd.socket", "https"] {
         let error = refused(config(vec![inherited(name, &socket)], Vec::new()));

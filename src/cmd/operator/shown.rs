@@ -79,7 +79,10 @@ pub(super) fn stopped(answer: &Value) -> String {
         let pods = list(answer, word).iter().map(|pod| format!("{word} {}\n", plain(pod.as_str().unwrap_or("?"))));
         pods.collect::<Vec<_>>()
     });
-    let said: String = said.collect();
+    let mut said: String = said.collect();
+    if let Some(reason) = answer["reason"].as_str() {
+        said.push_str(&format!("{}\n", plain(reason)));
+    }
     if said.is_empty() { "no pods of it\n".to_owned() } else { said }
 }
 
@@ -167,6 +170,7 @@ mod tests {
             assert!(shown.contains(&format!("self-test     {line}")), "{shown}");
         }
         assert_eq!(stopped(&json!({ "stopped": ["a"] })), "stopped a\n");
+        assert_eq!(stopped(&json!({ "stopping": ["a"], "reason": "hyperd is away" })), "stopping a\nhyperd is away\n");
         assert_eq!(stopped(&json!({ "running": [] })), "no pods of it\n");
     }
 }

@@ -40,7 +40,7 @@ mod supervisor;
 mod tar;
 mod vm;
 
-pub use handle::{Hyperd, HyperdBuilder, binary, send};
+pub use handle::{Hyperd, HyperdBuilder, Unkind, binary, send};
 
 /// The double's `main`.
 pub fn double() -> std::process::ExitCode {

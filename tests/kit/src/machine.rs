@@ -80,7 +80,10 @@ impl Machine {
     /// The same, of a script that succeeds; what it has written.
     pub async fn does(&self, script: &str, within: Duration) -> String {
         let Output { status, text } = self.run(script, within).await;
-        assert!(status.success(), "{script}\n--- {status}\n{text}");
+        if !status.success() {
+            let journal = self.run("journalctl -o cat --no-pager -n 30", within).await.text;
+            panic!("{script}\n--- {status}\n{text}\n--- the journal\n{journal}");
+        }
         text
     }
 }

@@ -31,7 +31,7 @@ use crate::{
 
 mod verdict;
 
-use verdict::{Conn, DATA_MAX, Facts, PAID, STREAM, Verdict, introduces, judge, max_money};
+use verdict::{Conn, DATA_MAX, Facts, PAID, STREAM, Verdict, give_up, introduces, judge, max_money};
 
 /// Time a Fulfill needs on its way: what expires sooner isn't credited, for it couldn't be collected.
 const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_millis(500);
@@ -123,9 +123,9 @@ impl Receiver {
                 frames.extend(paid_frames(&lookup.terms, ask_again));
                 Ok(answer.fulfill(fulfillment, frames))
             }
-            Verdict::Credit { granularity } => {
+            Verdict::Credit { slack } => {
                 let segment = segment.to_owned();
-                let credit = Credit { segment, condition: prepare.condition, amount: prepare.amount, granularity };
+                let credit = Credit { segment, condition: prepare.condition, amount: prepare.amount, slack };
                 // Once credited it is fulfilled, even if it has expired meanwhile: the next hop won't pay then, but a credit
                 // without a fulfillment would be a payment the payer is sure not to have made.
                 match self.ledger.credit(credit).await {
@@ -133,7 +133,10 @@ impl Receiver {
                         frames.extend(paid_frames(&terms, terms.room() == 0));
                         Ok(answer.fulfill(fulfillment, frames))
                     }
-                    Err(CreditError::Refused(terms)) => Err(answer.decline(frames, vec![max_money(&terms)])),
+                    Err(CreditError::Refused(terms)) => {
+                        let last = if terms.is_over() { give_up(&terms) } else { vec![max_money(&terms)] };
+                        Err(answer.decline(frames, last))
+                    }
                     Err(CreditError::Unavailable) => Err(plain(ErrorCode::T00_INTERNAL_ERROR, "can't be credited now")),
                 }
             }

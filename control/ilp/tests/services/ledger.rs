@@ -77,7 +77,7 @@ impl Ledger for MemoryLedger {
         if payment.credits.contains(&credit.condition) {
             return Ok(payment.terms);
         }
-        if !payment.terms.open || !payment.terms.accepts(credit.amount, credit.granularity) {
+        if !payment.terms.open || !payment.terms.accepts(credit.amount, credit.slack) {
             return Err(CreditError::Refused(payment.terms));
         }
         payment.credits.insert(credit.condition);

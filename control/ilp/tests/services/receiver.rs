@@ -196,7 +196,7 @@ async fn accepts_what_js_clients_can_do_at_any_rate() {
     let table: [(u64, u64, u64, u64, u64, u64); 9] = [
         // rate as a fraction, price, amount_max, credited, refusals
         (1, 1, 1000, 2000, 1000, 1),
-        (1, 1, 1000, 1005, 1005, 0),
+        (1, 1, 1000, 1005, 1000, 1),
         (1, 1, 1000, 600, 600, 0),
         (37, 10, 1000, 20_000, 1002, 1),
         (1000, 1, 1500, 20_000, 2000, 1),

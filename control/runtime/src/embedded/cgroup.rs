@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -204,9 +205,12 @@ fn hierarchies() -> io::Result<Vec<PathBuf>> {
         return Ok(vec![MOUNT.into()]);
     }
     let mut found = Vec::new();
+    let above = fs::metadata(MOUNT)?.dev();
     for entry in fs::read_dir(MOUNT)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
+        // systemd makes directories for controllers that the kernel lacks, with nothing mounted on them.
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() && metadata.dev() != above {
             found.push(entry.path()); // `cpu,cpuacct` and the like are one directory and links to it
         }
     }

@@ -11,7 +11,7 @@ use super::{
     Inner,
     client::Call,
     error::HyperdError,
-    generation, names,
+    folders, generation, names,
     names::Attempt,
     unavailable,
     wire::{ContainerPhase, Info, NewPod},
@@ -33,6 +33,7 @@ impl Inner {
     /// Starts a pod; the caller has its turn.
     pub(super) async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
         let _admitted = self.admitted.try_acquire().map_err(|_| RuntimeError::Busy)?;
+        self.killers.check(&spec)?;
         let mut images: Vec<&str> = spec.containers.iter().map(|container| container.image.as_str()).collect();
         images.sort_unstable();
         images.dedup();
@@ -48,15 +49,16 @@ impl Inner {
                 images.iter().for_each(|image| self.images.forget(image));
                 Err(HyperdError::MissingImage.into_runtime(&spec.id, "an image was gone when it was needed; try again"))
             }
+            Err(HyperdError::GuestKilled(text)) => Err(self.killers.killed(&spec, &text)),
             // Another's pod, or another attempt's: nothing of ours to undo.
             Err(error @ (HyperdError::NameTaken(_) | HyperdError::Away(_))) => {
                 return Err(error.into_runtime(&spec.id, "creating its virtual machine"));
             }
             Err(error) => Err(error.into_runtime(&spec.id, "creating its virtual machine")),
         };
-        if created.is_err()
-            && let Err(error) = self.stop(&spec.id).await
-        {
+        if created.is_ok() {
+            self.killers.ran(&spec);
+        } else if let Err(error) = self.stop(&spec.id).await {
             tracing::warn!(pod = %spec.id, error = &error as &dyn std::error::Error, "what is left of a failed start can't be removed yet");
         }
         created
@@ -171,6 +173,12 @@ impl Inner {
 
     /// Deletes the pod and all it had; the caller has its turn. Not while it is being created: hyperd would leak its containers' names.
     pub(super) async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+        self.delete(id).await?;
+        folders::remove(&self.logs, id).await;
+        Ok(())
+    }
+
+    async fn delete(&self, id: &PodId) -> Result<(), RuntimeError> {
         let fail = |error: HyperdError| unavailable("stopping the pod", error);
         match self.settled(id).await {
             Err(HyperdError::NoSuchPod) => return Ok(()),

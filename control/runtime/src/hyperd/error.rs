@@ -22,6 +22,9 @@ pub(super) enum HyperdError {
     /// The connection broke or the time was up after the call was sent: it may have been done, or go on.
     #[error("hyperd didn't answer")]
     Lost(#[source] Box<dyn StdError + Send + Sync>),
+    /// The guest has ended when a container was made in it.
+    #[error("the guest ended when a container was made: {0}")]
+    GuestKilled(String),
     /// An image isn't there.
     #[error("hyperd doesn't have the image")]
     MissingImage,
@@ -60,14 +63,15 @@ const TEXT_MAX: usize = 300;
 
 impl HyperdError {
     /// Every kind, as the metric has them.
-    pub(super) const KINDS: [&str; 9] =
-        ["away", "busy", "lost", "missing_image", "name_leaked", "name_taken", "no_such_pod", "refused", "unreadable"];
+    pub(super) const KINDS: [&str; 10] =
+        ["away", "busy", "guest_killed", "lost", "missing_image", "name_leaked", "name_taken", "no_such_pod", "refused", "unreadable"];
 
     /// Its place in [`Self::KINDS`].
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Away(_) => "away",
             Self::Busy(_) => "busy",
+            Self::GuestKilled(_) => "guest_killed",
             Self::Lost(_) => "lost",
             Self::MissingImage => "missing_image",
             Self::NameLeaked { .. } => "name_leaked",
@@ -80,16 +84,18 @@ impl HyperdError {
 
     /// What a refusal's status and text say.
     pub(super) fn of_text(status: StatusCode, text: &str) -> Self {
-        let text: String = text.trim_end().chars().take(TEXT_MAX).collect();
-        let says = |words: &str| text.contains(words);
+        let (whole, text): (&str, String) = (text, text.trim_end().chars().take(TEXT_MAX).collect());
+        let says = |words: &str| whole.contains(words);
         if NO_SUCH_POD.iter().any(|words| says(words)) {
             Self::NoSuchPod
         } else if says("No such image") {
             Self::MissingImage
-        } else if let Some((name, container)) = leaked(&text) {
+        } else if let Some((name, container)) = leaked(whole) {
             Self::NameLeaked { name, container }
         } else if says("has already in use") || says("has already taken by pod") {
             Self::NameTaken(text)
+        } else if says("Create new container failed") && says("hyperstart closed") {
+            Self::GuestKilled(text)
         } else if status == StatusCode::PRECONDITION_FAILED || says("pod not ready") {
             Self::Busy(text)
         } else {
@@ -105,9 +111,13 @@ impl HyperdError {
             Self::NameTaken(_) => RuntimeError::AlreadyExists(id),
             Self::Busy(_) => RuntimeError::Busy,
             // What hyperd refuses a description it has taken before for is its own trouble, and passes.
-            Self::Away(_) | Self::Lost(_) | Self::MissingImage | Self::NameLeaked { .. } | Self::Refused { .. } | Self::Unreadable => {
-                RuntimeError::Unavailable { operation: doing, source: Some(Box::new(self)) }
-            }
+            Self::Away(_)
+            | Self::GuestKilled(_)
+            | Self::Lost(_)
+            | Self::MissingImage
+            | Self::NameLeaked { .. }
+            | Self::Refused { .. }
+            | Self::Unreadable => RuntimeError::Unavailable { operation: doing, source: Some(Box::new(self)) },
         }
     }
 }
@@ -164,6 +174,7 @@ mod tests {
             "Conflict. The name \"/pod__app\" is already in use by container {container}. You have to remove (or rename) that \
              container to be able to reuse that name.\n"
         );
+        let long = format!("finished with errors: map[{}: Create new container failed: hyperstart closed]", "x".repeat(TEXT_MAX));
         let table = [
             (500, "Can not find that Pod(x)\n", "no_such_pod"),
             (500, "Can not get Pod info with pod ID(x)\n", "no_such_pod"),
@@ -175,6 +186,8 @@ mod tests {
             (412, "cannot complete the operation, because the pod x is not alive\n", "busy"),
             (500, "pod not ready\n", "busy"),
             (500, "hyperstart closed\n", "refused"),
+            (500, &long, "guest_killed"),
+            (500, "finished with errors: map[x__app__00: Create new container failed: hyperstart closed]\n", "guest_killed"),
             (500, "", "refused"),
         ];
         for (status, text, kind) in table {

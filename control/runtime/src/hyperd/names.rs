@@ -32,8 +32,13 @@ impl Attempt {
 
     /// A container's name at hyperd.
     pub(super) fn name_of(self, pod: &PodId, container: &str) -> String {
-        format!("{pod}{SEPARATOR}{container}{SEPARATOR}{:016x}", self.0)
+        format!("{}{SEPARATOR}{:016x}", of_pod(pod, container), self.0)
     }
+}
+
+/// What the names of a container have in common in all attempts.
+pub(super) fn of_pod(pod: &PodId, container: &str) -> String {
+    format!("{pod}{SEPARATOR}{container}")
 }
 
 /// Pod, container and attempt of a name, with or without the slash hyperd shows in some places.

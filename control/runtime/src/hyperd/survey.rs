@@ -9,11 +9,18 @@
 //! | there | none has begun | unstarted | exited, which hyperd forgets when it is restarted |
 //! | there | one runs | runs | runs, worn |
 //! | there | none runs | exited; the machine is taken from it | the same |
-//! | gone | | exited | lost, with the daemon |
+//! | there | none runs, one has ended as if with its machine | runs, until its machine has gone or has outlived it for long enough | exited |
+//! | taken by us | | exited | exited |
+//! | gone | one has ended with it | crashed | lost, with the daemon |
+//! | gone | none has | exited: somebody has stopped it | lost, with the daemon |
+//!
+//! hyperd calls containers failed up to two seconds before the pod whose machine has gone, with a code that programs may end with, too:
+//! only the machine tells the one from the other.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,11 +28,15 @@ use super::{
     client::Call,
     create::running,
     error::HyperdError,
+    folders,
     generation::{self, Generation},
     names::{self, Attempt},
-    wire::{ContainerPhase, ContainerStatus, PodRow, PodSize},
+    wire::{ContainerPhase, ContainerStatus, Info, PodRow, PodSize},
 };
 use crate::{PodId, PodState, PodStatus, RunningPod};
+
+/// How long after its containers a machine that is dying may still be listed: hyperd takes up to 2 s.
+const DYING_WITHIN: Duration = Duration::from_secs(4);
 
 /// What has been read of pods that don't change in this respect, so that a look at all of them is two calls.
 #[derive(Debug, Default)]
@@ -33,6 +44,8 @@ pub(super) struct Seen {
     ours: Mutex<HashMap<PodId, (Attempt, RunningPod, u64)>>,
     /// Exited pods whose machine was taken by us: they weren't lost.
     retired: Mutex<HashMap<PodId, Attempt>>,
+    /// Since when pods look as if their machine had gone, while it is listed.
+    dying: Mutex<HashMap<PodId, (Attempt, Instant)>>,
     /// Memory of pods that don't run for us in bytes, by pod and machine.
     others: Mutex<HashMap<(String, String), u64>>,
 }
@@ -44,6 +57,21 @@ impl Seen {
 
     fn retired(&self) -> MutexGuard<'_, HashMap<PodId, Attempt>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dying(&self) -> MutexGuard<'_, HashMap<PodId, (Attempt, Instant)>> {
+        self.dying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a machine whose containers look as if it had gone may still turn out to be going.
+    fn may_be_dying(&self, id: &PodId, attempt: Attempt) -> bool {
+        let now = Instant::now();
+        let mut dying = self.dying();
+        let seen = dying.entry(id.clone()).or_insert((attempt, now));
+        if seen.0 != attempt {
+            *seen = (attempt, now);
+        }
+        now.duration_since(seen.1) < DYING_WITHIN
     }
 
     fn others(&self) -> MutexGuard<'_, HashMap<(String, String), u64>> {
@@ -82,7 +110,14 @@ pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdE
             Err(_) => foreign = foreign.saturating_add(memory_of(inner, &row).await?),
         }
     }
+    if generation::current(&inner.client).await? != generation {
+        return Err(HyperdError::Lost("it was restarted while it was asked".into()));
+    }
     inner.foreign_memory_bytes.store(foreign, Ordering::Relaxed);
+    if inner.daemon.swap(u64::from(generation.0), Ordering::Relaxed) != u64::from(generation.0) {
+        tokio::spawn(folders::sweep(Arc::clone(inner)));
+    }
+    inner.seen.dying().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.ours().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.retired().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.others().retain(|(id, vm), _| pods.iter().filter_map(|row| PodRow::parse(row)).any(|row| row.id == *id && row.vm == *vm));
@@ -121,11 +156,8 @@ async fn look_at(
     };
     let earlier = containers.attempt.generation() != generation;
     if !row.holds_memory() {
-        let exited = !earlier || inner.seen.retired().get(&id) == Some(&containers.attempt);
-        if !exited {
-            inner.remember_images(&id).await;
-        }
-        return status(id, if exited { PodState::Exited } else { PodState::Lost }, 0, false);
+        let state = without_machine(inner, &id, containers.attempt, earlier).await?;
+        return status(id, state, 0, false);
     }
     if row.status == "pending" || (!containers.begun && !earlier) {
         let memory_bytes = memory_of(inner, row).await?;
@@ -133,6 +165,9 @@ async fn look_at(
     }
     if !containers.running {
         if row.status == "running" {
+            if !earlier && let Some((run, memory_bytes)) = dying(inner, &id, containers.attempt).await? {
+                return status(id, PodState::Running(run), memory_bytes, false);
+            }
             let (inner, id, attempt) = (Arc::clone(inner), id.clone(), containers.attempt);
             tokio::spawn(async move { take_machine(&inner, &id, attempt).await });
         }
@@ -148,6 +183,48 @@ async fn look_at(
         // It runs, but where can't be known.
         None => status(id, PodState::Lost, 0, false),
     }
+}
+
+/// What has become of a pod whose machine isn't there any more.
+async fn without_machine(inner: &Inner, id: &PodId, attempt: Attempt, earlier: bool) -> Result<PodState, HyperdError> {
+    let is_retired = inner.seen.retired().get(id) == Some(&attempt);
+    if is_retired {
+        return Ok(PodState::Exited);
+    }
+    let info = match inner.info(id).await {
+        Ok(info) => info,
+        Err(error) if error.is_of_the_daemon() => return Err(error),
+        // It goes at this moment; whoever deletes it knows why.
+        Err(_) => return Ok(if earlier { PodState::Lost } else { PodState::Exited }),
+    };
+    // They are there, and can be run again without their registry.
+    inner.images.remember_all(&info);
+    if earlier {
+        return Ok(PodState::Lost);
+    }
+    if looks_lost(&info) {
+        return Ok(PodState::Crashed);
+    }
+    inner.seen.retired().insert(id.clone(), attempt);
+    Ok(PodState::Exited)
+}
+
+/// A pod whose containers have ended as if with their machine, which is still listed: it counts as running until that is settled.
+async fn dying(inner: &Inner, id: &PodId, attempt: Attempt) -> Result<Option<(RunningPod, u64)>, HyperdError> {
+    let info = match inner.info(id).await {
+        Ok(info) => info,
+        Err(error) if error.is_of_the_daemon() => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    if !looks_lost(&info) || !inner.seen.may_be_dying(id, attempt) {
+        return Ok(None);
+    }
+    let known = inner.seen.known(id, attempt);
+    Ok(known.or_else(|| Some((running(&info, attempt).ok()?, info.memory_bytes()))))
+}
+
+fn looks_lost(info: &Info) -> bool {
+    info.status.container_status.iter().any(ContainerStatus::looks_lost)
 }
 
 /// What isn't in the lists; nothing if it makes no sense, or the pod went meanwhile.
@@ -217,13 +294,6 @@ async fn memory_of(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdError> 
 }
 
 impl Inner {
-    /// A pod's images are there, also if it doesn't run any more: they can be run again without their registry.
-    async fn remember_images(&self, id: &PodId) {
-        if let Ok(info) = self.info(id).await {
-            self.images.remember_all(&info);
-        }
-    }
-
     /// Whether a container, as hyperd calls it, writes no more. After a restart of the daemon one that had exited is `pending`.
     pub(super) async fn has_ended(&self, pod: &PodId, name: &str) -> bool {
         match self.info(pod).await {

@@ -14,6 +14,7 @@ const MIB: u64 = 1024 * 1024;
 pub(super) struct NewPod {
     id: String,
     resource: Resource,
+    log: Log,
     pub(super) containers: Vec<NewContainer>,
 }
 
@@ -22,6 +23,24 @@ struct Resource {
     vcpu: u32,
     memory: u64,
 }
+
+/// Where output goes. Always said: what one pod asked for is the default of those that ask for nothing. Never `none`: the daemon
+/// dies when such a pod is deleted.
+#[derive(Debug, Serialize)]
+struct Log {
+    r#type: &'static str,
+    config: LogConfig,
+}
+
+/// How much of a container's output is kept: this much in this many files, the oldest making room.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct LogConfig {
+    max_size: &'static str,
+    max_file: &'static str,
+}
+
+const LOG: Log = Log { r#type: "json-file", config: LogConfig { max_size: "1m", max_file: "2" } };
 
 /// One container of it. `Debug` shows no variables: they may be private.
 #[derive(Serialize)]
@@ -63,6 +82,7 @@ impl NewPod {
         Self {
             id: spec.id.as_str().to_owned(),
             resource: Resource { vcpu: spec.machine.vcpus, memory: (spec.machine.memory_bytes / MIB).max(1) },
+            log: LOG,
             containers: spec.containers.iter().map(container).collect(),
         }
     }
@@ -113,6 +133,16 @@ pub(super) struct ContainerStatus {
     pub(super) phase: ContainerPhase,
     #[serde(default)]
     pub(super) terminated: Terminated,
+}
+
+/// What hyperd says of a container that was there when its machine went; programs may end with it, too.
+const ENDED_WITH_MACHINE: i32 = 255;
+
+impl ContainerStatus {
+    /// Whether this is how containers of a machine that has gone look.
+    pub(super) fn looks_lost(&self) -> bool {
+        self.phase == ContainerPhase::Failed && self.terminated.exit_code == ENDED_WITH_MACHINE
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -42,7 +42,7 @@ pub(crate) fn double() -> HyperdBuilder {
 }
 
 pub(crate) fn open_hyperd(hyperd: &Hyperd) -> HyperdRuntime {
-    HyperdRuntime::new(HyperdConfig::new(hyperd.socket()), &prometheus::Registry::new()).unwrap()
+    HyperdRuntime::new(HyperdConfig { logs: hyperd.logs(), ..HyperdConfig::new(hyperd.socket()) }, &prometheus::Registry::new()).unwrap()
 }
 
 pub(crate) fn pod(seed: char, containers: Vec<ContainerSpec>) -> PodSpec {

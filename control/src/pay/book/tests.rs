@@ -1,19 +1,26 @@
+use codiusd_ilp::stream::ledger::Slack;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pods::Capacity;
 
 const TOKEN: TokenHash = TokenHash([1; 32]);
 
-fn asset() -> Asset {
+pub(super) fn asset() -> Asset {
     Asset { code: "XRP".to_owned(), scale: 9 }
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
+/// Room for whatever may come.
+fn ample() -> Arc<CapacityLedger> {
+    Arc::new(CapacityLedger::new(Capacity::of_memory(u64::MAX)))
+}
+
 fn book() -> Book {
-    Book::restore_from(Vec::new(), Vec::new(), Limits::default()).unwrap()
+    Book::restore_from(Vec::new(), Vec::new(), Limits::default(), ample()).unwrap()
 }
 
 fn claim(token: u8, binding: u8, price: u64) -> Claim {
@@ -28,7 +35,7 @@ fn claim(token: u8, binding: u8, price: u64) -> Claim {
 }
 
 fn packet(token: u8, condition: u8, amount: u64) -> Credit {
-    Credit { segment: format!("segment-{token}"), condition: [condition; 32], amount, granularity: None }
+    Credit { segment: format!("segment-{token}"), condition: [condition; 32], amount, slack: Slack::Percent(0) }
 }
 
 #[test]
@@ -40,7 +47,7 @@ fn a_payment_goes_from_due_to_paid_to_answered() {
     assert_eq!(book.present(claim(1, 1, 1000), at(1)), Ok(due(600)));
     assert_eq!(book.begin("segment-1"), Err(NotPaid), "600 of 1000");
     book.credit(&packet(1, 2, 400), &asset(), at(1)).unwrap();
-    assert_eq!(book.present(claim(1, 1, 1000), at(1)), Ok(Standing::Paid { segment: "segment-1".to_owned() }));
+    assert_eq!(book.present(claim(1, 1, 1000), at(1)), Ok(Standing::Paid { segment: "segment-1".to_owned(), received: 1000 }));
     book.begin("segment-1").unwrap();
     assert_eq!(book.begin("segment-1"), Err(NotPaid), "one payment, one use");
     assert_eq!(book.present(claim(1, 1, 1000), at(1)), Ok(Standing::InProgress));
@@ -56,7 +63,7 @@ fn a_failed_deed_gives_the_payment_back() {
     book.credit(&packet(1, 1, 10), &asset(), at(1)).unwrap();
     book.begin("segment-1").unwrap();
     book.give_back("segment-1").unwrap();
-    assert_eq!(book.present(claim(1, 1, 10), at(2)), Ok(Standing::Paid { segment: "segment-1".to_owned() }));
+    assert_eq!(book.present(claim(1, 1, 10), at(2)), Ok(Standing::Paid { segment: "segment-1".to_owned(), received: 10 }));
 }
 
 #[test]
@@ -115,7 +122,7 @@ fn what_expires_is_forgotten_or_forfeited_but_never_in_the_middle_of_a_deed() {
 #[test]
 fn too_many_unpaid_payments_push_out_the_oldest_unpaid_one() {
     let limits = Limits { unpaid_max: 3, ..Limits::default() };
-    let mut book = Book::restore_from(Vec::new(), Vec::new(), limits).unwrap();
+    let mut book = Book::restore_from(Vec::new(), Vec::new(), limits, ample()).unwrap();
     for token in 1..=3 {
         book.present(claim(token, 1, 10), at(0)).unwrap();
     }
@@ -131,7 +138,7 @@ fn too_many_unpaid_payments_push_out_the_oldest_unpaid_one() {
 #[test]
 fn a_file_whose_sums_disagree_is_refused() {
     let totals = vec![(asset(), Totals { received: 5, earned: 4, forfeited: 0 })];
-    assert_eq!(Book::restore_from(Vec::new(), totals, Limits::default()).unwrap_err(), SumsDisagree(asset()));
+    assert_eq!(Book::restore_from(Vec::new(), totals, Limits::default(), ample()).unwrap_err(), SumsDisagree(asset()));
 }
 
 #[derive(Clone, Debug)]
@@ -181,57 +188,116 @@ proptest! {
             }
         }
         let (payments, totals) = file.payments();
-        let again = Book::restore_from(payments, totals, Limits::default());
+        let again = Book::restore_from(payments, totals, Limits::default(), ample());
         prop_assert!(again.is_ok(), "{again:?}");
         let (again, paid) = (again.unwrap(), |book: &Book| book.payments.values().map(Payment::credit).sum::<u64>());
         prop_assert_eq!(paid(&again), paid(&book));
     }
 }
 
-/// A pod of a size of its own, by which it is told from others.
-fn place(number: u8, seconds: u32) -> Place {
-    let pod = char::from(b'a' + number).to_string().repeat(PodId::LENGTH).parse().unwrap();
-    Place { pod, machine: Machine { vcpus: number.into(), memory_bytes: 1, disk_bytes: 1 }, seconds }
+/// A pod of one processor, for so long.
+fn place(letter: char, seconds: u32) -> Place {
+    let pod = letter.to_string().repeat(PodId::LENGTH).parse().unwrap();
+    Place { pod, machine: Machine { vcpus: 1, memory_bytes: 1, disk_bytes: 1 }, seconds }
+}
+
+/// A book over a machine of so many processors.
+fn book_of(vcpus: u64) -> Book {
+    let capacity = Arc::new(CapacityLedger::new(Capacity { vcpus, ..Capacity::of_memory(u64::MAX) }));
+    Book::restore_from(Vec::new(), Vec::new(), Limits::default(), capacity).unwrap()
+}
+
+fn asked(number: u8, place: Place) -> Claim {
+    Claim { place: Some(place), ..claim(number, number, 1000) }
+}
+
+/// The first letters of the pods that places are held for.
+fn held(book: &Book, second: i64) -> String {
+    let mut held: Vec<char> = book.capacity.holding(at(second)).iter().map(|pod| pod.as_str().chars().next().unwrap()).collect();
+    held.sort_unstable();
+    held.into_iter().collect()
 }
 
 #[test]
 fn a_place_is_held_by_money_and_decays() {
-    let mut book = book();
-    let asked = |number, place| Claim { place: Some(place), ..claim(number, number, 1000) };
-    let held = |book: &mut Book, second| {
-        let mut held: Vec<u32> = book.held(at(second)).values().map(|machine| machine.vcpus).collect();
-        held.sort_unstable();
-        held
-    };
-    book.present(asked(1, place(1, 100)), at(0)).unwrap();
-    assert_eq!(held(&mut book, 0), [0; 0], "who asks holds nothing");
+    let mut book = book_of(9);
+    book.present(asked(1, place('a', 100)), at(0)).unwrap();
+    assert_eq!(held(&book, 0), "", "who asks holds nothing");
 
     book.credit(&packet(1, 1, 100), &asset(), at(0)).unwrap();
-    assert_eq!((held(&mut book, 9), held(&mut book, 10)), (vec![1], vec![]), "a tenth of 100 s is paid for");
+    assert_eq!((held(&book, 9), held(&book, 10)), ("a".into(), String::new()), "a tenth of 100 s is paid for");
     book.credit(&packet(1, 2, 200), &asset(), at(20)).unwrap();
-    assert_eq!((held(&mut book, 20), held(&mut book, 30)), (vec![1], vec![]), "30 s from the first packet on");
-    book.credit(&packet(1, 3, 699), &asset(), at(40)).unwrap();
-    assert_eq!((held(&mut book, 59), held(&mut book, 60)), (vec![1], vec![]), "no more than a minute");
-    book.credit(&packet(1, 4, 1), &asset(), at(100)).unwrap();
-    assert_eq!(held(&mut book, 100), [0; 0], "and never again");
+    assert_eq!((held(&book, 39), held(&book, 40)), ("a".into(), String::new()), "30 s are paid for, and 10 s were held before");
+    book.credit(&packet(1, 3, 699), &asset(), at(50)).unwrap();
+    assert_eq!((held(&book, 109), held(&book, 110)), ("a".into(), String::new()), "no more than a minute at a time");
 
-    book.present(asked(2, place(2, 3600)), at(200)).unwrap();
-    book.credit(&packet(2, 1, 1000), &asset(), at(200)).unwrap();
-    book.present(asked(3, place(2, 60)), at(200)).unwrap();
-    book.credit(&packet(3, 1, 1000), &asset(), at(200)).unwrap();
-    assert_eq!(held(&mut book, 200), [2], "two payments for one pod are for one place");
+    book.present(asked(2, place('b', 3600)), at(200)).unwrap();
+    book.credit(&packet(2, 1, 900), &asset(), at(200)).unwrap();
+    book.credit(&packet(2, 2, 99), &asset(), at(259)).unwrap();
+    assert_eq!((held(&book, 259), held(&book, 260)), ("b".into(), String::new()), "what comes meanwhile doesn't begin it anew");
+    book.credit(&packet(2, 3, 1), &asset(), at(300)).unwrap();
+    book.present(asked(3, place('b', 60)), at(300)).unwrap();
+    book.credit(&packet(3, 1, 1000), &asset(), at(300)).unwrap();
+    assert_eq!(held(&book, 300), "b");
     book.begin("segment-2").unwrap();
+    assert_eq!(held(&book, 300), "b", "another payment holds it, too");
     book.begin("segment-3").unwrap();
-    assert_eq!(held(&mut book, 200), [0; 0], "the pod has it now");
+    assert_eq!(held(&book, 300), "", "the pod has it now");
+}
+
+#[test]
+fn who_cannot_have_a_place_is_turned_away_before_any_money_is_taken() {
+    let mut book = book_of(1);
+    for (number, letter) in [(1, 'a'), (2, 'b'), (3, 'a')] {
+        book.present(asked(number, place(letter, 3600)), at(0)).unwrap();
+    }
+    book.present(claim(4, 4, 1000), at(0)).unwrap();
+    book.credit(&packet(1, 1, 1000), &asset(), at(0)).unwrap();
+    let refused = book.credit(&packet(2, 1, 1000), &asset(), at(1)).unwrap_err().unwrap();
+    assert!(refused.is_over() && refused.received == 0, "{refused:?}");
+    book.credit(&packet(3, 1, 1000), &asset(), at(1)).expect("it is for the same pod");
+    book.credit(&packet(4, 1, 1000), &asset(), at(1)).expect("a pod that runs has its place");
+
+    assert!(
+        book.credit(&packet(2, 2, 500), &asset(), at(61)).unwrap_err().unwrap().is_over(),
+        "it has to ask again, also if there is a place"
+    );
+    assert!(book.lookup("segment-2", &[2; 32], &asset(), at(61)).unwrap().terms.is_over());
+    book.present(asked(2, place('b', 3600)), at(61)).unwrap();
+    book.credit(&packet(2, 3, 500), &asset(), at(61)).expect("now there is one");
+    assert_eq!(held(&book, 61), "b");
+
+    book.present(asked(5, place('e', 3600)), at(122)).unwrap();
+    book.credit(&packet(5, 1, 1), &asset(), at(122)).expect("what was held for b has lapsed");
+    let refused = book.credit(&packet(2, 4, 500), &asset(), at(122)).unwrap_err().unwrap();
+    assert!(refused.is_over() && refused.received == 500, "{refused:?}");
+    assert_eq!(
+        book.present(asked(2, place('b', 3600)), at(122)),
+        Ok(Standing::Due { segment: "segment-2".to_owned(), required: 1000, received: 500, last_packet: Some(at(61)) }),
+        "what was paid before stays"
+    );
+}
+
+#[test]
+fn a_payment_from_before_the_start_is_asked_what_it_is_for() {
+    let mut before = book_of(1);
+    let mut file = crate::store::tests::Rows::default();
+    before.present(asked(1, place('a', 3600)), at(0)).unwrap();
+    file.apply(&before.credit(&packet(1, 1, 400), &asset(), at(0)).unwrap().1);
+    let (payments, totals) = file.payments();
+    let mut book = Book::restore_from(payments, totals, Limits::default(), before.capacity.clone()).unwrap();
+    assert!(book.credit(&packet(1, 2, 600), &asset(), at(1)).unwrap_err().unwrap().is_over());
+    book.present(asked(1, place('a', 3600)), at(2)).unwrap();
+    assert_eq!(book.credit(&packet(1, 2, 600), &asset(), at(2)).unwrap().0.received, 1000);
 }
 
 #[test]
 fn a_payment_that_is_forgotten_holds_nothing() {
     let limits = Limits { credit_ttl: SignedDuration::from_secs(5), ..Limits::default() };
-    let mut book = Book::restore_from(Vec::new(), Vec::new(), limits).unwrap();
-    book.present(Claim { place: Some(place(1, 3600)), ..claim(1, 1, 1000) }, at(0)).unwrap();
+    let mut book = Book::restore_from(Vec::new(), Vec::new(), limits, ample()).unwrap();
+    book.present(asked(1, place('a', 3600)), at(0)).unwrap();
     book.credit(&packet(1, 1, 1000), &asset(), at(0)).unwrap();
-    assert_eq!(book.held(at(5)).len(), 1);
+    assert_eq!(held(&book, 4), "a");
     book.expire(at(5));
-    assert_eq!(book.held(at(5)).len(), 0);
+    assert_eq!(held(&book, 5), "");
 }

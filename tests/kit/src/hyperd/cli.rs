@@ -12,8 +12,8 @@ use std::{
 
 use super::{container, daemon, vm};
 
-const USAGE: &str =
-    "usage: hyperd --dir DIR --socket PATH [--network 192.168.N.0/24] [--boot-ms MS] [--time-scale FACTOR] [--image NAME=PROGRAM]...";
+const USAGE: &str = "usage: hyperd --dir DIR --socket PATH [--network 192.168.N.0/24] [--boot-ms MS] [--time-scale FACTOR] [--dying-crashes PERCENT] \
+     [--chatty-lost PERCENT] [--seed NUMBER] [--image NAME=PROGRAM]...";
 
 /// Runs what the command line asks for.
 pub(super) fn main() -> ExitCode {
@@ -70,13 +70,19 @@ pub(super) struct Options {
     pub boot: Duration,
     /// Factor for all of hyperd's own delays.
     pub time_scale: f64,
+    /// In how many cases of a hundred it crashes when a machine goes that nobody has ended.
+    pub dying_crashes: u8,
+    /// In how many it loses the machine of a container that writes a lot when it finds that again.
+    pub chatty_lost: u8,
+    /// What those cases are follows from it.
+    pub seed: u64,
     /// Images beside the built-in ones, and the program that is in each.
     pub images: BTreeMap<String, PathBuf>,
 }
 
 impl Options {
     fn of(arguments: &Arguments) -> Result<Self, String> {
-        let known = BTreeSet::from(["dir", "socket", "network", "boot-ms", "time-scale", "image"]);
+        let known = BTreeSet::from(["dir", "socket", "network", "boot-ms", "time-scale", "image", "dying-crashes", "chatty-lost", "seed"]);
         if let Some((key, _)) = arguments.0.iter().find(|(key, _)| !known.contains(key.as_str())) {
             return Err(format!("--{key} is unknown\n{USAGE}"));
         }
@@ -95,6 +101,9 @@ impl Options {
             network: address,
             boot: Duration::from_millis(arguments.find("boot-ms")?.unwrap_or_default()),
             time_scale: arguments.find("time-scale")?.unwrap_or(1.0),
+            dying_crashes: arguments.find("dying-crashes")?.unwrap_or_default(),
+            chatty_lost: arguments.find("chatty-lost")?.unwrap_or_default(),
+            seed: arguments.find("seed")?.unwrap_or_default(),
             images,
         })
     }

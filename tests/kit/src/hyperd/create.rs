@@ -9,7 +9,7 @@ use super::{
     answer::{self, Answer, Refusal},
     clock,
     daemon::Daemon,
-    logs::Log,
+    logs::{Bounds, Log},
     machine::Machine,
     rootfs,
     spec::{ContainerSpec, PodSpec},
@@ -24,14 +24,20 @@ pub(super) async fn create(daemon: &Arc<Daemon>, body: &[u8]) -> Answer {
     }
     let name = format!("vm-{}", letters());
     let incarnation = reserve(&mut daemon.state(), &spec, &name)?;
+    let bounds = {
+        let mut state = daemon.state();
+        if let Some(bounds) = spec.bounds.clone() {
+            state.bounds = bounds;
+        }
+        state.bounds.clone()
+    };
     let booted = boot(daemon, &spec, &name).await;
     let made = {
         let mut state = daemon.state();
         state.booting.remove(&incarnation);
         match &booted {
-            Ok(machine) => {
-                make_containers(daemon, &mut state, &spec, incarnation).map(|ids| finish(&mut state, &spec, incarnation, machine, ids))
-            }
+            Ok(machine) => make_containers(daemon, &mut state, &spec, incarnation, &bounds)
+                .map(|ids| finish(&mut state, &spec, incarnation, machine, ids)),
             Err(refusal) => Err(refusal.clone()),
         }
     };
@@ -96,10 +102,10 @@ async fn boot(daemon: &Arc<Daemon>, spec: &PodSpec, name: &str) -> Result<Arc<Ma
 }
 
 /// Makes one container after the other. Those made before one that can't be made are left behind.
-fn make_containers(daemon: &Daemon, state: &mut State, spec: &PodSpec, incarnation: u64) -> Result<Vec<String>, Refusal> {
+fn make_containers(daemon: &Daemon, state: &mut State, spec: &PodSpec, incarnation: u64, bounds: &Bounds) -> Result<Vec<String>, Refusal> {
     let mut ids = Vec::new();
     for container in &spec.containers {
-        ids.push(make_container(daemon, state, container)?);
+        ids.push(make_container(daemon, state, container, (&spec.id, bounds))?);
         if state.same(&spec.id, incarnation).is_none() {
             break;
         }
@@ -111,7 +117,7 @@ fn make_containers(daemon: &Daemon, state: &mut State, spec: &PodSpec, incarnati
     Ok(ids)
 }
 
-fn make_container(daemon: &Daemon, state: &mut State, spec: &ContainerSpec) -> Result<String, Refusal> {
+fn make_container(daemon: &Daemon, state: &mut State, spec: &ContainerSpec, (pod, bounds): (&str, &Bounds)) -> Result<String, Refusal> {
     if let Some(container) = state.containers.get_mut(&spec.id).filter(|container| container.name == spec.name) {
         container.adopted = true;
         return Ok(spec.id.clone());
@@ -147,15 +153,20 @@ fn make_container(daemon: &Daemon, state: &mut State, spec: &ContainerSpec) -> R
         asked_command: spec.command.clone(),
         command,
         envs: spec.envs.clone(),
+        pod: pod.to_owned(),
+        bounds: bounds.clone(),
         adopted: false,
         program: image.program,
         created_at: clock::seconds(),
         status: Status::Pending,
         starting: false,
         stalled: false,
-        log: Some(Log::open(&daemon.options.dir, &id)),
+        log: Some(Log::open(&daemon.options.dir, pod, &id, bounds.clone())),
     };
     state.containers.insert(id.clone(), container);
+    if image.ends_guest {
+        return Err(Refusal::new(format!("finished with errors: map[{}: Create new container failed: hyperstart closed]", spec.name)));
+    }
     Ok(id)
 }
 

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -34,6 +35,9 @@ use super::{
 
 /// What the double says when it can be used.
 pub(super) const LISTENING: &str = "hyperd is listening";
+
+/// How long after its containers a machine that has gone is listed.
+const LINGERS: Duration = Duration::from_millis(800);
 
 /// The machine that all of this runs on.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(super) struct Daemon {
     pub faults: Faults,
     /// Held while a machine gets its interface.
     pub plugging: tokio::sync::Mutex<()>,
+    random: Mutex<StdRng>,
     state: Mutex<State>,
     changed: watch::Sender<()>,
 }
@@ -134,8 +139,34 @@ impl Daemon {
         }
     }
 
+    /// Whether something happens that does in so many cases of a hundred.
+    pub(super) fn chance(&self, percent: u8) -> bool {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..100) < percent
+    }
+
+    /// Whether a machine that has gone is one that somebody still wanted.
+    fn is_missed(&self, name: &str) -> bool {
+        let state = self.state();
+        state.pods.values().any(|pod| pod.live.machine.as_ref().is_some_and(|machine| machine.name == name))
+    }
+
     /// A machine has gone, maybe without being asked to.
     pub(super) async fn machine_gone(&self, name: &str) {
+        if self.is_missed(name) && self.chance(self.options.dying_crashes) {
+            eprintln!("panic: send on closed channel");
+            std::process::abort();
+        }
+        let lingers = {
+            let mut state = self.state();
+            let State { pods, containers, .. } = &mut *state;
+            let pod = pods.values().find(|pod| pod.live.machine.as_ref().is_some_and(|machine| machine.name == name));
+            pod.inspect(|pod| pods::lose_containers(pod, containers)).is_some()
+        };
+        if lingers {
+            // The pod is listed as running meanwhile.
+            self.changed();
+            tokio::time::sleep(self.options.scaled(LINGERS)).await;
+        }
         let machine = {
             let mut state = self.state();
             let State { pods, containers, leaving, leaving_containers, .. } = &mut *state;
@@ -167,7 +198,7 @@ pub(super) fn run(options: Options) -> Result<(), String> {
 }
 
 async fn serve(mut options: Options) -> Result<(), String> {
-    for below in ["logs", "machines", "roots"] {
+    for below in ["Pods", "machines", "roots"] {
         let dir = options.dir.join(below);
         fs::create_dir_all(&dir).map_err(|error| format!("create {}: {error}", dir.display()))?;
     }
@@ -181,6 +212,7 @@ async fn serve(mut options: Options) -> Result<(), String> {
         host: Host::look(),
         faults: Faults::new(&options.dir, options.boot),
         plugging: tokio::sync::Mutex::new(()),
+        random: Mutex::new(StdRng::seed_from_u64(options.seed)),
         state: Mutex::new(State::default()),
         changed: watch::Sender::new(()),
         options,
@@ -223,13 +255,23 @@ async fn restore(daemon: &Arc<Daemon>) -> Result<(), String> {
         let mut state = daemon.state();
         state.images = Images { known: registry::known(&daemon.options.images), registries_down: false, stored: saved.images };
         for mut container in saved.containers {
-            container.log = Some(Log::open(&daemon.options.dir, &container.id));
+            container.log = Some(Log::open(&daemon.options.dir, &container.pod, &container.id, container.bounds.clone()));
             state.containers.insert(container.id.clone(), container);
         }
     }
     for mut pod in saved.pods {
+        let is_chatty = pod.containers.iter().any(|id| {
+            let state = daemon.state();
+            state.containers.get(id).and_then(|container| container.log.as_ref()).is_some_and(|log| log.is_chatty())
+        });
         let attached = match &pod.machine {
-            Some((name, address)) => Some(Machine::attach(daemon, name, *address).await),
+            Some((name, address)) => match Machine::attach(daemon, name, *address).await {
+                Ok((machine, _)) if is_chatty && daemon.chance(daemon.options.chatty_lost) => {
+                    machine.kill().await;
+                    Some(Err(format!("machine {name} was lost when it was found again")))
+                }
+                attached => Some(attached),
+            },
             None => None,
         };
         let mut state = daemon.state();

@@ -47,6 +47,18 @@ pub struct HyperdBuilder {
     time_scale: f64,
     images: BTreeMap<String, PathBuf>,
     pulled: bool,
+    unkind: Option<Unkind>,
+}
+
+/// How unkind a double is, in cases of a hundred; which ones they are follows from the seed and the number of its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Unkind {
+    /// It crashes when a machine goes that nobody has ended.
+    pub dying_crashes: u8,
+    /// It loses the machine of a container that writes a lot when it finds that again after its own start.
+    pub chatty_lost: u8,
+    /// What chance decides by.
+    pub seed: u64,
 }
 
 impl HyperdBuilder {
@@ -74,6 +86,12 @@ impl HyperdBuilder {
     #[must_use]
     pub fn pulled(self) -> Self {
         Self { pulled: true, ..self }
+    }
+
+    /// As unkind as hyperd is.
+    #[must_use]
+    pub fn unkind(self, unkind: Unkind) -> Self {
+        Self { unkind: Some(unkind), ..self }
     }
 
     /// Starts it and waits until it listens.
@@ -113,7 +131,7 @@ pub struct Hyperd {
 impl Hyperd {
     /// A double without pods and images. `binary` is the kit's `hyperd`; see [`binary`].
     pub fn builder(binary: &str) -> HyperdBuilder {
-        HyperdBuilder { binary: PathBuf::from(binary), boot_ms: 0, time_scale: 0.1, images: BTreeMap::new(), pulled: false }
+        HyperdBuilder { binary: PathBuf::from(binary), boot_ms: 0, time_scale: 0.1, images: BTreeMap::new(), pulled: false, unkind: None }
     }
 
     /// Where it listens.
@@ -136,6 +154,16 @@ impl Hyperd {
         &self.image
     }
 
+    /// An image that ends the guest when a container is made of it, by digest.
+    pub fn image_without_group(&self) -> String {
+        format!("{}/codius/nogroup@{}", registry::HOST, registry::NO_GROUP)
+    }
+
+    /// Where it keeps a folder for each pod's log.
+    pub fn logs(&self) -> PathBuf {
+        self.dir().join("Pods")
+    }
+
     /// Network of its pods; the last octet is 0.
     pub fn network(&self) -> Ipv4Addr {
         self.network
@@ -148,6 +176,12 @@ impl Hyperd {
         command.arg("--dir").arg(self.dir()).arg("--socket").arg(self.socket());
         command.args(["--network", &format!("{}/24", self.network), "--boot-ms", &self.options.boot_ms.to_string()]);
         command.args(["--time-scale", &self.options.time_scale.to_string()]);
+        if let Some(Unkind { dying_crashes, chatty_lost, seed }) = self.options.unkind {
+            let seed = seed.wrapping_mul(1000).wrapping_add(u64::from(self.starts));
+            for (key, value) in [("dying-crashes", dying_crashes.into()), ("chatty-lost", chatty_lost.into()), ("seed", seed)] {
+                command.args([format!("--{key}"), value.to_string()]);
+            }
+        }
         for (name, program) in &self.options.images {
             command.args(["--image", &format!("{name}={}", program.display())]);
         }

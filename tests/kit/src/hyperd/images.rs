@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{self, Body, Refusal},
-    registry::{Kind, Known, Reference},
+    registry::{Kind, Known, NO_GROUP, Reference},
     tar,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Image {
     pub id: String,
     pub command: Vec<String>,
     pub program: Option<PathBuf>,
+    /// Whether the guest ends when a container is made of it.
+    pub ends_guest: bool,
 }
 
 const SIZE: u64 = 1_982_394;
@@ -59,7 +61,13 @@ impl Images {
         let id = self.stored.names.get(&full).ok_or_else(missing)?;
         let known = self.known.iter().find(|known| known.id == *id);
         let command = self.stored.loaded.get(id).cloned().or_else(|| known.map(|known| known.command.clone()));
-        Ok(Image { id: id.clone(), command: command.unwrap_or_default(), program: known.and_then(|known| known.program.clone()) })
+        let ends_guest = known.is_some_and(|known| known.digest == NO_GROUP);
+        Ok(Image {
+            ends_guest,
+            id: id.clone(),
+            command: command.unwrap_or_default(),
+            program: known.and_then(|known| known.program.clone()),
+        })
     }
 
     /// `/image/create`: by digest it fails with a status, by tag in the stream.

@@ -140,6 +140,13 @@ pub(super) async fn delete(daemon: &Arc<Daemon>, id: &str) -> Answer {
     daemon.changed();
     // A pod that is being created: its machine is ended by whoever creates it.
     daemon.wait(None, |state| !state.booting.contains(&incarnation)).await;
+    if containers
+        .iter()
+        .any(|id| daemon.state().container(id).is_some_and(|container| container.log.as_ref().is_some_and(|log| log.is_none())))
+    {
+        eprintln!("panic: runtime error: invalid memory address or nil pointer dereference");
+        std::process::abort();
+    }
     if let Some(machine) = machine {
         if containers.iter().any(|id| daemon.state().container(id).is_some_and(|container| container.stalled)) {
             tokio::time::sleep(daemon.options.scaled(STALLED)).await;
@@ -156,7 +163,7 @@ pub(super) async fn delete(daemon: &Arc<Daemon>, id: &str) -> Answer {
     state.leaving.retain(|pod| pod.live.incarnation != incarnation);
     for container in containers {
         if let Some(container) = state.leaving_containers.remove(&container) {
-            container.log.iter().for_each(|log| log.remove());
+            container.log.iter().for_each(|log| log.ended());
             rootfs::remove(&daemon.options.dir, &container.id);
         }
     }

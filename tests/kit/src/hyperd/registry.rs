@@ -9,6 +9,9 @@ pub(super) const HOST: &str = "127.0.0.1:5000";
 /// Digest of the image that serves a page on port 8080.
 pub(super) const HTTPD: &str = "sha256:1fc17564e57b09c06da61f71dce757ee5cb118cb3ed5c6401079b279a982aca5";
 
+/// Digest of the image with an /etc/passwd and no /etc/group.
+pub(super) const NO_GROUP: &str = "sha256:60e0c1f5a1bd4ba8e4a3a3d1f1a6f6c7b4e8a9d0c2b3e4f5a6b7c8d9e0f1a2b3";
+
 /// What a digest stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -68,6 +71,7 @@ pub(super) fn known(programs: &BTreeMap<String, PathBuf>) -> Vec<Known> {
         built_in("httpd", list, None, httpd_id, httpd_layer, httpd),
         built_in("moneyd", moneyd, Some("latest"), moneyd_id, other_layer, &["/bin/moneyd"]),
         built_in("busybox", BUSYBOX, Some("latest"), BUSYBOX_ID, other_layer, &["/bin/sh"]),
+        built_in("nogroup", NO_GROUP, None, NO_GROUP, other_layer, httpd),
         oci(OCI_MANIFEST, Some("latest"), Kind::OciManifest),
         oci(OCI_INDEX, None, Kind::OciIndex),
     ];

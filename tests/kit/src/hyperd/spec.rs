@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::answer::Refusal;
+use super::{answer::Refusal, logs::Bounds};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(super) struct PodSpec {
     pub vcpu: i64,
     pub memory: i64,
     pub containers: Vec<ContainerSpec>,
+    /// How much of its logs is kept; none: as before.
+    pub bounds: Option<Bounds>,
 }
 
 /// A container that is asked for. What isn't given is empty.
@@ -49,8 +51,24 @@ impl PodSpec {
                 return Err(Refusal::new(format!("in container {number}, environment name are not unique")));
             }
         }
-        Ok(Self { vcpu: resource.number("vcpu")?, memory: resource.number("memory")?, id, containers })
+        let bounds = bounds(&pod.object("log", "PodLogConfig")?)?;
+        Ok(Self { bounds, vcpu: resource.number("vcpu")?, memory: resource.number("memory")?, id, containers })
     }
+}
+
+fn bounds(log: &Object<'_>) -> Result<Option<Bounds>, Refusal> {
+    let kind = log.text("type")?;
+    if kind.is_empty() {
+        return Ok(None);
+    }
+    let config = log.object("config", "PodLogConfig")?;
+    let (size, files) = (config.text("max-size")?, config.text("max-file")?);
+    let size_max = size.trim_end_matches(['k', 'm']).parse::<u64>().ok().map(|number| match size.chars().last() {
+        Some('m') => number * 1_000_000,
+        Some('k') => number * 1000,
+        _ => number,
+    });
+    Ok(Some(Bounds { size_max, files_max: files.parse().unwrap_or(1), none: kind == "none" }))
 }
 
 impl ContainerSpec {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     clock,
     images::{Images, Stored},
-    logs::Log,
+    logs::{Bounds, Log},
     machine::Machine,
     net,
 };
@@ -36,6 +36,8 @@ pub(super) struct State {
     /// Incarnations of pods that boot for the first time.
     pub booting: BTreeSet<u64>,
     pub next_incarnation: u64,
+    /// What the last pod asked for is what those get that ask for nothing.
+    pub bounds: Bounds,
     /// Last octet of the address that was handed out last.
     pub last_address: u8,
 }
@@ -94,6 +96,9 @@ pub(super) struct Container {
     pub asked_command: Vec<String>,
     pub command: Vec<String>,
     pub envs: Vec<(String, String)>,
+    /// Whose folder its log is in, and how much of that is kept.
+    pub pod: String,
+    pub bounds: Bounds,
     /// It belonged to an earlier pod.
     pub adopted: bool,
     pub program: Option<PathBuf>,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::stream::{
     frame::{Frame, StreamErrorCode},
-    ledger::Terms,
+    ledger::{Slack, Terms},
     packet::StreamPacket,
 };
 
@@ -56,7 +56,7 @@ pub(super) struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Its money is credited, if the ledger agrees.
-    Credit { granularity: Option<u64> },
+    Credit { slack: Slack },
     /// F99, with these frames.
     Decline(Vec<Frame>),
     /// It carries no money and is fulfilled; with the byte that says "ask again" if there is nothing to wait for.
@@ -69,7 +69,7 @@ pub(super) enum Verdict {
 pub(super) fn judge(conn: &mut Conn, packet: &StreamPacket, facts: Facts) -> Verdict {
     conn.packets = conn.packets.saturating_add(1);
     if conn.packets > PACKETS_MAX {
-        return give_up(&facts.terms);
+        return Verdict::Decline(give_up(&facts.terms));
     }
     if conn.closed && introduces(packet, facts.fulfillable) {
         // Another client with the same Pay-Token, to pay what is missing.
@@ -107,18 +107,22 @@ fn judge_money(conn: &mut Conn, packet: &StreamPacket, facts: Facts) -> Verdict 
     if !attributed {
         return Verdict::Decline(Vec::new());
     }
-    let expired = !facts.terms.open && facts.terms.room() > 0;
-    if conn.closed || expired {
-        return give_up(&facts.terms);
+    if conn.closed || facts.terms.is_over() {
+        return Verdict::Decline(give_up(&facts.terms));
     }
-    let granularity = conn.granularity.filter(|_| conn.refusals > 0);
-    if facts.terms.open && facts.terms.accepts(facts.arrived, granularity) {
-        return Verdict::Credit { granularity };
+    let unit = conn.granularity.unwrap_or(0);
+    let slack = match conn.refusals {
+        0 => Slack::None,
+        1 => Slack::Unit(unit),
+        _ => Slack::Percent(unit),
+    };
+    if facts.terms.open && facts.terms.accepts(facts.arrived, slack) {
+        return Verdict::Credit { slack };
     }
     conn.refusals += 1;
     if conn.refusals >= REFUSALS_MAX {
         conn.closed = true;
-        return give_up(&facts.terms);
+        return Verdict::Decline(give_up(&facts.terms));
     }
     Verdict::Decline(vec![max_money(&facts.terms)])
 }
@@ -180,9 +184,9 @@ fn close(code: StreamErrorCode) -> Verdict {
 
 /// No money is taken here any more. JS clients would wait for ever if they were only told that the connection is closed: the
 /// byte makes them repeat their HTTP request, and that tells them what is wrong.
-fn give_up(terms: &Terms) -> Verdict {
+pub(super) fn give_up(terms: &Terms) -> Vec<Frame> {
     let ask_again = Frame::StreamData { stream_id: STREAM, offset: 0, data: PAID.to_vec() };
-    Verdict::Decline(vec![max_money(terms), ask_again, Frame::ConnectionClose { code: StreamErrorCode::NO_ERROR, message: String::new() }])
+    vec![max_money(terms), ask_again, Frame::ConnectionClose { code: StreamErrorCode::NO_ERROR, message: String::new() }]
 }
 
 /// What the stream takes and has.
