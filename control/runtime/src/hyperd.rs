@@ -172,7 +172,7 @@ impl Runtime for HyperdRuntime {
         let reference = ImageRef::parse(image)?;
         if reference.is_local() {
             let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
-            return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
+            return Err(RuntimeError::ReferenceRefused { image: image.to_owned(), reason: reason.to_owned() });
         }
         self.inner.registries.check(&reference)?;
         self.inner.killers.check_image(image)

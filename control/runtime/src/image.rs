@@ -83,7 +83,7 @@ impl RegistryConfig {
     pub(crate) fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         let Name::Registry(reference) = image.name() else { return Ok(()) };
         let refusal = self.refusal(reference.registry(), reference.repository());
-        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
+        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ReferenceRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
     }
 
     /// Why images of this repository aren't run here, if they aren't.

@@ -142,6 +142,28 @@ fn errors_name_the_field() {
     }
 }
 
+#[test]
+fn variables_have_any_name_docker_takes() {
+    for (name, taken) in [
+        ("discovery.type", 200),
+        ("xpack.security.enabled", 200),
+        ("A-B", 200),
+        ("a b", 200),
+        ("1", 200),
+        ("\u{e9}", 200),
+        ("", 400),
+        ("A=B", 400),
+        ("=", 400),
+        ("A\0", 400),
+        ("CODIUS.x", 422),
+    ] {
+        let containers = serde_json::json!([{ "id": "app", "image": DIGEST, "environment": { name: "value" } }]);
+        let upload = serde_json::json!({ "manifest": { "name": "a", "version": "1", "containers": containers } });
+        let ours = Upload::parse(upload.to_string().as_bytes(), &Rules::default());
+        assert_eq!(status(&ours), taken, "{name:?}: {ours:?}");
+    }
+}
+
 /// What serde would take for the same, of another hash.
 #[test]
 fn a_value_is_the_one_type_it_is() {

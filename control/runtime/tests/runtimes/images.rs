@@ -12,7 +12,7 @@ use crate::{
 
 /// Something in an image's upper layers.
 #[derive(Clone, Copy)]
-enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     Dir(&'a str),
     File(&'a str, &'a str),
     Program(&'a str, &'a [u8]),
@@ -41,7 +41,7 @@ const STUB: &str = "../run/systemd/resolve/stub-resolv.conf";
 /// An ELF header of a big-endian machine.
 const OF_S390X: &[u8] = b"\x7fELF\x02\x02\x01\0\0\0\0\0\0\0\0\0\0\x02\0\x16";
 
-fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_ustar();
@@ -109,7 +109,7 @@ async fn all_of(host: &Host, rows: Vec<Row<'_>>) {
 /// Says whose it is and where.
 const WHO: &str = "echo $(busybox id -u) $(busybox id -g) $(busybox id -G) $HOME";
 /// Says that the host's own file systems are there.
-const MOUNTS: &str = "test -e /proc/self/status && test -d /sys/fs/cgroup && test -c /dev/null && \
+const MOUNTS: &str = "test -e /proc/self/status && test -d /sys/fs/cgroup && test -c /dev/null && test -w /dev/shm && \
     busybox grep -q nameserver /etc/resolv.conf && busybox grep -q localhost /etc/hosts && echo whole";
 
 fn script(script: &str, mut settings: Value) -> Value {
@@ -141,6 +141,15 @@ fn users() -> Vec<Row<'static>> {
         (&[&[Link("etc", "usr/etc")], &[File("usr/etc/passwd", "web:x:101:102::/w:/\n")]], user("web"), Says(&["101 102 102 /w"])),
         (&[&[File("lib/passwd", "web:x:101:102::/w:/\n")], &[Link("etc/passwd", "/lib/passwd")]], user("web"), Says(&["101 102 102 /w"])),
         (&[&[Link("etc/passwd", "../lib/passwd")], &[File("lib/passwd", "web:x:9:9::/w:/\n")]], user("web"), Says(&["9 9 9 /w"])),
+        // A layer hides what is below it.
+        (&[&[PASSWD], &[File("etc/.wh.passwd", "")]], user("web"), Refused("/etc/passwd isn't there")),
+        (&[&[PASSWD], &[File("etc/.wh..wh..opq", ""), File("etc/group", "www:x:3:\n")]], user("0:www"), Says(&["0 3 3 /"])),
+        (&[&[PASSWD], &[File(".wh.etc", "")], &[File("etc/passwd", "web:x:5:6::/w:/\n")]], user("web"), Says(&["5 6 6 /w"])),
+        (
+            &[&[Link("etc", "usr/etc"), File("usr/etc/passwd", "web:x:5:6::/w:/\n")], &[File("usr/etc/.wh..wh..opq", "")]],
+            user("web"),
+            Refused("/etc/passwd isn't there"),
+        ),
         (&[&[PASSWD]], user("nobody"), Refused("no user \"nobody\": /etc/passwd doesn't name it")),
         (&[], user("nobody"), Refused("no user \"nobody\": /etc/passwd isn't there")),
         (&[&[PASSWD]], user("web:nobody"), Refused("no group \"nobody\"")),
@@ -160,7 +169,15 @@ fn mount_points() -> Vec<Row<'static>> {
         (&[&[Link("etc/resolv.conf", "/run/nowhere")]], whole(), Says(&["whole"])),
         (&[&[Link("etc/resolv.conf", "resolv.conf")]], whole(), Says(&["whole"])),
         (&[&[Link("etc/hosts", "/proc/self/mounts"), Link("etc/hostname", "/dev/null")]], whole(), Says(&["whole"])),
-        (&[&[Dir("etc/hosts")]], whole(), Refused("/etc/hosts")),
+        (&[&[Link("etc/resolv.conf", "hosts"), Link("etc/hosts", "resolv.conf")]], whole(), Says(&["whole"])),
+        (&[&[Link("etc/hostname", "../../../../../../etc/hostname")]], whole(), Says(&["whole"])),
+        (&[&[Dir("etc/hosts")]], whole(), Refused("/etc/hosts of the image can't be mounted on")),
+        (&[&[File("etc/hostname/kept", "")]], whole(), Refused("/etc/hostname of the image can't be mounted on")),
+        (&[&[Link("dev/shm", "/nowhere"), File("dev/null", "the image's")]], whole(), Says(&["whole"])),
+        (&[&[File("dev/shm", ""), Dir("dev/null"), File("sys/fs", "")]], whole(), Says(&["whole"])),
+        (&[&[Dir("dev/shm/x"), Link("dev/pts", "pts")]], whole(), Says(&["whole"])),
+        (&[&[Link("proc", "proc"), Link("sys", "../../../../sys"), Link("dev", "/proc")]], whole(), Says(&["whole"])),
+        (&[&[File(".wh.etc", ""), File(".wh.proc", "")]], whole(), Says(&["whole"])),
         (&[&[Dir("etc/resolv.conf")]], whole(), Refused("/etc/resolv.conf")),
         (&[&[Link("etc", "usr/etc"), Dir("usr/etc")]], whole(), Says(&["whole"])),
         (&[&[Link("etc", "/usr/nowhere")]], whole(), Says(&["whole"])),

@@ -9,6 +9,7 @@ mod busybox;
 mod cases;
 mod confinement;
 mod contract;
+mod corpus;
 mod hyperd;
 mod images;
 mod kit;
@@ -39,6 +40,7 @@ const CASES: &[(&str, Case)] = cases! {
         a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
         the_same_pod_starts_again_at_once, too_many_starts_are_refused, a_pod_that_ignores_sigterm_ends_in_time, the_log_of_a_fast_writer_ends,
         requests_for_a_pod_that_is_gone_stay_here, nothing_of_a_host_without_pods_is_left, files_of_pods_are_for_root_alone;
+    corpus: well_known_images_start_as_docker_starts_them;
     images: images_of_all_kinds_start_or_say_why, volumes_of_a_read_only_root_are_written_to,
         no_link_of_an_image_leads_out_of_it;
     confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, what_is_sent_is_limited, memory_is_limited_in_the_pod_alone,

@@ -184,3 +184,90 @@ fn id(what: &str, text: &str, number: i64) -> Result<u32, String> {
     let id = u32::try_from(number).ok().filter(|_| number < IDS);
     id.ok_or_else(|| format!("its user {text:?} has the {what} number {number}, and those of a pod are 0 to {}", IDS - 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\n  web:x:101:102::/srv/web:/bin/sh\nbare:x:7\nhomeless:x:8:9:::\n\
+        1000:x:55:56:a name of digits:/digits:\nbig:x:65536:1::/:\nodd:x:x:y::/odd:\nfar:x:-1:1::/:\nlast:x:65535:65535::/last:";
+    const GROUP: &str = "root:x:0:\n#no:x:3:web\nwww:x:102:\nlogs:x:7:other,web\nmany:x:8:web,root\nbig:x:65536:web\nagain:x:102:web\n";
+
+    fn find(files: &[(&str, &str)], user: &str) -> Result<Identity, String> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join("etc").join(name), text).unwrap();
+        }
+        Identity::find(&Root::open(dir.path(), 0).unwrap(), user)
+    }
+
+    #[test]
+    fn users_are_read_as_docker_reads_them() {
+        let files = [("passwd", PASSWD), ("group", GROUP)];
+        // User, then uid, gid, groups and home; or what is said.
+        let table: &[(&str, Result<(u32, u32, &[u32], &str), &str>)] = &[
+            ("", Ok((0, 0, &[0, 8], "/root"))),
+            ("0", Ok((0, 0, &[0, 8], "/root"))),
+            ("root", Ok((0, 0, &[0, 8], "/root"))),
+            ("web", Ok((101, 102, &[102, 7, 8], "/srv/web"))),
+            ("101", Ok((101, 102, &[102, 7, 8], "/srv/web"))),
+            ("web:", Ok((101, 102, &[102, 7, 8], "/srv/web"))),
+            ("101:", Ok((101, 102, &[102, 7, 8], "/srv/web"))),
+            ("web:www", Ok((101, 102, &[102], "/srv/web"))),
+            ("web:7", Ok((101, 7, &[7], "/srv/web"))),
+            ("web:0", Ok((101, 0, &[0], "/srv/web"))),
+            ("web:5000", Ok((101, 5000, &[5000], "/srv/web"))),
+            (":7", Ok((0, 7, &[7], "/root"))),
+            (":www", Ok((0, 102, &[102], "/root"))),
+            (":", Ok((0, 0, &[0, 8], "/root"))),
+            ("web:www:rest", Ok((101, 102, &[102], "/srv/web"))),
+            ("12345", Ok((12345, 0, &[0], "/"))),
+            ("12345:", Ok((12345, 0, &[0], "/"))),
+            ("12345:54321", Ok((12345, 54321, &[54321], "/"))),
+            ("12345:logs", Ok((12345, 7, &[7], "/"))),
+            ("0101", Ok((101, 102, &[102, 7, 8], "/srv/web"))),
+            ("bare", Ok((7, 0, &[0], "/"))),
+            ("homeless", Ok((8, 9, &[9], "/"))),
+            ("odd", Ok((0, 0, &[0], "/odd"))),
+            ("last", Ok((65535, 65535, &[65535], "/last"))),
+            // A number isn't the name of anybody.
+            ("1000", Ok((1000, 0, &[0], "/"))),
+            ("nobody", Err("it has no user \"nobody\": /etc/passwd doesn't name it")),
+            ("web:nobody", Err("it has no group \"nobody\": /etc/group doesn't name it")),
+            (":nobody", Err("it has no group \"nobody\": /etc/group doesn't name it")),
+            ("#no", Err("it has no user \"#no\": /etc/passwd doesn't name it")),
+            ("web:#no", Err("it has no group \"#no\": /etc/group doesn't name it")),
+            ("big", Err("its user \"big\" has the user number 65536, and those of a pod are 0 to 65535")),
+            ("web:big", Err("its user \"web:big\" has the group number 65536, and those of a pod are 0 to 65535")),
+            ("65536", Err("its user \"65536\" has the user number 65536, and those of a pod are 0 to 65535")),
+            ("-1", Err("its user \"-1\" has the user number -1, and those of a pod are 0 to 65535")),
+            ("4294967296", Err("its user \"4294967296\" has the user number 4294967296, and those of a pod are 0 to 65535")),
+            (
+                "99999999999999999999",
+                Err("its user \"99999999999999999999\" has the user number 9223372036854775807, and those of a pod are 0 to 65535"),
+            ),
+        ];
+        for (user, expected) in table {
+            let found = find(&files, user);
+            let found = found.as_ref().map(|who| (who.uid, who.gid, &*who.groups, &*who.home)).map_err(String::as_str);
+            assert_eq!(found, *expected, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_need_no_files_and_names_say_which_they_need() {
+        let anybody = |uid, gid| Identity { uid, gid, groups: vec![gid], home: "/".to_owned() };
+        assert_eq!(find(&[], ""), Ok(anybody(0, 0)));
+        assert_eq!(find(&[], "7"), Ok(anybody(7, 0)));
+        assert_eq!(find(&[], "7:8"), Ok(anybody(7, 8)));
+        assert_eq!(find(&[], "web").unwrap_err(), "it has no user \"web\": /etc/passwd isn't there");
+        assert_eq!(find(&[], "7:web").unwrap_err(), "it has no group \"web\": /etc/group isn't there");
+        let odd = "web:x:5:6::/caf\u{e9}:\r\n";
+        assert_eq!(find(&[("passwd", odd)], "web").unwrap().home, "/caf\u{e9}");
+        let large = "x".repeat(usize::try_from(FILE_MAX).unwrap() + 1);
+        assert_eq!(find(&[("passwd", &large)], "7").unwrap_err(), "its /etc/passwd is larger than 10 MiB");
+    }
+}

@@ -42,3 +42,124 @@ fn etc(root: &Root) -> std::io::Result<PathBuf> {
         _ => root.become_dir(Path::new("/"), "etc").map(|()| PathBuf::from("/etc")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+    use crate::error::Fault;
+
+    fn container(volumes: &[&str]) -> ContainerOrder {
+        ContainerOrder {
+            name: "main".to_owned(),
+            layers: Vec::new(),
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            volumes: volumes.iter().map(|path| (*path).to_owned()).collect(),
+        }
+    }
+
+    /// What an image may have at a path.
+    #[derive(Clone, Copy, Debug)]
+    enum Shape {
+        Nothing,
+        File,
+        Directory,
+        /// A directory something is in.
+        Full,
+        Link(&'static str),
+    }
+
+    use Shape::{Directory, File, Full, Link, Nothing};
+
+    const SHAPES: [Shape; 9] = [
+        Nothing,
+        File,
+        Directory,
+        Full,
+        Link("../run/systemd/resolve/stub-resolv.conf"),
+        Link("/tmp/nowhere"),
+        Link("/real"),
+        Link("hosts"),
+        Link("../../../../../../../../outside"),
+    ];
+
+    fn shaped(image: &Path, path: &str, shape: Shape) {
+        let at = image.join(path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        match shape {
+            Nothing => {}
+            File => fs::write(at, "the image's").unwrap(),
+            Directory => fs::create_dir(at).unwrap(),
+            Full => fs::create_dir_all(at.join("kept")).unwrap(),
+            Link(target) => symlink(target, at).unwrap(),
+        }
+    }
+
+    /// All mount points, after one of them had that shape; or what is said.
+    fn made(path: &str, shape: Shape, volumes: &[&str]) -> Result<Vec<PathBuf>, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        fs::create_dir_all(&image).unwrap();
+        fs::write(image.join("real"), "kept").unwrap();
+        shaped(&image, path, shape);
+        let root = Root::open(&image, nix::unistd::geteuid().as_raw()).unwrap();
+        let volumes = make(&root, &container(volumes));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{path} {shape:?}: made beside the image");
+        assert_eq!(fs::read_to_string(image.join("real")).unwrap(), "kept", "{path} {shape:?}");
+        if volumes.is_ok() {
+            for name in DIRECTORIES {
+                assert!(fs::symlink_metadata(image.join(name)).unwrap().is_dir(), "{path} {shape:?}: /{name}");
+            }
+            for name in FILES {
+                assert!(root.metadata(&Path::new("/etc").join(name)).unwrap().is_file(), "{path} {shape:?}: /etc/{name}");
+            }
+        }
+        volumes
+    }
+
+    #[test]
+    fn every_mount_point_of_every_shape_is_made_or_named() {
+        for shape in SHAPES {
+            for path in ["dev", "proc", "sys", "etc"] {
+                // A link at /etc to a regular file is as good as that file: it makes room.
+                made(path, shape, &[]).unwrap_or_else(|failure| panic!("/{path} {shape:?}: {failure:?}"));
+            }
+            for path in FILES.map(|name| format!("etc/{name}")) {
+                match (made(&path, shape, &[]), shape) {
+                    (Err(failure), Directory | Full) => {
+                        assert_eq!(failure.fault, Fault::Image, "{path} {shape:?}");
+                        assert_eq!(failure.step, format!("/{path} of the image can't be mounted on: Is a directory"));
+                    }
+                    (Ok(_), Directory | Full) => panic!("{path} {shape:?}: mounted on"),
+                    (made, _) => drop(made.unwrap_or_else(|failure| panic!("{path} {shape:?}: {failure:?}"))),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn volumes_are_there_or_named() {
+        for (shape, volume, expected) in [
+            (Nothing, "/data/below", Some("/data/below")),
+            (Directory, "/data", Some("/data")),
+            (Link("/var/data"), "/data", Some("/var/data")),
+            (Link("../../outside"), "/data/x", Some("/outside/x")),
+            (Link("/dev"), "/data/x", Some("/dev/x")),
+            (File, "/data", None),
+            (Link("data"), "/data", None),
+        ] {
+            match (made("data", shape, &[volume]), expected) {
+                (Ok(paths), Some(expected)) => assert_eq!(paths, [Path::new(expected)], "{shape:?}"),
+                (Err(failure), None) => {
+                    assert_eq!(failure.fault, Fault::Image);
+                    assert!(failure.step.starts_with("the volume /data of the image can't be made: "), "{}", failure.step);
+                }
+                (made, _) => panic!("{shape:?} {volume}: {made:?}"),
+            }
+        }
+    }
+}

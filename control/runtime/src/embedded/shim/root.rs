@@ -148,7 +148,7 @@ impl Root {
     }
 
     fn open_at(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
-        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY);
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC);
         let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         Ok(owned(openat2(self.fd.as_raw_fd(), path, how)?))
     }
@@ -175,4 +175,153 @@ fn kind(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<SFlag>> {
 fn owned(fd: i32) -> OwnedFd {
     // SAFETY: the kernel has just given us this descriptor; nobody else has it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, symlink},
+    };
+
+    use nix::unistd::{geteuid, mkfifo};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory beside the image, and the image: links `(path, target)`, directories (`path/`) and files.
+    fn image(entries: &[(&str, &str)]) -> (TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("image")).unwrap();
+        fs::write(dir.path().join("secret"), "the host's").unwrap();
+        for (path, target) in entries {
+            let at = dir.path().join("image").join(path.trim_end_matches('/'));
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            match target.strip_prefix("-> ") {
+                Some(target) => symlink(target, &at).unwrap(),
+                None if path.ends_with('/') => fs::create_dir_all(&at).unwrap(),
+                None => fs::write(&at, target).unwrap(),
+            }
+        }
+        let root = Root::open(&dir.path().join("image"), geteuid().as_raw()).unwrap();
+        (dir, root)
+    }
+
+    fn number(error: &io::Error) -> Option<Errno> {
+        error.raw_os_error().map(Errno::from_raw)
+    }
+
+    #[test]
+    fn files_are_read_through_links_that_stay_inside() {
+        let (_dir, root) = image(&[
+            ("file", "here"),
+            ("lib/file", "in lib"),
+            ("absolute", "-> /lib/file"),
+            ("relative", "-> lib/../lib/./file"),
+            ("above", "-> ../../../lib/file"),
+            ("etc", "-> usr/etc"),
+            ("usr/etc/passwd", "-> ../../lib/file"),
+            ("host", "-> ../secret"),
+            ("one", "-> two"),
+            ("two", "-> one"),
+            ("dangling", "-> nothing"),
+            ("directory/", ""),
+        ]);
+        let table = [
+            ("/file", Ok("here")),
+            ("/absolute", Ok("in lib")),
+            ("/relative", Ok("in lib")),
+            ("/above", Ok("in lib")),
+            ("/../../file", Ok("here")),
+            ("/etc/passwd", Ok("in lib")),
+            ("/host", Err(Some(Errno::ENOENT))),
+            ("/../secret", Err(Some(Errno::ENOENT))),
+            ("/one", Err(Some(Errno::ELOOP))),
+            ("/dangling", Err(Some(Errno::ENOENT))),
+            ("/file/below", Err(Some(Errno::ENOTDIR))),
+            ("/directory", Err(None)),
+        ];
+        for (path, expected) in table {
+            let read = root.read(Path::new(path), 64).map(|bytes| String::from_utf8(bytes).unwrap());
+            assert_eq!(read.as_deref().map_err(number), expected, "{path}");
+        }
+        assert_eq!(root.read(Path::new("/file"), 2).unwrap(), b"he", "no more than is wanted");
+    }
+
+    #[test]
+    fn a_fifo_is_looked_at_and_not_waited_for() {
+        let (dir, root) = image(&[]);
+        mkfifo(&dir.path().join("image/fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(number(&root.read(Path::new("/fifo"), 1).unwrap_err()), None);
+        assert!(!root.metadata(Path::new("/fifo")).unwrap().is_file());
+    }
+
+    #[test]
+    fn directories_are_made_where_links_lead_and_never_outside() {
+        let entries = &[
+            ("there/", ""),
+            ("etc", "-> usr/etc"),
+            ("absolute", "-> /var/absolute"),
+            ("out", "-> ../../../../outside"),
+            ("proc-link", "-> /proc/self"),
+            ("one", "-> two"),
+            ("two", "-> one"),
+            ("self", "-> self/x"),
+            ("file", ""),
+        ];
+        let table = [
+            ("/", Ok("/")),
+            ("/a/b/../c/./d", Ok("/a/c/d")),
+            ("/../..", Ok("/")),
+            ("/there/new", Ok("/there/new")),
+            ("/etc/x", Ok("/usr/etc/x")),
+            ("/absolute/x", Ok("/var/absolute/x")),
+            ("/out/x", Ok("/outside/x")),
+            ("/proc/x/y", Ok("/proc/x/y")),
+            ("/proc-link/fd", Ok("/proc/self/fd")),
+            ("/one", Err(Some(Errno::ELOOP))),
+            ("/self", Err(Some(Errno::ELOOP))),
+            ("/file", Err(Some(Errno::ENOTDIR))),
+            ("/file/x", Err(Some(Errno::ENOTDIR))),
+        ];
+        for (path, expected) in table {
+            let (dir, root) = image(entries);
+            let made = root.make_dirs(Path::new(path));
+            assert_eq!(made.as_deref().map_err(number), expected.map(Path::new), "{path}");
+            let mut beside: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            beside.sort();
+            assert_eq!(beside, ["image", "secret"], "{path}: made outside of the image");
+            if let Some(real) = made.ok().filter(|real| !is_hosts_own(real)) {
+                let made = fs::symlink_metadata(dir.path().join("image").join(real.strip_prefix("/").unwrap())).unwrap();
+                assert!(made.is_dir() && made.uid() == geteuid().as_raw(), "{path}");
+            }
+            assert!(!dir.path().join("image/proc").exists(), "{path}: hidden in the container, and made all the same");
+        }
+    }
+
+    #[test]
+    fn a_name_becomes_a_file_or_a_directory_whatever_it_was() {
+        let entries = &[
+            ("file", "kept"),
+            ("directory/kept", ""),
+            ("dangling", "-> ../run/nowhere"),
+            ("absolute", "-> /file"),
+            ("outside", "-> ../../secret"),
+            ("loop", "-> loop"),
+        ];
+        let is_file = |name: &str| (name != "directory").then_some(()).ok_or(Some(Errno::EISDIR));
+        for name in ["file", "directory", "dangling", "absolute", "outside", "loop", "missing"] {
+            let (dir, root) = image(entries);
+            let at = dir.path().join("image").join(name);
+            assert_eq!(root.become_file(Path::new("/"), name).map_err(|error| number(&error)), is_file(name), "{name}");
+            assert_eq!(fs::symlink_metadata(&at).unwrap().is_file(), name != "directory", "{name}");
+            assert_eq!(fs::read_to_string(dir.path().join("image/file")).unwrap(), "kept", "{name}");
+            let (dir, root) = image(entries);
+            let at = dir.path().join("image").join(name);
+            root.become_dir(Path::new("/"), name).unwrap();
+            assert!(fs::symlink_metadata(&at).unwrap().is_dir(), "{name}");
+            assert!(dir.path().join("image/directory/kept").exists(), "{name}");
+            assert_eq!(fs::read_to_string(dir.path().join("secret")).unwrap(), "the host's", "{name}");
+        }
+    }
 }
