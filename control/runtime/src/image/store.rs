@@ -125,10 +125,10 @@ impl ImageStore {
     }
 }
 
-/// What has come of asking for an image, or what there is of it from an older release; unless it can't be run.
+/// What has come of asking for an image, or what there is of it from an older release: that ran before, and does still.
 fn or_older<T>(asked: Result<T, RuntimeError>, older: Option<T>) -> Result<T, RuntimeError> {
     match (asked, older) {
-        (Err(error), Some(older)) if !matches!(error, RuntimeError::ImageRefused { .. }) => {
+        (Err(error), Some(older)) => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "an image of an older release can't be had anew, and is used as it is"
