@@ -167,7 +167,7 @@ impl Default for ImageLimits {
 /// Whether what an image says of itself and what is asked of it go together, as far as that shows without its layers: who its user
 /// is does not.
 pub(crate) fn check(settings: &ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-    process_of(&settings, spec).map(drop)
+    process_of(settings, spec).map(drop)
 }
 
 /// An unpacked image.

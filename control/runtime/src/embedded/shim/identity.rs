@@ -195,6 +195,9 @@ mod tests {
         1000:x:55:56:a name of digits:/digits:\nbig:x:65536:1::/:\nodd:x:x:y::/odd:\nfar:x:-1:1::/:\nlast:x:65535:65535::/last:";
     const GROUP: &str = "root:x:0:\n#no:x:3:web\nwww:x:102:\nlogs:x:7:other,web\nmany:x:8:web,root\nbig:x:65536:web\nagain:x:102:web\n";
 
+    /// Number, group, all groups and home; or what is said.
+    type Expected = Result<(u32, u32, &'static [u32], &'static str), &'static str>;
+
     fn find(files: &[(&str, &str)], user: &str) -> Result<Identity, String> {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("etc")).unwrap();
@@ -207,8 +210,7 @@ mod tests {
     #[test]
     fn users_are_read_as_docker_reads_them() {
         let files = [("passwd", PASSWD), ("group", GROUP)];
-        // User, then uid, gid, groups and home; or what is said.
-        let table: &[(&str, Result<(u32, u32, &[u32], &str), &str>)] = &[
+        let table: &[(&str, Expected)] = &[
             ("", Ok((0, 0, &[0, 8], "/root"))),
             ("0", Ok((0, 0, &[0, 8], "/root"))),
             ("root", Ok((0, 0, &[0, 8], "/root"))),
