@@ -19,7 +19,7 @@ const NESTED: u16 = 0x8000;
 const KIND_BITS: u16 = 0x3fff;
 
 /// One netlink message under construction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Message(Vec<u8>);
 
 impl Message {

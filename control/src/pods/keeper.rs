@@ -233,6 +233,10 @@ impl Keeper {
         for container in &order.spec.containers {
             self.0.runtime.check_image(&container.image).await?;
         }
+        let is_new = matches!(decide(self.0.table().get(&order.spec.id)), Decision::Start { .. });
+        if is_new {
+            self.0.runtime.has_room().await?;
+        }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
             Decision::Start { .. } => self.0.fits(&table, order),

@@ -7,6 +7,8 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 pub(super) enum Renewal {
     /// It ended with the daemon it ran under.
     Lost,
+    /// It couldn't be told from another pod.
+    Misplaced,
     /// The runtime doesn't know it any more.
     Missing,
     /// The runtime can't look after it any more.
@@ -14,11 +16,12 @@ pub(super) enum Renewal {
 }
 
 impl Renewal {
-    const ALL: [Self; 3] = [Self::Lost, Self::Missing, Self::Worn];
+    const ALL: [Self; 4] = [Self::Lost, Self::Misplaced, Self::Missing, Self::Worn];
 
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Lost => "lost",
+            Self::Misplaced => "misplaced",
             Self::Missing => "missing",
             Self::Worn => "worn",
         }

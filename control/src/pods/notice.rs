@@ -4,6 +4,7 @@
 //! |---|---|
 //! | all its containers have exited | route withdrawn, the time it had left kept for another upload |
 //! | it was lost with the daemon it ran under | started anew, its end stays |
+//! | it can't be told from another at its address | the same, and not served meanwhile |
 //! | nothing, several times in a row | the same |
 //! | it runs, but can't be looked after (worn) | the same, when no request is under way to it |
 //!
@@ -90,6 +91,7 @@ impl Inner {
                 Some((PodState::Running(_) | PodState::Unstarted, _)) => {}
                 Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation).await?,
                 Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost),
+                Some((PodState::Misplaced, _)) => self.renew(&pod, Renewal::Misplaced),
                 None => {
                     let looks = earlier.missing.entry(key).or_default();
                     *looks += 1;

@@ -14,7 +14,10 @@ use codiusd_control::{
     pods::{Capacity, Gone, Keeper, KeeperConfig, PodMetrics, Routes},
     store::Store,
 };
-use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
+use codiusd_runtime::{
+    HyperdConfig, HyperdRuntime, PodId,
+    network::{Guard, Links, NetworkRules, Policy, restored_counter},
+};
 use prometheus::Registry;
 use tokio::{runtime::Runtime, sync::watch};
 
@@ -63,16 +66,24 @@ pub(crate) fn store_file(root: &Path) -> PathBuf {
     root.join("codius.db")
 }
 
+/// Pods have addresses of ours: a daemon that was killed hands out its own twice.
+async fn guard(bridge: &str) -> Arc<Guard> {
+    let policy = Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.to_owned()), None, &NetworkRules::default());
+    let installed = tokio::task::spawn_blocking(move || Guard::install(&policy, restored_counter()));
+    Arc::new(installed.await.unwrap().expect("the policy is in force"))
+}
+
 impl Life {
     /// Starts on what the store holds, and takes over the pods.
-    pub(crate) async fn begin(root: &Path, socket: PathBuf) -> Self {
+    pub(crate) async fn begin(root: &Path, socket: PathBuf, bridge: &str) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (store, snapshot) = Store::open(&store_file(root)).expect("the store opens");
         let (asset_told, asset_known) = watch::channel(Some(asset()));
         let clock = SystemClock::shared();
         let desk = Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known).expect("the sums agree");
         let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
-        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), ..HyperdConfig::new(socket) };
+        let config =
+            HyperdConfig { orphan_grace: Duration::from_millis(300), guard: Some(guard(bridge).await), ..HyperdConfig::new(socket) };
         let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),

@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::life::{Life, asset};
+use crate::{
+    laws,
+    life::{Life, asset},
+};
 
 /// Manifests that are uploaded.
 const PODS: u64 = 3;
@@ -62,7 +65,7 @@ impl World {
         let hyperd = Hyperd::builder(&binary).boot_ms(boot_ms).time_scale(0.02).pulled().start().await;
         let root = tempfile::tempdir().unwrap();
         let orders = (0..PODS).map(|number| Arc::new(order(&format!("storm-{seed}-{number}"), hyperd.image()))).collect();
-        let life = Some(Life::begin(root.path(), hyperd.socket()).await);
+        let life = Some(Life::begin(root.path(), hyperd.socket(), &hyperd.bridge()).await);
         Self { random, root, hyperd, life, orders, paid: Vec::new() }
     }
 
@@ -85,7 +88,7 @@ impl World {
             8 => self.exit_one(pod).await,
             9 => {
                 self.end().await;
-                self.life = Some(Life::begin(self.root.path(), self.hyperd.socket()).await);
+                self.life = Some(Life::begin(self.root.path(), self.hyperd.socket(), &self.hyperd.bridge()).await);
             }
             10 => self.restart_hyperd(|hyperd| hyperd.kill9()).await,
             11 => self.restart_hyperd(Hyperd::power_loss).await,
@@ -101,6 +104,7 @@ impl World {
             _ => {}
         }
         sleep(Duration::from_millis(self.random.below(4) * 40)).await;
+        laws::nobody_is_served_as_another(self).await;
     }
 
     /// No more faults, and a daemon that runs. A crash that has begun may still come.
@@ -224,9 +228,10 @@ impl World {
 }
 
 fn order(name: &str, image: &str) -> Order {
+    let page = format!("echo {name} > /www/index.html && exec /bin/httpd -f -p 8080 -h /www");
     let manifest = json!({ "manifest": {
         "name": name, "version": "1", "port": "8080",
-        "containers": [{ "id": "app", "image": image }],
+        "containers": [{ "id": "app", "image": image, "command": ["/bin/sh", "-c", page] }],
     }});
     let upload = Upload::parse(manifest.to_string().as_bytes(), &Rules::default()).expect("it is valid");
     upload.order(&Rules::default(), "http://codius.example")

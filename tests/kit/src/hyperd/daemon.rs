@@ -62,8 +62,6 @@ pub(super) struct Daemon {
     pub options: Options,
     pub host: Host,
     pub faults: Faults,
-    /// Held while a machine gets its interface.
-    pub plugging: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     changed: watch::Sender<()>,
 }
@@ -173,14 +171,13 @@ async fn serve(mut options: Options) -> Result<(), String> {
     }
     options.dir = fs::canonicalize(&options.dir).map_err(|error| format!("{}: {error}", options.dir.display()))?;
     rootfs::make_bin(&options.dir).map_err(|error| format!("make the images: {error}"))?;
-    net::make_bridge(options.network)?;
+    net::make_bridge(&options.bridge, options.network, options.prefix)?;
     let caught = |kind| signal(kind).map_err(|error| format!("catch a signal: {error}"));
     let (mut terminate, mut interrupt) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
     let mut hangup = caught(SignalKind::hangup())?;
     let daemon = Arc::new(Daemon {
         host: Host::look(),
         faults: Faults::new(&options.dir, options.boot),
-        plugging: tokio::sync::Mutex::new(()),
         state: Mutex::new(State::default()),
         changed: watch::Sender::new(()),
         options,
@@ -229,7 +226,7 @@ async fn restore(daemon: &Arc<Daemon>) -> Result<(), String> {
     }
     for mut pod in saved.pods {
         let attached = match &pod.machine {
-            Some((name, address)) => Some(Machine::attach(daemon, name, *address).await),
+            Some((name, nic)) => Some(Machine::attach(daemon, name, nic.clone()).await),
             None => None,
         };
         let mut state = daemon.state();
@@ -239,7 +236,7 @@ async fn restore(daemon: &Arc<Daemon>) -> Result<(), String> {
             Some(Ok((machine, (running, stalled)))) => {
                 pod.live.phase = Phase::Running;
                 pod.live.shown_machine = Some(machine.name.clone());
-                pod.live.shown_address = Some(machine.address);
+                pod.live.shown_address = Some(machine.nic.cidr());
                 pod.live.machine = Some(machine);
                 for id in running {
                     if let Some(container) = state.containers.get_mut(&id) {
