@@ -106,12 +106,13 @@ impl Admin {
         let (history, started, stops) = (History::default(), Instant::now(), Arc::new(Semaphore::new(STOPS_MAX)));
         let desk = Arc::new(Desk { registry, money, routes, orders, peers, public_uri, self_test, history, started, stops });
         let router = router(desk.clone());
-        let served = tokio::spawn(async move {
+        let supervisor = desk.orders.keeper().supervisor().clone();
+        let served = supervisor.spawn_service("admin listener", async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the admin listener has ended");
             }
         });
-        let kept = tokio::spawn(async move { desk.history.keep(&desk.registry, &desk.orders).await });
+        let kept = supervisor.spawn_service("history", async move { desk.history.keep(&desk.registry, &desk.orders).await });
         Ok(Some(Self { address, _tasks: [served, kept].map(AbortOnDropHandle::new) }))
     }
 

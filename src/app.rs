@@ -32,6 +32,7 @@ use codiusd_ilp::{
 };
 use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Pulse, RouteTable, TlsConfig};
 use codiusd_runtime::embedded;
+use codiusd_supervisor::{Failure, Supervisor};
 pub use error::StartError;
 use tokio::{
     net::UnixListener,
@@ -61,6 +62,8 @@ const API_ENDS_WITHIN: Duration = Duration::from_secs(10);
 const PODS_STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long a start waits for its Interledger account.
 const ACCOUNT_WITHIN: Duration = Duration::from_secs(3);
+/// How long background tasks and the Interledger connection may take to end.
+const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
 /// How long the store's writer may take to clear up.
 const STORE_ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// How often expired payments are forgotten.
@@ -79,11 +82,12 @@ pub struct App {
     keeper: Keeper,
     stop_pods: bool,
     drain_within: Duration,
-    api: JoinHandle<io::Result<()>>,
+    api: JoinHandle<()>,
     api_stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
     admin: Option<Admin>,
     draining: CancellationToken,
+    supervisor: Supervisor,
     store_failed: watch::Receiver<bool>,
     public_uri: Url,
     ready: ReadyFile,
@@ -103,15 +107,16 @@ impl App {
         let run = prepare_root(&config.root)?;
         let locks = (lock(&config.root)?, claim(config)?);
         ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
-        let (store, snapshot) = Store::open(&config.root.join("codius.db"))?;
+        let supervisor = Supervisor::default();
+        let (store, snapshot) = Store::supervised(&config.root.join("codius.db"), supervisor.clone())?;
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
         let test_image = tested::image(config).await?;
-        let runtime = pods::runtime(config, &registry).await?;
+        let runtime = pods::runtime(config, &registry, &supervisor).await?;
 
         let routes = Arc::new(RouteTable::new());
         let socket = run.join("control.sock");
-        let edge = edge_config(config, tls, socket.clone(), inherited);
+        let edge = edge_config(config, tls, socket.clone(), inherited, &supervisor);
         let edge = Edge::prepare(edge, routes.clone(), &registry).map_err(StartError::Edge)?;
         let public_uri = config.public_uri.clone().unwrap_or_else(|| local_uri(edge.address().port()));
 
@@ -122,7 +127,7 @@ impl App {
         let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in)?);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
         let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
-        let interledger = Interledger::start(ilp, receiver.clone()).await.map_err(StartError::Ilp)?;
+        let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
 
         let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
         let house = House::new(snapshot.house, config.cost_per_month);
@@ -144,10 +149,15 @@ impl App {
         let draining = CancellationToken::new();
         let api_config =
             ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
-        let api = tokio::spawn(api::serve(listener, api_config, orders, peers, until));
+        let api = api::serve(listener, api_config, orders, peers, until);
+        let api = supervisor.spawn_service("control API", async {
+            if let Err(error) = api.await {
+                tracing::error!(%error, "the control API can't be served");
+            }
+        });
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
-        tasks.spawn(tested::keep_trying(self_test));
+        tasks.spawn(supervisor.job("self-test", tested::keep_trying(self_test)));
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         let stop_pods = config.stop_pods_at_exit;
@@ -163,11 +173,17 @@ impl App {
             tasks,
             admin,
             draining,
+            supervisor,
             store_failed,
             public_uri,
             ready,
             _locks: locks,
         })
+    }
+
+    /// Notices the end of what the host can't do without.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     /// Where visitors reach the host.
@@ -204,17 +220,23 @@ impl App {
         self.interledger.listening()
     }
 
-    /// Returns when the host can't go on.
-    pub async fn failed(&self) {
-        let mut failed = self.store_failed.clone();
-        if failed.wait_for(|failed| *failed).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Returns when the host can't go on, and why.
+    pub async fn failed(&self) -> Failure {
+        self.supervisor.failed().await
+    }
+
+    /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped. Takes no longer
+    /// than each of its steps may, also if what is waited for is what has failed.
+    pub async fn drain(self) {
+        let within = self.drain_within + API_ENDS_WITHIN + PODS_STOP_WITHIN + STORE_ENDS_WITHIN + TASKS_END_WITHIN;
+        if time::timeout(within, self.stop_all()).await.is_err() {
+            tracing::error!(?within, "the host hasn't stopped in time: what is left ends with the process");
         }
     }
 
-    /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped.
-    pub async fn drain(self) {
+    async fn stop_all(self) {
         let Self { edge, drain_within: deadline, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
+        self.supervisor.stopping();
         // First of all nobody is sent here any more: `/readyz` says no from now on. A log that is followed would be under way for ever.
         draining.cancel();
         drop((self.ready, self.admin));
@@ -253,7 +275,13 @@ fn tls(config: &Config) -> Result<Option<TlsConfig>, StartError> {
     }))
 }
 
-fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf, inherited: Vec<Inherited>) -> EdgeConfig {
+fn edge_config(
+    config: &Config,
+    tls: Option<TlsConfig>,
+    control_socket: PathBuf,
+    inherited: Vec<Inherited>,
+    supervisor: &Supervisor,
+) -> EdgeConfig {
     let mut limits = config.front_door.limits.clone();
     open_files::fit(&mut limits);
     EdgeConfig {
@@ -265,6 +293,7 @@ fn edge_config(config: &Config, tls: Option<TlsConfig>, control_socket: PathBuf,
         tls,
         policy: pods::addresses(config),
         access_log: config.access_log.clone(),
+        supervisor: supervisor.clone(),
         limits,
     }
 }
@@ -291,13 +320,15 @@ fn seen(
 
 /// What goes on in the background, until dropped.
 fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper, peers: &Peers) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(tell_asset(interledger.account(), asset));
-    tasks.spawn(forget_payments(desk.clone()));
+    let (mut tasks, supervisor) = (JoinSet::new(), keeper.supervisor());
+    tasks.spawn(supervisor.service("asset", tell_asset(interledger.account(), asset)));
+    tasks.spawn(supervisor.service("payment expiry", forget_payments(desk.clone())));
     let watched = keeper.clone();
-    tasks.spawn(async move { watched.watch().await });
+    tasks.spawn(supervisor.service("pod expiry", async move { watched.watch_ends().await }));
+    let watched = keeper.clone();
+    tasks.spawn(supervisor.service("runtime watch", async move { watched.watch_runtime().await }));
     let found = peers.clone();
-    tasks.spawn(async move { found.run().await });
+    tasks.spawn(supervisor.service("peers", async move { found.run().await }));
     tasks
 }
 

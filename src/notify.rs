@@ -89,9 +89,9 @@ impl Manager {
         self.send(&phase.message(seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default()))).await;
     }
 
-    /// Feeds the watchdog while `lives` says so, and doesn't hang; for ever.
+    /// Feeds the watchdog, if there is one, while `lives` says so, and doesn't hang; for ever.
     pub(crate) async fn watch<Lives: Future<Output = bool>>(self, lives: impl Fn() -> Lives) {
-        let Some(within) = self.watchdog else { return };
+        let Some(within) = self.watchdog else { return std::future::pending().await };
         let mut beats = time::interval((within / 2).max(BEAT_MIN));
         // Who has slept must not make up for it.
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);

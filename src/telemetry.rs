@@ -12,7 +12,7 @@ use crate::config::{Config, LogFormat};
 /// What is logged. There is one log of the process, as there is one standard error.
 static CHOSEN: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Starts logging.
+/// Starts logging; panics are lines of the log from now on.
 pub(crate) fn start(config: &Config) {
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let (filter, handle) = reload::Layer::new(config.log.clone());
@@ -21,6 +21,7 @@ pub(crate) fn start(config: &Config) {
         LogFormat::Json => chosen.with(lines.json()).init(),
         LogFormat::Text => chosen.with(lines).init(),
     }
+    codiusd_supervisor::report_panics();
     // Whoever starts logging twice has been stopped by `init`.
     let _ = CHOSEN.set(handle);
 }

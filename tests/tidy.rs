@@ -33,13 +33,14 @@ const LINES_MAX: usize = 500;
 const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "target"];
 /// Source directories of the crates, and the crates of ours each may import.
 const CRATES: &[(&str, &[&str])] = &[
-    (".", &["codiusd-control", "codiusd-ilp", "codiusd-own", "codiusd-proxy", "codiusd-runtime"]),
-    ("control", &["codiusd-ilp", "codiusd-own", "codiusd-runtime"]),
-    ("control/ilp", &[]),
-    ("control/runtime", &[]),
+    (".", &["codiusd-control", "codiusd-ilp", "codiusd-own", "codiusd-proxy", "codiusd-runtime", "codiusd-supervisor"]),
+    ("control", &["codiusd-ilp", "codiusd-own", "codiusd-runtime", "codiusd-supervisor"]),
+    ("control/ilp", &["codiusd-supervisor"]),
+    ("control/runtime", &["codiusd-supervisor"]),
     ("demo", &[]),
     ("own", &[]),
-    ("proxy", &["codiusd-own"]),
+    ("proxy", &["codiusd-own", "codiusd-supervisor"]),
+    ("supervisor", &[]),
     ("tests/toolbox", &[]),
 ];
 /// Files that decide and nothing else: no clock, no files, no network, no tasks.
@@ -76,7 +77,7 @@ const BANNED: &[(&str, &str)] = &[
     (concat!("#[ig", "nore"), "a test runs or goes"),
 ];
 /// First parts of paths in this repository, by which a path in a text is told from others.
-const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "tests"];
+const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "supervisor", "tests"];
 const DOCUMENTS: &[&str] =
     &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md", "deploy/operating.md"];
 
@@ -120,11 +121,27 @@ fn assert_none(wrong: &[String], rule: &str) {
     assert!(wrong.is_empty(), "{rule}:\n  {}", wrong.join("\n  "));
 }
 
+/// The lines before the tests at a file's end. `#[cfg(test)]` among other modules' declarations ends nothing.
+fn production(text: &str) -> impl Iterator<Item = &str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let opens_tests =
+        |at: usize| lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'));
+    let all = lines.len();
+    let count = (0..all).find(|at| opens_tests(*at)).unwrap_or(all);
+    lines.into_iter().take(count)
+}
+
+#[test]
+fn tests_among_modules_do_not_end_the_count() {
+    assert_eq!(production("mod a;\n#[cfg(test)]\nmod tests;\nfn b() {}\n").count(), 4);
+    assert_eq!(production("fn b() {}\n#[cfg(test)]\nmod tests {\n}\n").count(), 1);
+}
+
 #[test]
 fn files_are_short() {
     let too_long = sources().into_iter().filter_map(|path| {
         let text = read(&root().join(&path));
-        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+        let lines = production(&text).count();
         (lines > LINES_MAX).then(|| format!("{}: {lines} lines", path.display()))
     });
     assert_none(&too_long.collect::<Vec<_>>(), "files have at most 500 lines without their tests");
@@ -181,8 +198,7 @@ fn what_decides_has_no_clock_and_no_io() {
     let mut wrong = Vec::new();
     for file in PURE {
         let text = read(&root().join(file));
-        let production = text.lines().take_while(|line| *line != "#[cfg(test)]");
-        for (number, line) in production.enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (number, line) in production(&text).enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
             for impure in IMPURE.iter().filter(|impure| line.contains(**impure)) {
                 wrong.push(format!("{file}:{}: {impure}", number + 1));
             }
@@ -347,7 +363,7 @@ fn the_settings_file_that_is_shipped_has_every_default() {
     let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
     let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
     let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if setting.contains(" = \"") => format!("{setting}\n"),
+        Some(setting) if setting.contains(" = ") && !setting.ends_with(" = ...") => format!("{setting}\n"),
         _ => String::new(),
     });
     let directory = tempfile::tempdir().expect("make a directory");
@@ -362,6 +378,23 @@ fn the_settings_file_that_is_shipped_has_every_default() {
 }
 
 fn file_entry(key: &Key) -> String {
-    let value = key.default.map_or_else(|| "...".to_owned(), |default| format!("{default:?}"));
+    let value = key.default.map_or_else(|| "...".to_owned(), as_toml);
     format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
+}
+
+/// Numbers and booleans are written as what they are, the rest as strings.
+fn as_toml(value: &str) -> String {
+    let bare = format!("value = {value}")
+        .parse::<toml::Table>()
+        .is_ok_and(|table| matches!(table.get("value"), Some(toml::Value::Boolean(_) | toml::Value::Integer(_) | toml::Value::Float(_))));
+    if bare { value.to_owned() } else { format!("{value:?}") }
+}
+
+#[test]
+fn values_are_written_with_their_types() {
+    for (value, written) in
+        [("false", "false"), ("3000", "3000"), ("0.75", "0.75"), ("", "\"\""), ("40GiB", "\"40GiB\""), ("127.0.0.1", "\"127.0.0.1\"")]
+    {
+        assert_eq!(as_toml(value), written);
+    }
 }

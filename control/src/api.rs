@@ -12,6 +12,7 @@
 //! | `peers` | `/peers`, `/peers/discover` |
 //! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
+//! | `trace` | ids of requests, and what is logged on their behalf |
 //! | `answer` | what every answer passes on its way out |
 //! | `error` | the one table from errors to answers |
 
@@ -27,6 +28,7 @@ mod page;
 mod peers;
 mod pods;
 mod request;
+pub(crate) mod trace;
 
 use std::{io, num::NonZeroU32, sync::Arc, time::Instant};
 
@@ -117,6 +119,7 @@ fn router(config: ApiConfig, orders: Orders, peers: Peers) -> io::Result<Router>
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn_with_state(api.clone(), gate::pass))
         .layer(from_fn(answer::finish))
+        .layer(from_fn(trace::trace))
         .with_state(api);
     Ok(router)
 }

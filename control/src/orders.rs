@@ -12,9 +12,10 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use codiusd_ilp::{address::BadAddress, ildcp::Account, stream::receiver::Receiver};
 use codiusd_runtime::PodId;
-use tokio::{sync::watch, task::JoinError, time};
+use tokio::{sync::watch, time};
 
 use crate::{
+    api::trace::paid_with,
     machines::{Machines, SMALL},
     pay::{Asset, Binding, CostPerMonth, Desk, DeskError, PayToken, Place, PriceTooLarge, Standing, Tariff, price},
     pods::{Keeper, Order, PodView, Receipt, Refusal},
@@ -80,9 +81,6 @@ pub enum OrderError {
     /// The answer that was kept can't be read.
     #[error("the kept answer can't be read")]
     Answer(#[from] serde_json::Error),
-    /// The task that carried it out was lost.
-    #[error("the request was interrupted")]
-    Interrupted(#[from] JoinError),
 }
 
 /// Takes paid requests; cheap to clone.
@@ -188,6 +186,7 @@ impl Orders {
                 // A copy of the request waits in `present` for the answer: it only gets here if that will never come.
                 Standing::InProgress => return Err(OrderError::Refused { refusal: Refusal::Store(StoreFailed), paid: true }),
                 Standing::Paid { segment } => {
+                    paid_with(&segment);
                     if quote.price == 0 {
                         // Nobody was asked for money, so nothing was looked at before.
                         self.check(&deed).await.map_err(|refusal| OrderError::Refused { refusal, paid: false })?;
@@ -230,21 +229,21 @@ impl Orders {
         Ok(format!("interledger-stream {address} {}", secret.to_base64()))
     }
 
-    /// Uses the payment. The work is a task of its own: a client that hangs up doesn't stop it half way.
+    /// Uses the payment. The keeper goes on with it when a client hangs up.
     async fn act(&self, deed: Deed, seconds: u32, segment: String) -> Result<Receipt, OrderError> {
-        let keeper = self.keeper.clone();
+        let keeper = &self.keeper;
         let soon = match &deed {
             Deed::Extend(id) => self.keeper.provisional(id, seconds),
             Deed::Upload(order) => self.keeper.provisional(&order.spec.id, seconds),
         };
-        let work = tokio::spawn(async move {
+        let work = async {
             match deed {
                 Deed::Extend(id) => keeper.extend(&id, seconds, &segment).await,
                 Deed::Upload(order) => keeper.upload(order, seconds, &segment).await,
             }
-        });
+        };
         match time::timeout(ANSWER_WITHIN, work).await {
-            Ok(done) => done?.map_err(|refusal| OrderError::Refused { refusal, paid: true }),
+            Ok(done) => done.map_err(|refusal| OrderError::Refused { refusal, paid: true }),
             Err(_still_starting) => Ok(soon),
         }
     }

@@ -16,10 +16,11 @@ mod uri;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use codiusd_supervisor::{StateGuard, StateLock, isolated};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{task::JoinSet, time};
 
@@ -101,7 +102,7 @@ impl PeersConfig {
 
 #[derive(Debug)]
 struct Inner {
-    set: Mutex<PeerSet>,
+    set: StateLock<PeerSet>,
     asker: Asker,
     own: Option<PeerUri>,
     reach: Reach,
@@ -129,7 +130,8 @@ impl Peers {
             set.step(Event::Heard(Source::Operator, config.bootstrap), now, &mut below);
         }
         let asker = Asker::new(reach, ANSWER_WITHIN)?;
-        Ok(Self(Arc::new(Inner { set: Mutex::new(set), asker, own, reach, rhythm: config.rhythm, store, clock })))
+        let set = StateLock::new("peers", store.supervisor(), set);
+        Ok(Self(Arc::new(Inner { set, asker, own, reach, rhythm: config.rhythm, store, clock })))
     }
 
     /// Finds hosts and looks at them, until the store fails; run it in a task of its own.
@@ -197,8 +199,8 @@ impl Peers {
 }
 
 impl Inner {
-    fn set(&self) -> MutexGuard<'_, PeerSet> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner) // whole after every step
+    fn set(&self) -> StateGuard<'_, PeerSet> {
+        self.set.lock()
     }
 
     /// One step of the set, and what of it has to survive.
@@ -215,27 +217,28 @@ impl Inner {
         Ok(effects)
     }
 
+    /// A panic on what a stranger answers is a failed look, or every so many of them would end the looks for good.
     async fn look(&self, peer: PeerUri) -> Event {
-        match self.asker.look(&peer).await {
-            Ok(address) => Event::Looked(peer, Some(network_of(address))),
-            Err(error) => {
+        match isolated(self.asker.look(&peer)).await {
+            Ok(Ok(address)) => return Event::Looked(peer, Some(network_of(address))),
+            Ok(Err(error)) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "host isn't who it says it is, or doesn't answer");
-                Event::Looked(peer, None)
             }
+            Err(panicked) => tracing::error!(%peer, error = %panicked, "look at a host"),
         }
+        Event::Looked(peer, None)
     }
 
     async fn ask(&self, peer: PeerUri) -> Event {
         let mut ours: Vec<PeerUri> = self.own.iter().cloned().collect();
         ours.extend(self.set().sample(TOLD_MAX, &mut below));
         ours.retain(|told| *told != peer);
-        match self.asker.exchange(&peer, &ours).await {
-            Ok(theirs) => Event::Heard(Source::Peer(peer), theirs),
-            Err(error) => {
-                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer can't say whom it knows");
-                Event::Silent(peer)
-            }
+        match isolated(self.asker.exchange(&peer, &ours)).await {
+            Ok(Ok(theirs)) => return Event::Heard(Source::Peer(peer), theirs),
+            Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer can't say whom it knows"),
+            Err(panicked) => tracing::error!(%peer, error = %panicked, "question to a peer"),
         }
+        Event::Silent(peer)
     }
 }
 

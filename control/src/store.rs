@@ -30,6 +30,7 @@ use std::{
     thread,
 };
 
+use codiusd_supervisor::{Cause, Supervisor};
 use rusqlite::Connection;
 use tokio::{
     runtime,
@@ -38,6 +39,8 @@ use tokio::{
 
 pub use rows::{CreditRow, PaymentRow, PaymentState, Snapshot, Totals, Write};
 
+/// The name of the writer's thread.
+const WRITER: &str = "database";
 /// Commits waiting for the writer; more wait outside.
 const QUEUE_MAX: usize = 1024;
 /// Commits that share one transaction, at most.
@@ -95,11 +98,18 @@ struct Commit {
 pub struct Store {
     queue: mpsc::Sender<Commit>,
     failed: watch::Receiver<bool>,
+    supervisor: Supervisor,
 }
 
 impl Store {
-    /// Opens (or creates) the store and reads all of it. Blocks: call it before serving.
+    /// [Opens](Store::supervised) the store for a process that nobody supervises.
     pub fn open(path: &Path) -> Result<(Self, Snapshot), OpenError> {
+        Self::supervised(path, Supervisor::default())
+    }
+
+    /// Opens (or creates) the store and reads all of it. Blocks: call it before serving. What works with the store has the same
+    /// supervisor, and once that is sealed nothing more is written.
+    pub fn supervised(path: &Path, supervisor: Supervisor) -> Result<(Self, Snapshot), OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let mut open = fs::OpenOptions::new();
         // Created here so that it, its WAL and its index are readable by root alone: it holds private values and secrets.
@@ -124,16 +134,18 @@ impl Store {
         let timer = timer.map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         let (queue, commits) = mpsc::channel(QUEUE_MAX);
         let (fail, failed) = watch::channel(false);
+        let overseer = supervisor.clone();
+        let writer = supervisor.job(WRITER, async move { write_all(connection, commits, &fail, &overseer).await });
         thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || timer.block_on(write_all(connection, commits, &fail)))
+            .name(WRITER.to_owned())
+            .spawn(move || timer.block_on(writer))
             .map_err(|source| OpenError::File { path: path.to_owned(), source })?;
-        Ok((Self { queue, failed }, snapshot))
+        Ok((Self { queue, failed, supervisor }, snapshot))
     }
 
     /// Waits for a place in the queue. Take it before changing state in memory; [`Permit::send`] can't fail to enqueue.
     pub async fn reserve(&self) -> Result<Permit, StoreFailed> {
-        if *self.failed.borrow() {
+        if !self.is_durable() {
             return Err(StoreFailed);
         }
         self.queue.clone().reserve_owned().await.map(Permit).map_err(|_| StoreFailed)
@@ -144,7 +156,17 @@ impl Store {
         self.reserve().await?.send(Vec::new()).await
     }
 
-    /// Turns true when the store has failed, and stays so.
+    /// Whether what is sent now can become durable.
+    pub fn is_durable(&self) -> bool {
+        !*self.failed.borrow() && !self.queue.is_closed() && !self.supervisor.is_sealed()
+    }
+
+    /// Notices the end of what works with the store.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Turns true when a commit has failed, and stays so; its sender goes with the writer.
     pub fn failure(&self) -> watch::Receiver<bool> {
         self.failed.clone()
     }
@@ -164,8 +186,9 @@ impl Permit {
     }
 }
 
-/// The writer: runs until every handle is gone or a commit fails.
-async fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fail: &watch::Sender<bool>) {
+/// The writer: runs until every handle is gone, a commit fails, or a panic has left state in memory half changed: what was sent since
+/// follows from that state.
+async fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commit>, fail: &watch::Sender<bool>, supervisor: &Supervisor) {
     let mut remains = log::Remains::default();
     loop {
         let next = tokio::select! {
@@ -183,9 +206,14 @@ async fn write_all(mut connection: Connection, mut commits: mpsc::Receiver<Commi
         {
             group.push(next);
         }
+        if supervisor.is_sealed() {
+            fail.send_replace(true);
+            return;
+        }
         if let Err(error) = apply::group(&mut connection, group.iter().flat_map(|commit| &commit.writes)) {
             tracing::error!(%error, "the store can't be written; no more payments are taken until a restart");
             fail.send_replace(true);
+            supervisor.fail(WRITER, Cause::Failed);
             return;
         }
         for commit in group {

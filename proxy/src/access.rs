@@ -4,7 +4,9 @@
 //! A line has what an operator needs to see what goes on, and no secret: of the request's head only method, path (never the query),
 //! and the first characters of the user agent.
 //!
-//! What hyper refuses by itself, because it is no HTTP or its head is too large, is a line without method and path.
+//! Its last word is the request's id, which its upstream was told, and its client if the edge or the control plane answered.
+//!
+//! What hyper refuses by itself, because it is no HTTP or its head is too large, is a line without method, path and id.
 //!
 //! A file is opened to append, and again when that is asked for: so it can be moved away, and what was queued before is in the old one.
 
@@ -20,11 +22,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use codiusd_supervisor::{Running, Supervisor};
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 
+use crate::request_id::RequestId;
 use crate::route::PodKey;
 
 /// Lines that may wait for the writer.
@@ -60,6 +64,7 @@ pub enum AccessFormat {
 #[derive(Debug)]
 pub(crate) struct Line {
     client: IpAddr,
+    id: Option<RequestId>,
     method: String,
     path: String,
     agent: String,
@@ -68,10 +73,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(client: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Line {
+    pub(crate) fn new(client: IpAddr, id: RequestId, method: &Method, uri: &Uri, headers: &HeaderMap) -> Line {
         let agent = headers.get(USER_AGENT).map_or_else(Default::default, |agent| String::from_utf8_lossy(agent.as_bytes()));
         Line {
             client,
+            id: Some(id),
             method: first(method.as_str(), METHOD_CHARS),
             path: first(uri.path(), PATH_CHARS),
             agent: first(&agent, AGENT_CHARS),
@@ -98,7 +104,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// What was answered to what is no request, or ended its connection.
     pub(crate) fn refused(client: IpAddr, status: StatusCode, took: Duration) -> Entry {
-        let line = Line { client, method: "-".to_owned(), path: String::new(), agent: String::new(), pod: None };
+        let line = Line { client, id: None, method: "-".to_owned(), path: String::new(), agent: String::new(), pod: None };
         Entry { line: Box::new(line), is_control: false, status: status.as_u16(), received: 0, sent: 0, took }
     }
 
@@ -112,17 +118,18 @@ impl Entry {
 
     fn print(&self, format: AccessFormat, ended: Timestamp, out: &mut impl Write) -> io::Result<()> {
         let Entry { line, status, received, sent, took, .. } = self;
-        let Line { client, method, path, agent, .. } = &**line;
+        let Line { client, id, method, path, agent, .. } = &**line;
+        let id = id.map_or_else(|| "-".to_owned(), |id| id.to_string());
         let (host, seconds) = (self.host(), took.as_secs_f64());
         match format {
             AccessFormat::Text => {
-                writeln!(out, "{ended:.3} {client} {method} {host} {path:?} {status} {received} {sent} {seconds:.6} {agent:?}")
+                writeln!(out, "{ended:.3} {client} {method} {host} {path:?} {status} {received} {sent} {seconds:.6} {agent:?} {id}")
             }
             AccessFormat::Json => {
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 let line = serde_json::json!({
                     "time": format!("{ended:.3}"), "client": client.to_string(), "method": method, "host": host, "path": path,
-                    "status": status, "received": received, "sent": sent, "micros": micros, "agent": agent,
+                    "status": status, "received": received, "sent": sent, "micros": micros, "agent": agent, "id": id,
                 });
                 writeln!(out, "{line}")
             }
@@ -152,7 +159,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn open(config: &AccessLog, dropped: IntCounter) -> io::Result<Log> {
+    pub(crate) fn open(config: &AccessLog, dropped: IntCounter, supervisor: &Supervisor) -> io::Result<Log> {
         let file = config.file.clone();
         let open = move || -> io::Result<Box<dyn Write + Send>> {
             match &file {
@@ -160,14 +167,21 @@ impl Log {
                 None => Ok(Box::new(io::stdout())),
             }
         };
-        Log::start(Box::new(open), config.format, config.sample, QUEUE, dropped)
+        Log::start(Box::new(open), config.format, config.sample, QUEUE, dropped, supervisor)
     }
 
-    fn start(mut open: Open, format: AccessFormat, sample: NonZeroU32, queue: usize, dropped: IntCounter) -> io::Result<Log> {
+    fn start(
+        mut open: Open,
+        format: AccessFormat,
+        sample: NonZeroU32,
+        queue: usize,
+        dropped: IntCounter,
+        supervisor: &Supervisor,
+    ) -> io::Result<Log> {
         let (sender, orders) = mpsc::sync_channel(queue);
         let (out, reopen) = (BufWriter::new(open()?), Arc::<AtomicBool>::default());
         let mut writer = Writer { open, out, format, failing: false, lost: dropped.clone(), reopen: Arc::clone(&reopen) };
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&orders))?;
+        let writer = supervisor.thread("access log", move |running| writer.run(&orders, running))?;
         Ok(Log { sender, reopen, dropped, sample: sample.get().into(), seen: AtomicU64::new(0), writer: Mutex::new(Some(writer)) })
     }
 
@@ -217,8 +231,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, orders: &Receiver<Order>) {
+    fn run(&mut self, orders: &Receiver<Order>, running: &Running) {
         while let Ok(first) = orders.recv() {
+            running.fault_point();
             let (mut next, mut ending, mut batch, mut written) = (Some(first), false, 0, Ok(()));
             // No longer than the queue is, so that a busy log is reopened, too.
             while let Some(order) = next.take() {
@@ -279,7 +294,7 @@ mod tests {
     fn entry(agent: &[u8]) -> Entry {
         let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_bytes(agent).unwrap())]);
         let uri = "/a\"b?Pay-Token=secret".parse().unwrap();
-        let mut line = Line::new("192.0.2.1".parse().unwrap(), &Method::GET, &uri, &headers);
+        let mut line = Line::new("192.0.2.1".parse().unwrap(), RequestId::next(), &Method::GET, &uri, &headers);
         line.pod = Some(PodKey::from_digest([0; 32]));
         Entry { line: Box::new(line), is_control: false, status: 200, received: 3, sent: 4, took: Duration::from_micros(1_500) }
     }
@@ -295,14 +310,19 @@ mod tests {
         let pod = "a".repeat(52);
         let nasty = [b"x\"\xff\t".as_slice(), &[b'y'; 200]].concat();
         let entry = entry(&nasty);
+        let id = entry.line.id.unwrap().to_string();
         assert_eq!(
             printed(&entry, AccessFormat::Text),
-            format!("2023-11-14T22:13:20.123Z 192.0.2.1 GET {pod} \"/a\\\"b\" 200 3 4 0.001500 \"x\\\"\u{fffd}\\t{}\"\n", "y".repeat(96))
+            format!(
+                "2023-11-14T22:13:20.123Z 192.0.2.1 GET {pod} \"/a\\\"b\" 200 3 4 0.001500 \"x\\\"\u{fffd}\\t{}\" {id}\n",
+                "y".repeat(96)
+            )
         );
         let json = printed(&entry, AccessFormat::Json);
         assert_eq!(json.matches('\n').count(), 1);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&json["path"], &json["micros"], &json["host"]), (&"/a\"b".into(), &1500.into(), &pod.into()));
+        assert_eq!(json["id"], id);
         assert_eq!(json["agent"].as_str().unwrap().chars().count(), AGENT_CHARS);
     }
 
@@ -335,7 +355,7 @@ mod tests {
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let mut out = Some(Gated { here, go: gate, written: Arc::clone(&written) });
         let open = Box::new(move || Ok(Box::new(out.take().unwrap()) as Box<dyn Write + Send>));
-        let log = Log::start(open, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone()).unwrap();
+        let log = Log::start(open, AccessFormat::Text, NonZeroU32::MIN, 2, dropped.clone(), &Supervisor::default()).unwrap();
         log.add(entry(b"lost"));
         stuck.recv().unwrap();
         for _ in 1..100 {
@@ -354,7 +374,15 @@ mod tests {
     #[test]
     fn one_in_so_many_is_taken() {
         let open = Box::new(|| Ok(Box::new(io::sink()) as Box<dyn Write + Send>));
-        let log = Log::start(open, AccessFormat::Text, NonZeroU32::new(3).unwrap(), 1, IntCounter::new("x", "x").unwrap()).unwrap();
+        let log = Log::start(
+            open,
+            AccessFormat::Text,
+            NonZeroU32::new(3).unwrap(),
+            1,
+            IntCounter::new("x", "x").unwrap(),
+            &Supervisor::default(),
+        )
+        .unwrap();
         assert_eq!([(); 7].map(|()| log.takes_next()), [true, false, false, true, false, false, true]);
     }
 }

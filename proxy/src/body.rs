@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::conn::Conn;
 use crate::headers;
 use crate::limits::Limits;
+use crate::outlet::Turn;
 use crate::upstream::{Link, Route};
 use crate::visit::Visit;
 
@@ -233,7 +234,15 @@ pub(crate) struct Download {
 #[derive(Debug)]
 enum Source {
     Page(Bytes),
-    Upstream { body: Incoming, lease: Option<Lease> },
+    Upstream {
+        body: Incoming,
+        lease: Option<Lease>,
+    },
+    /// The upstream broke off; held back until what came before has left.
+    Broken {
+        error: Option<hyper::Error>,
+        turn: Turn,
+    },
 }
 
 impl Download {
@@ -259,6 +268,13 @@ impl Download {
         }
     }
 
+    /// The upstream broke off. Its connection is closed.
+    fn poll_broken(&mut self, error: hyper::Error, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let turn = self.conn.outlet.ask();
+        self.source = Source::Broken { error: Some(error), turn };
+        Pin::new(self).poll_frame(cx)
+    }
+
     fn give_back_if_done(&mut self, saw_end: bool) {
         if let Source::Upstream { body, lease } = &mut self.source
             && (saw_end || body.is_end_stream())
@@ -274,27 +290,35 @@ impl Body for Download {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.source {
+        let this = &mut *self;
+        match &mut this.source {
             Source::Page(page) if page.is_empty() => Poll::Ready(None),
             Source::Page(page) => {
                 let page = std::mem::take(page);
-                self.count(page.len());
+                this.count(page.len());
                 Poll::Ready(Some(Ok(Frame::data(page))))
             }
             Source::Upstream { body, .. } => {
                 let mut polled = Pin::new(body).poll_frame(cx);
                 match &mut polled {
-                    Poll::Ready(None) => self.give_back_if_done(true),
+                    Poll::Ready(None) => this.give_back_if_done(true),
                     Poll::Ready(Some(Ok(frame))) => {
                         if let Some(trailers) = frame.trailers_mut() {
                             headers::clean_trailers(trailers);
                         }
-                        self.count(frame.data_ref().map_or(0, Bytes::len));
-                        self.give_back_if_done(false);
+                        this.count(frame.data_ref().map_or(0, Bytes::len));
+                        this.give_back_if_done(false);
                     }
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
-                polled
+                match polled {
+                    Poll::Ready(Some(Err(error))) => this.poll_broken(error, cx),
+                    polled => polled,
+                }
+            }
+            Source::Broken { error, turn } => {
+                ready!(this.conn.outlet.poll_left(turn, cx));
+                Poll::Ready(error.take().map(Err))
             }
         }
     }
@@ -303,6 +327,7 @@ impl Body for Download {
         match &self.source {
             Source::Page(page) => page.is_empty(),
             Source::Upstream { body, .. } => body.is_end_stream(),
+            Source::Broken { error, .. } => error.is_none(),
         }
     }
 
@@ -310,6 +335,7 @@ impl Body for Download {
         match &self.source {
             Source::Page(page) => SizeHint::with_exact(u64::try_from(page.len()).unwrap_or(u64::MAX)),
             Source::Upstream { body, .. } => body.size_hint(),
+            Source::Broken { .. } => SizeHint::new(),
         }
     }
 }

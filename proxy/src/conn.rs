@@ -34,6 +34,7 @@ use crate::host::Admitted;
 use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::lengths::{Heads, Requests};
 use crate::metrics::Counted;
+use crate::outlet::Outlet;
 use crate::pace::Pace;
 use crate::refusal::Refusal;
 use crate::rescue::Fault;
@@ -58,6 +59,9 @@ pub(crate) struct Conn {
     pub(crate) clock: Clock,
     /// Whether the last request has a body that has not been read to its end.
     pub(crate) unread: Arc<AtomicBool>,
+    /// Whether the last request is one of HTTP/1.0, whose answer may end with the connection.
+    pub(crate) is_old: AtomicBool,
+    pub(crate) outlet: Outlet,
     socket: Option<Arc<SocketDigest>>,
     pub(crate) requests: Requests,
     _place: Place,
@@ -74,6 +78,8 @@ impl Conn {
             tls,
             clock: Clock::start(),
             unread: Arc::default(),
+            is_old: AtomicBool::default(),
+            outlet: Outlet::default(),
             socket: peer.socket,
             requests: Requests::default(),
             _place: place,
@@ -195,7 +201,11 @@ where
     });
     let limits = &conn.edge.limits;
     let mut builder = Builder::new();
-    builder.header_read_timeout(None).max_header_size(limits.header_bytes).max_buf_size(limits.buffer_bytes);
+    builder
+        .header_read_timeout(None)
+        .max_header_size(limits.header_bytes)
+        .max_headers(limits.header_fields)
+        .max_buf_size(limits.buffer_bytes);
     // Boxed, so that nothing of it is left when the connection rests.
     let mut serving = Box::pin(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let mut draining = false;
@@ -212,7 +222,18 @@ where
                         drop(serving);
                         return back.try_recv().ok().flatten();
                     }
-                    Some(Err(error)) => conn.ended(&error),
+                    Some(Err(error)) => {
+                        conn.ended(&error);
+                        // A broken answer: its client may be sending, and is not to lose what has left.
+                        if error.is_user() && !conn.is_old.load(Ordering::Relaxed) {
+                            drop(serving);
+                            let stream = back.try_recv().ok().flatten();
+                            tokio::select! {
+                                () = rest::part(stream, limits.linger) => {}
+                                () = &mut cut => {}
+                            }
+                        }
+                    }
                     Some(Ok(())) => {}
                 }
                 return None;
@@ -311,8 +332,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.refusal.flushed();
+        let asked = this.conn.outlet.asked();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         let polled = this.pace.judge(flushed, cx, &this.conn);
+        if polled.is_ready() {
+            self.conn.outlet.serve(asked);
+        }
         if polled.is_ready() && self.poll_overdue(cx).is_ready() {
             if self.may_rest() {
                 self.conn.clock.rest();

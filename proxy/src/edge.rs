@@ -16,11 +16,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use codiusd_supervisor::{Cause, Supervisor};
 use http::HeaderValue;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use pingora::protocols::TcpKeepalive;
@@ -47,6 +49,8 @@ use crate::route::RouteTable;
 use crate::tls::{self, Certificates, TlsConfig};
 use crate::upstream::{Address, Route};
 
+/// The name of the accept loops.
+const LISTENERS: &str = "edge listeners";
 /// How long pingora's runtimes get to end once nothing is left in them, in seconds.
 const RUNTIME_STOP_SECONDS: u64 = 1;
 /// How often it is looked whether certificate files have changed.
@@ -77,6 +81,8 @@ pub struct EdgeConfig {
     pub policy: Policy,
     /// A log of requests; none: there is none.
     pub access_log: Option<AccessLog>,
+    /// Notices the end of what must not end.
+    pub supervisor: Supervisor,
 }
 
 impl EdgeConfig {
@@ -92,6 +98,7 @@ impl EdgeConfig {
             limits: Limits::default(),
             policy: Policy::default(),
             access_log: None,
+            supervisor: Supervisor::default(),
         }
     }
 }
@@ -122,6 +129,7 @@ pub struct Prepared {
     edge: Parts,
     services: Vec<Listening>,
     threads: usize,
+    supervisor: Supervisor,
 }
 
 /// A running edge. Dropping it stops it at once; [`drain`](Edge::drain) is the polite way.
@@ -194,10 +202,10 @@ impl Prepared {
 
     /// Serves, those who have waited first, on threads of its own; never blocks the caller's runtime.
     pub fn serve(self) -> Result<Edge, StartError> {
-        let Prepared { edge, services, threads } = self;
+        let Prepared { edge, services, threads, supervisor } = self;
         let (end, ended) = oneshot::channel();
-        let server =
-            std::thread::Builder::new().name("edge".into()).spawn(move || run(services, threads, ended)).map_err(StartError::Thread)?;
+        let overseer = supervisor.clone();
+        let server = supervisor.thread("edge", move |_| run(services, threads, ended, &overseer)).map_err(StartError::Thread)?;
         Ok(Edge { parts: edge, end, server })
     }
 }
@@ -220,7 +228,7 @@ impl Edge {
         if let Some(tls) = &config.tls {
             Watched::register(Arc::clone(&tls.certificates), registry).map_err(StartError::Metrics)?;
         }
-        let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone()));
+        let access = config.access_log.map(|log| Log::open(&log, metrics.log_dropped.clone(), &config.supervisor));
         let shared = Arc::new(Shared {
             routes,
             control: Arc::new(Route::new(Address::Unix(config.control_socket))),
@@ -250,10 +258,13 @@ impl Edge {
             first.chores = chores;
         }
         let runtimes = Arc::<std::sync::Mutex<Vec<Handle>>>::default();
-        services.iter_mut().for_each(|service| service.runtimes = Arc::clone(&runtimes));
+        for service in &mut services {
+            service.runtimes = Arc::clone(&runtimes);
+            service.supervisor = config.supervisor.clone();
+        }
         let pulse = Pulse { runtimes, services: services.len() };
         let edge = Parts { address, tls_addresses, shared, stop_accepting, pulse };
-        Ok(Prepared { edge, services, threads: config.threads.max(1) })
+        Ok(Prepared { edge, services, threads: config.threads.max(1), supervisor: config.supervisor })
     }
 
     /// The address it listens on for plain HTTP, port included; the first, if there are more.
@@ -301,7 +312,7 @@ impl Edge {
 }
 
 /// pingora's server, to its end.
-fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>) {
+fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>, supervisor: &Supervisor) {
     let conf = ServerConf {
         threads,
         // Not `false`: those runtimes are found through a thread-local that outlives its thread, so a second edge in one process
@@ -316,17 +327,25 @@ fn run(services: Vec<Listening>, threads: usize, ended: oneshot::Receiver<()>) {
     for service in services {
         server.add_service(service);
     }
-    server.run(RunArgs { shutdown_signal: Box::new(Ended(Mutex::new(ended))) });
+    let told = Arc::<AtomicBool>::default();
+    server.run(RunArgs { shutdown_signal: Box::new(Ended { channel: Mutex::new(ended), told: Arc::clone(&told) }) });
+    if !told.load(Ordering::Acquire) {
+        supervisor.fail("edge", Cause::Ended);
+    }
 }
 
 /// Stops pingora when the [`Edge`] lets go of its end of the channel, instead of on signals, which belong to the process.
 #[derive(Debug)]
-struct Ended(Mutex<oneshot::Receiver<()>>);
+struct Ended {
+    channel: Mutex<oneshot::Receiver<()>>,
+    told: Arc<AtomicBool>,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Ended {
     async fn recv(&self) -> ShutdownSignal {
-        let _gone = (&mut *self.0.lock().await).await;
+        let _gone = (&mut *self.channel.lock().await).await;
+        self.told.store(true, Ordering::Release);
         ShutdownSignal::GracefulTerminate
     }
 }
@@ -338,6 +357,7 @@ struct Listening {
     stopping: ShutdownWatch,
     chores: Vec<Chore>,
     runtimes: Arc<std::sync::Mutex<Vec<Handle>>>,
+    supervisor: Supervisor,
 }
 
 impl Listening {
@@ -367,7 +387,7 @@ impl Listening {
             let config = ListenerConfig::tcp(listener.address.to_string());
             inner.add_listener(config.tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered()));
         }
-        Listening { inner, listeners, stopping, chores: Vec::new(), runtimes: Arc::default() }
+        Listening { inner, listeners, stopping, chores: Vec::new(), runtimes: Arc::default(), supervisor: Supervisor::default() }
     }
 }
 
@@ -389,11 +409,19 @@ impl Service for Listening {
         }
         for chore in self.chores.drain(..) {
             match chore {
-                Chore::Tidy(shared) => tokio::spawn(tidy(shared, shutdown.clone())),
-                Chore::Certificates(certificates) => tokio::spawn(look_after(certificates, shutdown.clone())),
+                Chore::Tidy(shared) => self.supervisor.spawn_job("idle upstream connections", tidy(shared, shutdown.clone())),
+                Chore::Certificates(certificates) => self.supervisor.spawn_job("certificates", look_after(certificates, shutdown.clone())),
             };
         }
-        self.inner.start_service(sockets, self.stopping.clone(), listeners_per_fd).await;
+        let (stopping, supervisor) = (self.stopping.clone(), &self.supervisor);
+        let accept = async {
+            self.inner.start_service(sockets, stopping.clone(), listeners_per_fd).await;
+            // It returns when it is told to stop, or when an accept loop has panicked.
+            if !*stopping.borrow() {
+                supervisor.fail(LISTENERS, Cause::Ended);
+            }
+        };
+        supervisor.job(LISTENERS, accept).await;
     }
 
     fn name(&self) -> &str {
@@ -435,7 +463,7 @@ async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch
             _ = ticks.tick() => {
                 let certificates = Arc::clone(&certificates);
                 if tokio::task::spawn_blocking(move || certificates.refresh_if_changed()).await.is_err() {
-                    tracing::error!("looking after the certificates failed");
+                    tracing::error!("looking after the certificates failed; those in use stay in use");
                 }
             }
             _ = shutdown.changed() => return,

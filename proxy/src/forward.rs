@@ -24,10 +24,11 @@ use crate::admit;
 use crate::body::{Download, Lease, Progress, Upload};
 use crate::conn::Conn;
 use crate::edge::Shared;
-use crate::headers;
+use crate::headers::{self, Content};
 use crate::host::{self, Destination};
 use crate::limits::Limits;
 use crate::metrics::Upstreams;
+use crate::request_id::X_REQUEST_ID;
 use crate::rescue::{self, Fault, Reader};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{DialError, Link, Route, TunnelPlace};
@@ -41,6 +42,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future<Output = Response<Download>> + Send {
     let reader = Reader::of(request.headers());
     conn.unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
+    if request.version() == Version::HTTP_10 {
+        conn.is_old.store(true, Ordering::Relaxed);
+    }
     let mut visit = Visit::begin(&conn, &request);
     let step = prepare(&conn, &mut visit, request);
     async move {
@@ -51,9 +55,12 @@ pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future
         };
         let mut response = answered.unwrap_or_else(|fault| {
             conn.edge.metrics.failed(fault);
-            rescue::answer(fault, reader, now()).map(Answer::Page)
+            rescue::answer(fault, reader, now(), visit.id()).map(Answer::Page)
         });
         visit.answered(response.status());
+        if visit.went_to_control() {
+            response.headers_mut().insert(X_REQUEST_ID, visit.id().value());
+        }
         if let Some(hsts) = conn.hsts() {
             response.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(hsts);
         }
@@ -103,6 +110,9 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
     if request.body().size_hint().exact().is_none() && !headers::is_framed_once(request.headers(), conn.requests.is_ambiguous()) {
         return Err(Fault::BadFraming);
     }
+    if request.headers().len() > edge.limits.header_fields {
+        return Err(Fault::TooManyFields);
+    }
     let admitted = host::admit(request.method(), request.version(), request.uri(), request.headers())?;
     conn.check(&admitted)?;
     if let Some(location) = conn.redirect(&admitted, request.uri()) {
@@ -124,7 +134,7 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
     if progress.is_none() || request.version() != Version::HTTP_11 || !headers::expects_continue(request.headers()) {
         request.headers_mut().remove(EXPECT);
     }
-    headers::to_upstream(request.headers_mut(), admitted.host, &conn.via, upgrade);
+    headers::to_upstream(request.headers_mut(), admitted.host, &conn.via, upgrade, visit.id());
     as_upstream_takes_it(&mut request);
     let mut request = request.map(|body| match &progress {
         Some(progress) => Upload::new(body, Arc::clone(progress)),
@@ -148,8 +158,12 @@ impl Sending {
         }
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;
-        headers::to_client(&mut parts.headers, None).map_err(|_| target.broken())?;
-        Ok(Response::from_parts(parts, Answer::Upstream(body, lease)))
+        let answer = match headers::to_client(parts.status, &mut parts.headers, None).map_err(|_| target.broken())? {
+            // The lease is dropped, and with it the connection.
+            Content::None { announced } if announced || !body.is_end_stream() => Answer::Page(Bytes::new()),
+            _ => Answer::Upstream(body, lease),
+        };
+        Ok(Response::from_parts(parts, answer))
     }
 }
 
@@ -384,7 +398,7 @@ fn switch(
     let (mut parts, _) = response.into_parts();
     parts.extensions.clear();
     parts.version = Version::HTTP_11;
-    headers::to_client(&mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
+    headers::to_client(parts.status, &mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
     conn.clock.upgraded();
     Ok(Response::from_parts(parts, Answer::Tunnel(Tunnel { client, upstream, lease, place })))
 }

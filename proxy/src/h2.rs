@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::conn::Conn;
 use crate::forward;
 use crate::idle::WhenWoken;
 use crate::limits::Limits;
+use crate::outlet::Outlet;
 use crate::pace::{self, Debt, Pace, Slow};
 
 /// Bytes of one request body that may be on their way to an upstream that takes none.
@@ -55,6 +57,7 @@ where
     let edge = Arc::clone(&conn.edge);
     let limits = &edge.limits;
     let streams = Arc::new(Streams::new());
+    let handing = Arc::clone(&conn);
     let refusing = Arc::clone(&conn);
     let io = Lingering { stream, conn: Arc::clone(&conn), pace: Pace::default(), farewell: None };
     let service = service_fn({
@@ -69,9 +72,10 @@ where
     let mut timer = pin!(sleep_until(streams.started + limits.header_deadline));
     let mut watch = Watch { debt: Debt::default(), looked: streams.started };
     loop {
+        let ended = poll_fn(|cx| poll_served(serving.as_mut(), &handing.outlet, cx));
         tokio::select! {
             biased;
-            ended = &mut serving => {
+            ended = ended => {
                 if let Err(error) = ended {
                     told(&error, &refusing);
                 }
@@ -111,6 +115,17 @@ where
             () = &mut cut => return,
         }
     }
+}
+
+/// Polls the connection, and serves the turns that were asked for before if there is nothing left to write.
+fn poll_served<T>(serving: Pin<&mut impl Future<Output = T>>, outlet: &Outlet, cx: &mut Context<'_>) -> Poll<T> {
+    outlet.is_driven_by(cx.waker());
+    let asked = outlet.asked();
+    let polled = serving.poll(cx);
+    if polled.is_pending() && outlet.is_flushed() {
+        outlet.serve(asked);
+    }
+    polled
 }
 
 /// Counts a connection that we have ended because of what came over it.
@@ -216,6 +231,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.conn.outlet.wrote();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.pace.judge(polled, cx, &this.conn)
     }
@@ -223,6 +239,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        if polled.is_ready() {
+            this.conn.outlet.flushed();
+        }
         this.pace.judge(polled, cx, &this.conn)
     }
 
@@ -246,6 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.conn.outlet.wrote();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.pace.judge(polled, cx, &this.conn)
     }

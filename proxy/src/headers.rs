@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::policy::Policy;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -19,9 +19,9 @@ const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const NO_HOST: HeaderValue = HeaderValue::from_static("");
 
 /// Whether a field concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "connection"
             | "keep-alive"
             | "proxy-connection"
@@ -34,9 +34,47 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What the head alone may say, besides what concerns one hop.
-const NEVER_TRAILERS: [HeaderName; 8] =
-    [CONNECTION, CONTENT_LENGTH, HOST, FORWARDED, X_REAL_IP, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+/// Whether a field says what only a proxy can know: of its clients, or of what it has rewritten. `name` has hyphens only.
+fn is_a_proxys(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || matches!(
+            name,
+            "forwarded"
+                | "front-end-https"
+                | "true-client-ip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-forwarded"
+                | "x-original-for"
+                | "x-original-forwarded-for"
+                | "x-original-host"
+                | "x-original-method"
+                | "x-original-proto"
+                | "x-original-uri"
+                | "x-original-url"
+                | "x-real-ip"
+                | "x-rewrite-url"
+        )
+}
+
+/// Whether nobody's is passed on: what CGI programs take for the proxy *they* are to use (CVE-2016-5385), and what is the edge's to say.
+fn is_nobodys(name: &str) -> bool {
+    matches!(name, "proxy" | "x-real-ip" | "x-request-id")
+}
+
+/// Whether a field frames the message or says whom it is for. `name` has hyphens only.
+fn is_of_the_head(name: &str) -> bool {
+    matches!(name, "content-length" | "expect" | "host" | "trailer")
+}
+
+/// Whether a server that knows no hyphens (CGI, WSGI and their heirs) takes a field for one that is not passed on as it comes, such as
+/// X_Forwarded_For.
+fn is_lookalike(name: &str) -> bool {
+    name.as_bytes().contains(&b'_') && {
+        let name = name.replace('_', "-");
+        is_a_proxys(&name) || is_nobodys(&name) || is_hop_by_hop(&name) || is_of_the_head(&name)
+    }
+}
 
 /// The protocol a request (or a 101 answer) upgrades to: Connection must ask for it, and it may not be HTTP/2 in clear, which would
 /// let a client speak past the edge's rules.
@@ -73,7 +111,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// Removes what concerns one hop. A message framed by Transfer-Encoding loses a Content-Length that came along: the next hop is
 /// framed by us, and may not be told two lengths.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
     if doomed.is_empty() {
         return;
     }
@@ -93,7 +131,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Fields that no trailer may bring, whether they frame a message, concern one hop, or say who the client is: a server that merges
 /// trailers with the fields of the head would believe them (RFC 9110 section 6.5.1).
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    remove_all(trailers, |name| is_hop_by_hop(name) || NEVER_TRAILERS.contains(name));
+    remove_all(trailers, |name| is_hop_by_hop(name) || is_of_the_head(name) || is_a_proxys(name) || is_nobodys(name) || is_lookalike(name));
 }
 
 /// The connection a request came by.
@@ -148,22 +186,20 @@ fn address_of(entry: &str) -> Option<IpAddr> {
 }
 
 /// Makes a client's headers fit for an upstream. `upgrade` is what [`upgrade_of`] found, when it is to be passed on.
-pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, via: &Via, upgrade: Option<HeaderValue>) {
+pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, via: &Via, upgrade: Option<HeaderValue>, id: RequestId) {
     let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
-    headers.remove(X_REAL_IP);
-    strip_lookalikes(headers);
+    strip_guarded(headers, via.trusted);
     if via.trusted {
         append_forwarded(headers, via, host.as_ref());
     } else {
-        headers.remove(FORWARDED);
         headers.insert(X_FORWARDED_FOR, via.text.clone());
         headers.insert(X_FORWARDED_PROTO, via.scheme());
-        match &host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
+        if let Some(host) = &host {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
     }
+    headers.insert(X_REQUEST_ID, id.value());
     headers.insert(HOST, host.unwrap_or(NO_HOST)); // HTTP/1.1 upstream demands the field (RFC 9112 section 3.2)
     if let Some(protocol) = upgrade {
         headers.insert(UPGRADE, protocol);
@@ -174,17 +210,23 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, vi
     }
 }
 
-/// Removes fields that servers which know no hyphens (CGI, WSGI and their heirs) take for ours, such as X_Forwarded_For.
-fn strip_lookalikes(headers: &mut HeaderMap) {
-    let ours = [X_REAL_IP, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
-    remove_all(headers, |name| {
-        let name = name.as_str();
-        name.starts_with('x') && name.contains('_') && ours.iter().any(|ours| name.replace('_', "-") == ours.as_str())
-    });
+/// Removes what only a proxy may say, unless a believed one has said it, and what nobody may.
+fn strip_guarded(headers: &mut HeaderMap, trusted: bool) {
+    remove_all(headers, |name| is_nobodys(name) || is_lookalike(name) || (!trusted && is_a_proxys(name)));
+    if trusted {
+        // Of what is said twice nobody knows which is meant; the two that are lists are added to.
+        let repeated = |name: &HeaderName| {
+            is_a_proxys(name.as_str()) && ![FORWARDED, X_FORWARDED_FOR].contains(name) && headers.get_all(name).iter().nth(1).is_some()
+        };
+        let repeated: Vec<HeaderName> = headers.keys().filter(|name| repeated(name)).cloned().collect();
+        for name in repeated {
+            headers.remove(name);
+        }
+    }
 }
 
-fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }
@@ -235,13 +277,34 @@ fn joined(headers: &HeaderMap, name: &HeaderName, more: &str) -> Option<HeaderVa
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AmbiguousLength;
 
+/// What may follow the head of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// What its fields say.
+    Framed,
+    /// Nothing, whatever they say (RFC 9110 sections 8.6, 15.3.5 and 15.3.6). What its pod has announced may still come, so its
+    /// connection is not used again.
+    None { announced: bool },
+}
+
+impl Content {
+    fn of(status: StatusCode, headers: &HeaderMap) -> Content {
+        if !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+            return Content::Framed;
+        }
+        let announced = headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0");
+        Content::None { announced }
+    }
+}
+
 /// Makes an upstream's headers fit for the client. `upgrade` is the protocol of a 101.
 ///
 /// hyper checks the length of a body that follows; this also covers answers without one (to HEAD, 304), whose length a cache believes.
-pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -> Result<(), AmbiguousLength> {
+pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -> Result<Content, AmbiguousLength> {
     if !is_framed_once(headers, false) {
         return Err(AmbiguousLength);
     }
+    let content = Content::of(status, headers);
     strip_hop_by_hop(headers);
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next() {
@@ -264,7 +327,10 @@ pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -
         headers.insert(UPGRADE, protocol);
         headers.insert(CONNECTION, UPGRADE_TOKEN);
     }
-    Ok(())
+    if content != Content::Framed {
+        headers.remove(CONTENT_LENGTH);
+    }
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -298,7 +364,8 @@ mod tests {
             ("x-forwarded-host", "evil"),
         ]);
         let host = headers.get(HOST).cloned();
-        to_upstream(&mut headers, host, &via("1.2.3.4", false), None);
+        to_upstream(&mut headers, host, &via("1.2.3.4", false), None, RequestId::next());
+        assert_eq!(headers.remove(X_REQUEST_ID).unwrap().len(), 32);
         let expected = map(&[
             ("host", "h"),
             ("x-yours", "2"),
@@ -355,7 +422,8 @@ mod tests {
         let forwarded = |via: &Via, said: &[(&str, &str)]| {
             let mut headers = map(said);
             let host = headers.get(HOST).cloned();
-            to_upstream(&mut headers, host, via, None);
+            to_upstream(&mut headers, host, via, None, RequestId::next());
+            headers.remove(X_REQUEST_ID);
             headers
         };
         let kept = [
@@ -388,15 +456,15 @@ mod tests {
     #[test]
     fn an_answer_never_tells_two_lengths() {
         let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "3"), ("connection", "close, x-a"), ("x-a", "1")]);
-        assert_eq!(to_client(&mut headers, None), Ok(()));
+        assert_eq!(to_client(StatusCode::OK, &mut headers, None), Ok(Content::Framed));
         assert_eq!(headers, HeaderMap::new());
         for bad in [&["5", "6"][..], &["5, 5"], &["+5"], &[""]] {
             let fields: Vec<_> = bad.iter().map(|length| ("content-length", *length)).collect();
             let mut headers = map(&fields);
-            assert_eq!(to_client(&mut headers, None), Err(AmbiguousLength), "{bad:?}");
+            assert_eq!(to_client(StatusCode::OK, &mut headers, None), Err(AmbiguousLength), "{bad:?}");
         }
         let mut headers = map(&[("content-length", "5"), ("content-length", "5")]);
-        assert_eq!(to_client(&mut headers, None), Ok(()));
+        assert_eq!(to_client(StatusCode::OK, &mut headers, None), Ok(Content::Framed));
         assert_eq!(headers, map(&[("content-length", "5")]));
     }
 }

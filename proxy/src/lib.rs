@@ -29,9 +29,11 @@
 //! limits   every number that bounds something
 //! policy   whom is believed, counted and connected to
 //! metrics  counters with closed labels
+//! request_id  the number a request is known by
 //! visit    what is counted and logged of one request
 //! traffic  what is counted of one pod
 //! pace     how fast a client takes what it is sent
+//! outlet   when what hyper was given has left
 //! refusal  what hyper answers on its own account, with our name
 //! access   the access log
 //! ```
@@ -49,14 +51,18 @@
 //! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
 //! | bare LF line ends | accepted; what goes upstream is written anew with CRLF |
 //! | pipelined requests | answered in order |
-//! | header block over [`Limits::header_bytes`] or 100 fields | 431, connection closed |
+//! | header block over [`Limits::header_bytes`] or [`Limits::header_fields`] | 431, connection closed |
 //! | hop-by-hop fields, and what Connection nominates | stripped both ways; `TE: trailers` is asked anew (`headers`) |
 //! | Upgrade | passed as a tunnel unless it has a body, names h2c or is HTTP/1.0; then stripped (`headers`) |
 //! | Expect: 100-continue | passed on; the body follows the upstream's 100, or [`Limits::continue_wait`]; other expectations are stripped |
 //! | an answer before the end of the request's body | passed on, the connection closed [`Limits::linger`] after it |
 //! | 1xx answers other than 100 and 101 | swallowed (hyper cannot send them) |
 //! | a target that is no path, or has a scheme besides http and https | 400 (`host`) |
-//! | trailers that frame, concern a hop or say who the client is; X_Forwarded_For and its like | removed (`headers`) |
+//! | fields that only a proxy may send ([`Policy::trusted_proxies`]): X-Forwarded-*, Forwarded, X-Real-IP, X-Original-URL and the like | from others removed (`headers`) |
+//! | Proxy; X_Forwarded_For and others that are spelled with `_` and mean one of ours, or one that frames | removed (`headers`) |
+//! | X-Request-Id | replaced (`request_id`) |
+//! | trailers that frame, concern a hop or are one of these | removed (`headers`) |
+//! | 204 with a length, 205 with a body | passed without, the pod's connection not used again (`headers`) |
 //! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
 
 #![forbid(unsafe_code)]
@@ -80,11 +86,13 @@ mod lengths;
 mod limits;
 mod listen;
 mod metrics;
+mod outlet;
 mod pace;
 mod policy;
 mod proxied;
 mod proxy_protocol;
 mod refusal;
+mod request_id;
 mod rescue;
 mod rest;
 mod route;
@@ -101,5 +109,5 @@ pub use limits::Limits;
 pub use listen::{Inherited, ListenError};
 pub use policy::{Network, ParseNetworkError, Policy, UpstreamPolicy, refuses_port};
 pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
-pub use tls::{CertificateError, CertificateFiles, Certificates, TlsConfig};
+pub use tls::{CertificateError, CertificateFiles, Certificates, KeyKind, TlsConfig};
 pub use traffic::PodTraffic;

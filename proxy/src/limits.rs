@@ -3,7 +3,7 @@
 //! | bound | refusal |
 //! |---|---|
 //! | `connections`, `connections_per_client` | closed as it arrives: an answer would cost what the bound is to save |
-//! | `header_bytes` | 431, connection closed |
+//! | `header_bytes`, `header_fields` | 431 |
 //! | `header_deadline`, `keep_alive`, `send_stall` | connection closed |
 //! | `send_bytes_per_second` after `send_grace` | connection closed |
 //! | `requests_per_client`, `requests_per_pod` | 429, Retry-After |
@@ -30,6 +30,8 @@ pub struct Limits {
     pub tunnels_per_pod: usize,
     /// Bytes of one header block (request line included); also what a pod may answer with.
     pub header_bytes: usize,
+    /// Fields of one header block; also what a pod may answer with.
+    pub header_fields: usize,
     /// From the accept (or the end of a PROXY protocol header) to the end of a TLS handshake.
     pub handshake: Duration,
     /// Requests under way at once on one HTTP/2 connection.
@@ -94,6 +96,7 @@ impl Default for Limits {
             requests_per_pod: 20_000,
             tunnels_per_pod: 4_096,
             header_bytes: 64 * 1024,
+            header_fields: 1000,
             handshake: Duration::from_secs(10),
             h2_streams: 100,
             h2_cancelled: 200,

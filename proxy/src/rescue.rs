@@ -7,6 +7,7 @@
 //! | `BadFraming` | 400 | client | nothing: somebody tries what the edge believes |
 //! | `BadTarget` | 400 | client | nothing |
 //! | `Misdirected` | 421 | client | nothing: it asks anew on another connection |
+//! | `TooManyFields` | 431 | client | raise `header_fields` if it is a good one |
 //! | `MethodNotAllowed` | 405 | client | nothing |
 //! | `ClientStalled`, `ClientTooSlow` | 408 | client | nothing |
 //! | `BodyTooLarge` | 413 | client | nothing |
@@ -30,6 +31,8 @@ use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCAT
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 
+use crate::request_id::{RequestId, X_REQUEST_ID};
+
 /// Seconds after which a client may try again when something is down that should come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 /// The same for requests that come too fast: they are counted by the second.
@@ -50,6 +53,7 @@ pub(crate) enum Fault {
     BadTarget,
     Misdirected,
     MethodNotAllowed,
+    TooManyFields,
     ClientStalled,
     ClientTooSlow,
     ClientTooFast,
@@ -73,13 +77,14 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// One of each kind.
-    pub(crate) const ALL: [Fault; 23] = [
+    pub(crate) const ALL: [Fault; 24] = [
         Fault::BadHost,
         Fault::BadBody,
         Fault::BadFraming,
         Fault::BadTarget,
         Fault::Misdirected,
         Fault::MethodNotAllowed,
+        Fault::TooManyFields,
         Fault::ClientStalled,
         Fault::ClientTooSlow,
         Fault::ClientTooFast,
@@ -108,6 +113,9 @@ impl Fault {
             Fault::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", "The request must be for a path of a host, over http or https."),
             Fault::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host name."),
             Fault::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not supported here."),
+            Fault::TooManyFields => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_fields", "The request has more header fields than this host takes.")
+            }
             Fault::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "client_stalled", "The request body stopped arriving."),
             Fault::ClientTooSlow => (StatusCode::REQUEST_TIMEOUT, "client_too_slow", "The request body arrives too slowly."),
             Fault::ClientTooFast => (StatusCode::TOO_MANY_REQUESTS, "client_too_fast", "You are sending too many requests. Slow down."),
@@ -195,7 +203,7 @@ pub(crate) fn moved(location: HeaderValue) -> Response<Bytes> {
 }
 
 /// The answer to a request that failed with `fault`.
-pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<Bytes> {
+pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp, id: RequestId) -> Response<Bytes> {
     let status = fault.status();
     let title = status.canonical_reason().unwrap_or("Error");
     let message = match fault.since() {
@@ -203,10 +211,11 @@ pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<B
         None => fault.message().to_owned(),
     };
     let (kind, text) = match reader {
-        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, &message, now)),
+        Reader::Person => ("text/html; charset=utf-8", page(status.as_u16(), title, &message, now, id)),
         Reader::Program => (
             "application/json; charset=utf-8",
-            serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": message }).to_string(),
+            serde_json::json!({ "statusCode": status.as_u16(), "error": title, "message": message, "requestId": id.to_string() })
+                .to_string(),
         ),
     };
     let mut response = Response::new(Bytes::from(text));
@@ -215,6 +224,7 @@ pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<B
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(SERVER, OURSELVES);
+    headers.insert(X_REQUEST_ID, id.value());
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
@@ -231,12 +241,12 @@ pub(crate) fn answer(fault: Fault, reader: Reader, now: Timestamp) -> Response<B
     response
 }
 
-fn page(status: u16, title: &str, message: &str, now: Timestamp) -> String {
+fn page(status: u16, title: &str, message: &str, now: Timestamp, id: RequestId) -> String {
     let time = now.strftime(TIME);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{status} {title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}}\
-         </style><h1>{title}</h1><p>{message}</p><p><small>{status} &middot; {time} UTC</small></p></html>\n"
+         </style><h1>{title}</h1><p>{message}</p><p><small>{status} &middot; {time} UTC &middot; {id}</small></p></html>\n"
     )
 }
 

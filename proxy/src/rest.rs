@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot::{self, Receiver, Sender};
 use std::future::poll_fn;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::idle::{LazyTimer, Moment};
@@ -100,6 +100,21 @@ pub(crate) async fn next<S: AsyncRead + Unpin>(stream: &mut S, deadline: Moment)
         }
     })
     .await
+}
+
+/// Ends what is sent to the client, and takes what it sends until it ends, too; at most for `patience`. Closed while there is something
+/// to read, its last bytes could be lost in a reset.
+pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: Option<S>, patience: Duration) {
+    let Some(mut stream) = stream else { return };
+    let parting = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut discarded = [0; FIRST];
+        while stream.read(&mut discarded).await.is_ok_and(|count| count > 0) {}
+    };
+    // Whoever doesn't take it is gone.
+    drop(timeout(patience, Box::pin(parting)).await);
 }
 
 /// Says goodbye, at most for `patience`.

@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::metrics::handshakes::{Failure, Handshakes};
 
-pub use certificates::{CertificateError, CertificateFiles, Certificates};
+pub use certificates::{CertificateError, CertificateFiles, Certificates, KeyKind};
 
 /// In the order of our preference.
 const PROTOCOLS: [&[u8]; 2] = [H2, b"http/1.1"];

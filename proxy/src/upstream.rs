@@ -244,6 +244,7 @@ impl Route {
         let stream = Hearing::new(stream, Arc::clone(&heard));
         let (sender, connection) = Builder::new()
             .max_header_size(limits.header_bytes)
+            .max_headers(limits.header_fields)
             .max_buf_size(limits.buffer_bytes)
             .handshake(TokioIo::new(stream))
             .await

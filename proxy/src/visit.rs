@@ -10,6 +10,7 @@ use crate::access::{Entry, LEFT, Line};
 use crate::body::Progress;
 use crate::conn::Conn;
 use crate::metrics::To;
+use crate::request_id::RequestId;
 use crate::route::PodKey;
 use crate::traffic::Traffic;
 use crate::upstream::Route;
@@ -19,6 +20,7 @@ pub(crate) struct Visit {
     conn: Arc<Conn>,
     begun: Instant,
     method: Method,
+    id: RequestId,
     to: To,
     /// What is counted for the pod it is sent to.
     traffic: Option<Arc<Traffic>>,
@@ -32,15 +34,17 @@ pub(crate) struct Visit {
 
 impl Visit {
     pub(crate) fn begin<B>(conn: &Arc<Conn>, request: &Request<B>) -> Visit {
+        let id = RequestId::next();
         let logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
         let line = logged.then(|| {
             let client = conn.via.client(request.headers(), &conn.edge.policy);
-            Box::new(Line::new(client, request.method(), request.uri(), request.headers()))
+            Box::new(Line::new(client, id, request.method(), request.uri(), request.headers()))
         });
         Visit {
             conn: Arc::clone(conn),
             begun: Instant::now(),
             method: request.method().clone(),
+            id,
             to: To::Nowhere,
             traffic: None,
             status: None,
@@ -54,6 +58,15 @@ impl Visit {
     /// When its head was there.
     pub(crate) fn begun(&self) -> Instant {
         self.begun
+    }
+
+    pub(crate) fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Whether it was sent to the control plane.
+    pub(crate) fn went_to_control(&self) -> bool {
+        self.to == To::Control
     }
 
     /// It is for this pod, whether or not there is one.

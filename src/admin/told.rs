@@ -47,7 +47,7 @@ fn turn(desk: &Desk) -> Result<OwnedSemaphorePermit, AdminError> {
 /// Stops pods, in a task of its own: an operator that hangs up doesn't end it half way.
 async fn stopped(desk: &Desk, ids: Vec<PodId>, turn: OwnedSemaphorePermit) -> Response {
     let (keeper, names) = (desk.orders.keeper().clone(), ids.clone());
-    let work = tokio::spawn(async move {
+    let work = desk.orders.keeper().supervisor().spawn_job("stop by the operator", async move {
         keeper.stop_these(&names).await;
         drop(turn);
     });

@@ -13,11 +13,17 @@ use codiusd_runtime::{
     image::{ImageConfig, ImageLimits},
     network::{self, Guard, Links, Policy, Protocol},
 };
+use codiusd_supervisor::Supervisor;
 
 use super::StartError;
 use crate::config::{Config, RuntimeChoice};
 
-pub(super) async fn runtime(config: &Config, registry: &prometheus::Registry) -> Result<Arc<dyn Runtime>, StartError> {
+pub(super) async fn runtime(
+    config: &Config,
+    registry: &prometheus::Registry,
+    supervisor: &Supervisor,
+) -> Result<Arc<dyn Runtime>, StartError> {
+    let supervisor = supervisor.clone();
     let restored = network::restored_counter();
     registry.register(Box::new(restored.clone()))?;
     match &config.runtime {
@@ -25,7 +31,8 @@ pub(super) async fn runtime(config: &Config, registry: &prometheus::Registry) ->
         RuntimeChoice::Hyperd(socket) => {
             let guard = match hyperd_policy(config) {
                 Some(policy) => {
-                    Some(Arc::new(blocking("putting the network policy in force", move || Guard::install(&policy, restored)).await??))
+                    let install = move || Guard::supervised(&policy, restored, &supervisor);
+                    Some(Arc::new(blocking("putting the network policy in force", install).await??))
                 }
                 None => {
                     tracing::warn!("hyperd's pods have no network policy: they reach each other and this machine (CODIUS_HYPER_BRIDGE)");
@@ -37,7 +44,7 @@ pub(super) async fn runtime(config: &Config, registry: &prometheus::Registry) ->
         }
         RuntimeChoice::Embedded => {
             warn_of_missing_layouts(config);
-            let embedded = EmbeddedConfig { policy_restored: restored, ..embedded(config) };
+            let embedded = EmbeddedConfig { policy_restored: restored, supervisor, ..embedded(config) };
             Ok(Arc::new(blocking("opening it", move || EmbeddedRuntime::open(embedded)).await??))
         }
     }

@@ -143,7 +143,7 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
     let app = App::start(&config, Vec::new()).await?;
     drop(claim); // the host has one of its own now
     println!("the host is up at {} ({} ms)", app.public_uri(), begun.elapsed().as_millis());
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = pay_for_a_page(&app, &image) => outcome,
         () = stop.received() => Err("stopped".into()),
     };
@@ -151,7 +151,7 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
         println!("stop it with Ctrl-C");
         tokio::select! {
             () = stop.received() => {}
-            () = app.failed() => {}
+            failure = app.failed() => outcome = Err(failure.to_string().into()),
         }
     }
     println!("stopping");

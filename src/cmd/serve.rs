@@ -50,12 +50,13 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             () = told_twice => None,
         }
     });
-    ended.unwrap_or_else(|| {
+    let code = ended.unwrap_or_else(|| {
         tracing::warn!("told to stop again: ending at once, requests under way are cut off");
-        // Nobody waits for the threads that are still at it.
-        runtime.shutdown_background();
         ExitCode::FAILURE
-    })
+    });
+    // Nobody waits for the threads that are still at it.
+    runtime.shutdown_background();
+    code
 }
 
 /// A host, from its start until it has stopped.
@@ -74,16 +75,17 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
     manager.say(Phase::Serving(&uri)).await;
     // By a task of the office, so that it lives, too; ends with this function.
     let mut watch = JoinSet::new();
+    let supervisor = app.supervisor().clone();
     let watched = manager.clone().watch(move || {
         let pulse = pulse.clone();
         async move { pulse.felt().await }
     });
-    watch.spawn(watched);
+    watch.spawn(supervisor.service("watchdog", watched));
     tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
     let code = loop {
         tokio::select! {
             () = stop.cancelled() => break ExitCode::SUCCESS,
-            () = app.failed() => break ExitCode::FAILURE,
+            _ = app.failed() => break ExitCode::FAILURE,
             _ = hangup.recv() => {
                 manager.say(Phase::Reloading).await;
                 app.reload();
@@ -94,7 +96,8 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
     manager.say(Phase::Stopping).await;
     tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
     app.drain().await;
-    code
+    // Also if that happened while the host was stopping.
+    if supervisor.failure().is_some() { ExitCode::FAILURE } else { code }
 }
 
 /// The office's own runtime: a slow image download must not delay a request at the front door, which has threads of its own.

@@ -132,6 +132,14 @@ pub const LIMITS: &[Limit] = &[
         Place::Bytes(|door| &mut door.limits.header_bytes)
     ),
     limit!(
+        "edge_header_fields",
+        "CODIUS_EDGE_HEADER_FIELDS",
+        "1000",
+        "fields of the headers of a request, or of a pod's answer; more get 431, or 502",
+        100..=10_000,
+        Place::Count(|door| &mut door.limits.header_fields)
+    ),
+    limit!(
         "edge_header_seconds",
         "CODIUS_EDGE_HEADER_SECONDS",
         "10",

@@ -9,6 +9,7 @@ use std::{
 };
 
 use codiusd_own::is_own;
+use codiusd_proxy::KeyKind;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -97,21 +98,30 @@ fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     let judge = |wanted: &str, asked: &str| {
-        let Some(end) = certificates.end_for(asked) else {
+        let ends = certificates.ends_for(asked);
+        if ends.is_empty() {
             let remedy = format!(
                 "a certificate for {name} and *.{name}: such as certbot certonly --preferred-challenges dns -d {name} -d '*.{name}'"
             );
-            return Finding::bad(check, format!("none is for {wanted}"), remedy);
-        };
-        let days = (end - now).div_euclid(DAY);
-        let remedy = "renew it; the new files are taken up as they come";
-        match days {
-            ..0 => Finding::bad(check, format!("that for {wanted} has expired"), remedy),
-            0..DAYS_LEFT_MIN => Finding::note(check, format!("that for {wanted} ends in {days} days"), remedy),
-            _ => Finding::good(check, format!("that for {wanted} is good for {days} days")),
+            return vec![Finding::bad(check, format!("none is for {wanted}"), remedy)];
         }
+        let several = ends.len() > 1;
+        let of_kind = |(kind, end): (KeyKind, i64)| {
+            let wanted = if several { format!("{wanted} ({})", kind.name()) } else { wanted.to_owned() };
+            judge_end(check, &wanted, (end - now).div_euclid(DAY))
+        };
+        ends.into_iter().map(of_kind).collect()
     };
-    vec![judge(name, name), judge(&format!("*.{name}"), &format!("{NO_POD}.{name}"))]
+    [judge(name, name), judge(&format!("*.{name}"), &format!("{NO_POD}.{name}"))].concat()
+}
+
+fn judge_end(check: &'static str, wanted: &str, days: i64) -> Finding {
+    let remedy = "renew it; the new files are taken up as they come";
+    match days {
+        ..0 => Finding::bad(check, format!("that for {wanted} has expired"), remedy),
+        0..DAYS_LEFT_MIN => Finding::note(check, format!("that for {wanted} ends in {days} days"), remedy),
+        _ => Finding::good(check, format!("that for {wanted} is good for {days} days")),
+    }
 }
 
 async fn resolves(check: &'static str, name: &str) -> Finding {

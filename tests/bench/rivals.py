@@ -9,6 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROXY_CORE, LOAD_CORE = "0", "1"
+TICKS = os.sysconf("SC_CLK_TCK")
 DEADLINE = 30
 
 
@@ -59,11 +60,14 @@ class Process:
         return found
 
     def cpu_seconds(self):
-        total = 0
+        """Time on a processor, and how much of it was in user space: the whole to the nanosecond, the part from the kernel's ticks."""
+        total = user = system = 0
         for pid in self.pids():
-            for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-                total += int(task.read_text().split()[0])
-        return total / 1e9
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[0])
+                ticks = (task / "stat").read_text().rpartition(")")[2].split()
+                user, system = user + int(ticks[11]), system + int(ticks[12])
+        return total / 1e9, user / TICKS, system / TICKS
 
     def memory_kib(self):
         """Resident memory of its own, shared pages counted by their part."""
@@ -105,9 +109,13 @@ NGINX_PROXY = """
             proxy_pass http://$pod; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $host;
+            {location}
         }}
     }}
 """
+
+# Not for the other cases: nginx would set a field more with every request.
+NGINX_STREAMS = 'proxy_buffering off; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "$http_connection";'
 
 HAPROXY = """
 global
@@ -155,10 +163,10 @@ https://:{https} {{
 
 
 class Rival:
-    """One proxy with so many routes to `upstream`, listening on free ports."""
+    """One proxy with so many routes to `upstream`, listening on free ports; `streams`: for connections that last."""
 
-    def __init__(self, kind, routes, upstream, bench):
-        self.kind = kind
+    def __init__(self, kind, routes, upstream, bench, streams=False):
+        self.kind, self.streams = kind, streams
         self.http, self.https = free_port(), free_port()
         self.hosts = hosts(routes)
         command = getattr(self, f"_{kind}")(upstream, bench)
@@ -175,8 +183,9 @@ class Rival:
         routes = " ".join(f"{host} {pool};" for host, pool in zip(self.hosts, pools))
         upstreams = (f"upstream {pool} {{ server {upstream}; keepalive 1024; keepalive_requests 100000000; }}" for pool in sorted(set(pools)))
         body = NGINX_PROXY.format(
-            routes=routes, pools=" ".join(upstreams), http=self.http, https=self.https, chain=bench.chain, key=bench.key
-        )
+            routes=routes, pools=" ".join(upstreams), http=self.http, https=self.https, chain=bench.chain, key=bench.key,
+            location=NGINX_STREAMS if self.streams else "",
+        )  # fmt: skip
         return nginx_command(f"nginx-{self.http}", body, bench.dir)
 
     def _nginx_apart(self, upstream, bench):
@@ -237,6 +246,21 @@ class Backend:
         self.process = Process("backend", nginx_command("backend", body, directory), LOAD_CORE, directory)
         await_port(self.port, self.process)
         self.address = f"127.0.0.1:{self.port}"
+
+    def stop(self):
+        self.process.stop()
+
+
+class StreamsPod:
+    """A pod with connections that last: WebSockets that echo, and an event every so often to all who listen."""
+
+    EVENT_MS = 1000
+
+    def __init__(self, bench):
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [bench.streams, "pod", self.address, str(self.EVENT_MS)]
+        self.process = Process("streams-pod", command, LOAD_CORE, bench.dir)
+        await_port(int(self.address.rpartition(":")[2]), self.process)
 
     def stop(self):
         self.process.stop()

@@ -120,7 +120,7 @@ async fn what_cannot_be_done_costs_nothing() {
     let port_zero = good.clone().port(0);
     for (method, target, body, allowed) in [
         (Method::POST, "/pods?duration=60".to_owned(), Some(no_digest.json()), 400..=499),
-        (Method::POST, "/pods?duration=60".to_owned(), Some(not_there.json()), 400..=499),
+        (Method::POST, "/pods?duration=60".to_owned(), Some(not_there.json()), 422..=422),
         (Method::POST, "/pods?duration=60".to_owned(), Some(twins.json()), 400..=422),
         (Method::POST, "/pods?duration=60".to_owned(), Some(port_zero.json()), 400..=422),
         (Method::POST, "/pods?duration=0".to_owned(), Some(good.json()), 400..=400),

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use codiusd_supervisor::Supervisor;
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -72,20 +73,25 @@ pub struct Interledger {
 }
 
 impl Interledger {
-    /// Connects; what arrives goes to `receiver`. An uplink that can't be reached is tried again for ever.
+    /// [Connects](Interledger::supervised) for a process that nobody supervises.
     pub async fn start(config: Config, receiver: Arc<Receiver>) -> Result<Self, StartError> {
+        Self::supervised(config, receiver, &Supervisor::default()).await
+    }
+
+    /// Connects; what arrives goes to `receiver`. An uplink that can't be reached is tried again for ever.
+    pub async fn supervised(config: Config, receiver: Arc<Receiver>, supervisor: &Supervisor) -> Result<Self, StartError> {
         match config {
             Config::Uplink { url } => {
                 let account = Arc::new(watch::Sender::new(None));
                 let stop = CancellationToken::new();
-                let task = tokio::spawn(uplink::keep_up(url, receiver, account.clone(), stop.clone()));
+                let task = supervisor.spawn_service("uplink", uplink::keep_up(url, receiver, account.clone(), stop.clone()));
                 Ok(Self { account, listening: Vec::new(), stop, tasks: vec![AbortOnDropHandle::new(task)] })
             }
-            Config::Embedded { listen, name } => Self::embedded(listen, name, receiver).await,
+            Config::Embedded { listen, name } => Self::embedded(listen, name, receiver, supervisor).await,
         }
     }
 
-    async fn embedded(listen: Vec<SocketAddr>, name: String, receiver: Arc<Receiver>) -> Result<Self, StartError> {
+    async fn embedded(listen: Vec<SocketAddr>, name: String, receiver: Arc<Receiver>, supervisor: &Supervisor) -> Result<Self, StartError> {
         let address = format!("private.{name}").parse().map_err(|source| StartError::Name { name, source })?;
         let (code, asset_scale) = EMBEDDED_ASSET;
         let own = Account { address, asset_code: code.to_owned(), asset_scale };
@@ -95,7 +101,8 @@ impl Interledger {
         for address in listen {
             match bind(address).await {
                 Ok((listener, bound)) => {
-                    tasks.push(AbortOnDropHandle::new(tokio::spawn(serve(listener, router.clone(), stop.clone()))));
+                    let served = supervisor.spawn_service("connector", serve(listener, router.clone(), stop.clone()));
+                    tasks.push(AbortOnDropHandle::new(served));
                     listening.push(bound);
                 }
                 Err(error) if address.is_ipv6() && address.ip().is_loopback() && is_without(&error) => {

@@ -44,17 +44,19 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use codiusd_supervisor::{StateGuard, StateLock};
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use tracing::Instrument;
 
 pub use crate::network::Subnet;
 use crate::{
-    Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
-    image::ImageStore,
+    Capabilities, ContainerSpec, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
+    image::{self, ImageStore},
     network::{self, Guard},
 };
 pub use claim::SubnetClaim;
@@ -80,7 +82,7 @@ struct Inner {
     pods_dir: PathBuf,
     /// Whether what a pod writes is on a disk of its own.
     has_disks: bool,
-    pods: Mutex<Pods>,
+    pods: StateLock<Pods>,
     starts: Semaphore,
     guard: Guard,
     _claim: SubnetClaim,
@@ -103,13 +105,13 @@ impl EmbeddedRuntime {
         let images = ImageStore::open(config.images.clone())?;
         // Once: pods that come later are told of those name servers the policy knows.
         config.network = config.network.resolved();
-        let guard = Guard::install(&config.policy(), config.policy_restored.clone())?;
+        let guard = Guard::supervised(&config.policy(), config.policy_restored.clone(), &config.supervisor)?;
         link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "adopted");
         let has_disks = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
         let inner = Inner {
-            pods: Mutex::new(Pods::new(config.slots(), adopted)),
+            pods: StateLock::new("embedded pods", &config.supervisor, Pods::new(config.slots(), adopted)),
             starts: Semaphore::new(config.limits.starts_max),
             images,
             pods_dir,
@@ -134,7 +136,12 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
-        self.inner.images.check(image).await
+        self.inner.images.inspect(image).await.map(drop)
+    }
+
+    async fn check_container(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
+        let settings = self.inner.images.inspect(&container.image).await?;
+        settings.map_or(Ok(()), |settings| image::check(settings, container))
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
@@ -176,8 +183,8 @@ impl Runtime for EmbeddedRuntime {
 }
 
 impl Inner {
-    fn pods(&self) -> MutexGuard<'_, Pods> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner) // whole after every statement
+    fn pods(&self) -> StateGuard<'_, Pods> {
+        self.pods.lock()
     }
 
     async fn start(&self, spec: PodSpec, slot: u32, lock: PodLock) -> Result<RunningPod, RuntimeError> {
@@ -282,7 +289,7 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
 
 /// Runs to its end even if the caller doesn't wait.
 async fn in_task<T: Send + 'static>(task: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
-    tokio::spawn(task).await.unwrap_or_else(|panicked| Err(unavailable("running its task", io::Error::other(panicked))))
+    tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panicked| Err(unavailable("running its task", io::Error::other(panicked))))
 }
 
 async fn blocking<T: Send + 'static>(operation: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, RuntimeError> {

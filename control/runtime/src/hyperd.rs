@@ -230,7 +230,7 @@ fn unavailable(operation: &str, error: HyperdError) -> RuntimeError {
 
 /// Runs to its end even if the caller doesn't wait.
 async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
-    task::spawn(work).await.unwrap_or_else(|panicked| {
+    task::spawn(tracing::Instrument::in_current_span(work)).await.unwrap_or_else(|panicked| {
         Err(RuntimeError::Unavailable { operation: "running its task".to_owned(), source: Some(Box::new(panicked)) })
     })
 }

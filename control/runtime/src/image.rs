@@ -12,15 +12,23 @@
 //! | `registry`, `address` | what strangers' registries may make this host do |
 //! | `layout` | OCI layouts: finding images in them, writing one |
 //! | `manifest` | the JSON of manifests and configs |
+//! | `platform` | which machines an image is for |
+//! | `decode` | the decoders by themselves, for the fuzzer |
+//! | `describe` | from a digest, through indexes, to one manifest and its config |
+//! | `inspect` | what can be said of an image before it is paid for, and how often registries are asked |
 //! | `store` | what has been unpacked, and unpacking what hasn't |
 //! | `layers`, `room` | who uses a layer, how much there may be, and what goes first |
 //! | `unpack` | one layer's tar into a directory, whatever it holds |
 //! | `process` | image config and pod spec together: what is run, as whom |
 
 mod address;
+pub mod decode;
+mod describe;
+mod inspect;
 mod layers;
 pub mod layout;
 mod manifest;
+mod platform;
 mod process;
 mod reference;
 mod registry;
@@ -33,7 +41,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 
-use crate::RuntimeError;
+use crate::{ContainerSpec, RuntimeError};
 
 pub use layers::LayerUse;
 pub use manifest::ImageSettings;
@@ -154,6 +162,13 @@ impl Default for ImageLimits {
             disk_bytes_max: 40 * GIB,
         }
     }
+}
+
+/// Whether what an image says of itself and what is asked of it go together, as far as that shows without its layers: who its user
+/// is does not.
+pub(crate) fn check(settings: ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    let settings = ImageSettings { user: None, ..settings };
+    process_of(&Image { layers: Vec::new(), settings, uses: Vec::new() }, spec).map(drop)
 }
 
 /// An unpacked image.

@@ -52,9 +52,14 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether `image` is a reference this runtime can be asked to run. Called before any money moves, so it is quick and
-    /// starts no download: it parses, checks the pinning, and looks into local layouts.
+    /// Whether `image` is a reference this runtime can be asked to run: it parses, checks the pinning, and looks into local layouts.
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError>;
+
+    /// Whether a container can be run, as far as that is known without downloading its layers. Called before any money moves, so
+    /// it takes a few seconds at most: what a registry doesn't say by then is found out by `start`.
+    async fn check_container(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
+        self.check_image(&container.image).await
+    }
 
     /// Pulls what is missing, creates and starts the pod; returns when its containers have been started.
     /// Fails with [`RuntimeError::AlreadyExists`] when a pod of that id is there. After any other failure nothing of the

@@ -5,10 +5,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use codiusd_runtime::{PodId, RuntimeError, error::Fault};
+use codiusd_runtime::{PodId, error::Fault};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::trace::request_id;
 use crate::{
     manifest::ManifestError,
     orders::{Due, OrderError},
@@ -33,6 +34,9 @@ pub(super) struct Failure {
     error: &'static str,
     /// What is wrong, and where.
     message: String,
+    /// The request, as the host's logs have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }
 
 /// What is to be paid before there is another answer.
@@ -123,23 +127,35 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// The span has the request, its pod and its payment.
+    fn log(&self, status: StatusCode) {
+        let (status, error) = (status.as_u16(), self as &dyn std::error::Error);
+        match status {
+            500.. => tracing::warn!(status, error, "request refused"),
+            // Part of every payment, and what any stranger's scan brings.
+            402 | 404 | 405 => tracing::debug!(status, error, "request refused"),
+            _ => tracing::info!(status, error, "request refused"),
+        }
+    }
+}
+
 fn order_status(error: &OrderError) -> StatusCode {
     match error {
         OrderError::Due(_) => StatusCode::PAYMENT_REQUIRED,
         OrderError::Desk(DeskError::OtherRequest(_)) => StatusCode::CONFLICT,
         OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
         OrderError::Price(_) => StatusCode::BAD_REQUEST,
-        OrderError::Address(_) | OrderError::Answer(_) | OrderError::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        OrderError::Refused { refusal, paid } => match refusal {
+        OrderError::Address(_) | OrderError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        OrderError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
             Refusal::Changing(_) | Refusal::Draining | Refusal::Full(_) | Refusal::Recovering | Refusal::Stopped(_) | Refusal::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Refusal::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            // What the reference says is wrong with the request; what turns up when it is run is wrong with the image.
-            Refusal::Runtime(RuntimeError::ImageRefused { .. }) if !paid => StatusCode::BAD_REQUEST,
             Refusal::Runtime(error) => match error.fault() {
                 Fault::Image | Fault::Request => StatusCode::UNPROCESSABLE_ENTITY,
                 Fault::Capacity | Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -153,9 +169,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
         let mut message = self.to_string();
-        if status.is_server_error() {
-            tracing::warn!(%status, error = &self as &dyn std::error::Error, "request refused");
-        }
+        self.log(status);
         if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
@@ -163,6 +177,7 @@ impl IntoResponse for ApiError {
             status_code: status.as_u16(),
             error: status.canonical_reason().unwrap_or("Error"),
             message: message.to_owned(),
+            request_id: request_id(),
         };
         let mut response = match &self {
             Self::Order(OrderError::Due(due)) => asking(status, failure("Payment Required"), due),

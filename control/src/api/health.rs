@@ -36,6 +36,8 @@ pub(super) struct Readiness {
     store: bool,
     /// Whether pods could be started, and those from before are known.
     runtime: bool,
+    /// Whether every background task runs; the host ends when one doesn't.
+    tasks: bool,
     /// Whether the host is stopping.
     draining: bool,
 }
@@ -73,5 +75,6 @@ pub(super) async fn readiness(api: &Api) -> Readiness {
     let keeper = api.orders.keeper();
     let (uplink, store, draining) = (api.orders.asset().is_some(), keeper.is_durable(), api.config.draining.is_cancelled());
     let runtime = matches!(time::timeout(RUNTIME_WITHIN, keeper.ready()).await, Ok(Ok(())));
-    Readiness { ready: uplink && store && runtime && !draining, uplink, store, runtime, draining }
+    let tasks = keeper.supervisor().failure().is_none();
+    Readiness { ready: uplink && store && runtime && tasks && !draining, uplink, store, runtime, tasks, draining }
 }

@@ -17,7 +17,7 @@ use super::{
     Api,
     error::{ApiError, Failure, PaymentDue},
     gate::Unavailable,
-    request,
+    request, trace,
 };
 use crate::{
     manifest::{ManifestHash, Upload, UploadBody},
@@ -152,6 +152,7 @@ pub(super) async fn upload(
     let upload = Upload::parse(&body, &api.config.rules)?;
     let seconds = request::duration(&uri, &api.config)?;
     let order = Arc::new(upload.order(&api.config.rules, &api.config.public_uri));
+    trace::about(&order.spec.id);
     let token = match request::token(&headers) {
         Ok(token) => token,
         Err(error) => {
@@ -205,6 +206,7 @@ pub(super) async fn extend(
     let seconds = request::duration(&uri, &api.config)?;
     let unknown = || ApiError::NoPodToExtend(text.clone().into_owned());
     let id: PodId = text.parse().map_err(|_| unknown())?;
+    trace::about(&id);
     let payment = Payment { token, binding: Binding::of(method.as_str(), target(&uri), b"") };
     Ok(Json(api.orders.extend(&id, seconds, payment).await?))
 }

@@ -6,6 +6,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
 
 use codiusd_ilp::{ildcp::Account, stream::receiver::Receiver};
 use codiusd_runtime::{NoopRuntime, PodId, Runtime};
+use codiusd_supervisor::Supervisor;
 use flate2::{Compression, write::GzEncoder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,6 +58,7 @@ struct Setup {
 struct Office {
     socket: PathBuf,
     draining: CancellationToken,
+    supervisor: Supervisor,
     asset: watch::Sender<Option<Asset>>,
     _files: tempfile::TempDir,
     _account: watch::Sender<Option<Account>>,
@@ -70,6 +72,7 @@ impl Office {
     async fn with(setup: Setup) -> Self {
         let files = tempfile::tempdir().unwrap();
         let (store, snapshot) = Store::open(&files.path().join("codius.db")).unwrap();
+        let supervisor = store.supervisor().clone();
         let (asset, known) = watch::channel(Some(Asset { code: "XRP".to_owned(), scale: 9 }));
         let (account, no_account) = watch::channel(setup.account);
         let clock = SystemClock::shared();
@@ -112,7 +115,7 @@ impl Office {
         let socket = files.path().join("control.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         tokio::spawn(serve(listener, config, orders, peers, std::future::pending()));
-        Self { socket, draining, asset, _files: files, _account: account }
+        Self { socket, draining, supervisor, asset, _files: files, _account: account }
     }
 
     /// Sends all of it, then reads the answer: head in lower case, and body.

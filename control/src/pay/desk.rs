@@ -3,10 +3,7 @@
 //! One lock, never held across an await: a place in the store's queue is reserved first, then the book is changed and the
 //! change is sent while the lock is held, so the file sees changes in the book's order.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,6 +12,7 @@ use codiusd_ilp::{
     stream::ledger::{Credit, CreditError, Ledger, Lookup, Terms},
 };
 use codiusd_runtime::{Machine, PodId};
+use codiusd_supervisor::{StateGuard, StateLock};
 use tokio::{sync::watch, time};
 
 use super::{
@@ -45,7 +43,7 @@ pub enum DeskError {
 /// Takes payments and keeps account of them; shared by the STREAM receiver and the paid requests.
 #[derive(Debug)]
 pub struct Desk {
-    book: Mutex<Book>,
+    book: StateLock<Book>,
     store: Store,
     clock: Arc<dyn Clock>,
     /// What payments are received in at the moment, once connected.
@@ -62,7 +60,7 @@ impl Desk {
         clock: Arc<dyn Clock>,
         asset: watch::Receiver<Option<Asset>>,
     ) -> Result<Self, SumsDisagree> {
-        let book = Mutex::new(Book::restore_from(payments, totals, Limits::default())?);
+        let book = StateLock::new("payments", store.supervisor(), Book::restore_from(payments, totals, Limits::default())?);
         Ok(Self { book, store, clock, asset, changed: watch::Sender::new(()) })
     }
 
@@ -157,9 +155,8 @@ impl Desk {
         durable.await
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // A panic while the book was held was a broken sum: what it says can't be trusted, but neither can a second panic help.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> StateGuard<'_, Book> {
+        self.book.lock()
     }
 }
 

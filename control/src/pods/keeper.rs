@@ -10,16 +10,17 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use codiusd_runtime::{Capabilities, LogLines, PodId, Runtime, RuntimeError};
+use codiusd_supervisor::{StateGuard, StateLock, Supervisor};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinError};
 use url::Url;
 
 use super::{
@@ -129,6 +130,9 @@ pub enum Refusal {
     /// Nothing can be made durable.
     #[error(transparent)]
     Store(#[from] StoreFailed),
+    /// The task that carried it out was lost to a bug.
+    #[error("the request was interrupted")]
+    Interrupted(#[from] JoinError),
 }
 
 /// What can be said of a pod that runs.
@@ -142,10 +146,10 @@ pub struct PodView {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) table: Mutex<HashMap<PodId, Entry>>,
+    pub(super) table: StateLock<HashMap<PodId, Entry>>,
     pub(super) config: KeeperConfig,
     /// What the operator says now.
-    pub(super) house: Mutex<House>,
+    pub(super) house: StateLock<House>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) routes: Arc<dyn Routes>,
     pub(super) desk: Arc<Desk>,
@@ -177,11 +181,11 @@ impl Keeper {
         clock: Arc<dyn Clock>,
         metrics: PodMetrics,
     ) -> Self {
-        let (table, changed) = (Mutex::new(HashMap::new()), watch::Sender::new(()));
+        let (table, changed) = (StateLock::new("pods", store.supervisor(), HashMap::new()), watch::Sender::new(()));
         let (others_bytes, recovering) = (AtomicU64::new(0), AtomicBool::new(false));
         // Nothing fits on a disk that hasn't been measured.
         let disk_bytes = AtomicU64::new(if config.capacity.disk.is_some() { 0 } else { u64::MAX });
-        let house = Mutex::new(config.house.clone());
+        let house = StateLock::new("operator settings", store.supervisor(), config.house.clone());
         let inner =
             Inner { table, config, house, runtime, routes, desk, store, clock, metrics, others_bytes, disk_bytes, recovering, changed };
         Self(Arc::new(inner))
@@ -203,7 +207,12 @@ impl Keeper {
 
     /// Whether what happens to pods can be made durable.
     pub fn is_durable(&self) -> bool {
-        !*self.0.store.failure().borrow()
+        self.0.store.is_durable()
+    }
+
+    /// Notices the end of what works on pods.
+    pub fn supervisor(&self) -> &Supervisor {
+        self.0.store.supervisor()
     }
 
     /// An error if the operator doesn't want `order` run.
@@ -231,7 +240,7 @@ impl Keeper {
         self.0.wanted(order)?;
         self.open().await?;
         for container in &order.spec.containers {
-            self.0.runtime.check_image(&container.image).await?;
+            self.0.runtime.check_container(container).await?;
         }
         let is_new = matches!(decide(self.0.table().get(&order.spec.id)), Decision::Start { .. });
         if is_new {
@@ -245,8 +254,13 @@ impl Keeper {
     }
 
     /// Carries out a paid upload: starts the pod, or lets it run longer if it does. `segment` names the payment; it is used
-    /// only if this succeeds. Call it in a task of its own: once begun it must not be dropped half way.
+    /// only if this succeeds. Once begun it goes on when nobody waits for it any more.
     pub async fn upload(&self, order: Arc<Order>, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
+        let (keeper, segment) = (self.clone(), segment.to_owned());
+        self.supervisor().spawn_job("upload", async move { keeper.start_or_extend(order, seconds, &segment).await }).await?
+    }
+
+    async fn start_or_extend(&self, order: Arc<Order>, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
         let mut changed = self.0.changed.subscribe();
         loop {
             let permit = self.0.store.reserve().await?;
@@ -285,8 +299,13 @@ impl Keeper {
         }
     }
 
-    /// Carries out a paid extension of a pod that runs.
+    /// Carries out a paid extension of a pod that runs. Once begun it goes on when nobody waits for it any more.
     pub async fn extend(&self, id: &PodId, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
+        let (keeper, id, segment) = (self.clone(), id.clone(), segment.to_owned());
+        self.supervisor().spawn_job("extension", async move { keeper.extend_running(&id, seconds, &segment).await }).await?
+    }
+
+    async fn extend_running(&self, id: &PodId, seconds: u32, segment: &str) -> Result<Receipt, Refusal> {
         let permit = self.0.store.reserve().await?;
         let (receipt, durable) = {
             let mut table = self.0.table();
@@ -340,14 +359,14 @@ fn running<'a>(table: &'a HashMap<PodId, Entry>, id: &PodId) -> Result<(&'a Entr
     let entry = table.get(id).ok_or_else(|| Refusal::NoSuchPod(id.clone()))?;
     match entry.stage {
         Stage::Running { expires_at, .. } => Ok((entry, expires_at)),
-        Stage::Reviving | Stage::Starting { .. } | Stage::Stopping => Err(Refusal::Changing(id.clone())),
-        Stage::Exited { .. } => Err(Refusal::Stopped(id.clone())),
+        Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown => Err(Refusal::Changing(id.clone())),
+        Stage::Clearing | Stage::Exited { .. } => Err(Refusal::Stopped(id.clone())),
     }
 }
 
 impl Inner {
-    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<PodId, Entry>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn table(&self) -> StateGuard<'_, HashMap<PodId, Entry>> {
+        self.table.lock()
     }
 
     pub(super) fn announce(&self) {

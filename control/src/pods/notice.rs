@@ -109,7 +109,7 @@ impl Inner {
         let table = self.table();
         let running = table.iter().filter_map(|(id, entry)| match entry.stage {
             Stage::Running { run, .. } => Some(Before { id: id.clone(), run }),
-            Stage::Exited { .. } | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping => None,
+            _ => None,
         });
         running.collect()
     }
@@ -159,10 +159,10 @@ impl Inner {
         tracing::warn!(pod = %pod.id, reason = why.label(), "pod is started anew; its end stays as it was");
         self.metrics.renewed(why);
         let inner = Arc::clone(self);
-        tokio::spawn(async move { inner.revive(&order, expires_at).await });
+        self.store.supervisor().spawn_job("new start of a pod", async move { inner.revive(&order, expires_at).await });
     }
 
-    /// Running -> Exited, by way of being changed while what is there of it is cleared away. Nothing happens if the pod has
+    /// Running -> Exited, by way of `Clearing` while what is there of it is cleared away. Nothing happens if the pod has
     /// changed meanwhile, or runs in another incarnation by now.
     async fn exited(self: &Arc<Self>, id: &PodId, incarnation: u64) -> Result<(), StoreFailed> {
         let permit = self.store.reserve().await?;
@@ -176,7 +176,7 @@ impl Inner {
             self.routes.withdraw(id, Gone::Exited(self.clock.now()));
             let (seconds, forget_at) = self.what_is_left(expires_at);
             // The log of a debug pod is kept with it; of any other nothing is.
-            entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Reviving };
+            entry.stage = if entry.order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing };
             let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });
             (permit.send(vec![write]), entry.order.clone(), Stage::Exited { seconds, forget_at })
         };
@@ -186,7 +186,7 @@ impl Inner {
         self.announce();
         if !order.debug {
             let (inner, id) = (Arc::clone(self), id.clone());
-            tokio::spawn(async move {
+            self.store.supervisor().spawn_job("removal of a pod", async move {
                 if let Err(error) = inner.runtime.stop(&id).await {
                     tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "an exited pod can't be cleared away");
                 }
@@ -216,7 +216,7 @@ impl Inner {
             }
             tracing::warn!(pod = %id, "a pod nobody pays for is stopped");
             let (inner, name) = (Arc::clone(self), id.clone());
-            let stop = tokio::spawn(async move {
+            let stop = self.store.supervisor().spawn_job("removal of a pod", async move {
                 if let Err(error) = inner.runtime.stop(&name).await {
                     tracing::error!(pod = %name, error = &error as &dyn std::error::Error, "it can't be stopped yet");
                 }

@@ -1,12 +1,9 @@
 //! What the operator sees of pods, and does to them.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use codiusd_runtime::PodId;
+use codiusd_supervisor::StateGuard;
 use futures::future::join_all;
 use jiff::Timestamp;
 
@@ -33,11 +30,13 @@ pub enum Doing {
     Starting,
     /// It is being stopped.
     Stopping,
+    /// It ran before the host's start, and the runtime hasn't said yet what has become of it.
+    Unknown,
 }
 
 impl Doing {
     /// All of it.
-    pub const ALL: [Self; 5] = [Self::Exited, Self::Restarting, Self::Running, Self::Starting, Self::Stopping];
+    pub const ALL: [Self; 6] = [Self::Exited, Self::Restarting, Self::Running, Self::Starting, Self::Stopping, Self::Unknown];
 
     /// In a word.
     pub fn word(self) -> &'static str {
@@ -47,6 +46,7 @@ impl Doing {
             Self::Running => "running",
             Self::Starting => "starting",
             Self::Stopping => "stopping",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -98,8 +98,7 @@ impl Keeper {
         while self.0.table().contains_key(id) {
             if self.0.close(id) {
                 let (inner, id) = (self.0.clone(), id.clone());
-                // An error is a panic, which has been told.
-                let _ = tokio::spawn(async move { inner.clear(&id).await }).await;
+                self.supervisor().spawn_job("removal of a pod", async move { inner.clear(&id).await }).await?;
                 break;
             }
             // The sender lives as long as `self`: this ends with a change, not with an error.
@@ -190,15 +189,15 @@ impl Keeper {
         let ids = self.0.covered(|order| stopping.iter().any(|ban| ban.covers(order)));
         if !ids.is_empty() {
             let keeper = self.clone();
-            tokio::spawn(async move { keeper.stop_these(&ids).await });
+            self.supervisor().spawn_job("stop of banned pods", async move { keeper.stop_these(&ids).await });
         }
     }
 }
 
 impl Inner {
     /// Never held while the table is taken.
-    pub(super) fn house(&self) -> MutexGuard<'_, House> {
-        self.house.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn house(&self) -> StateGuard<'_, House> {
+        self.house.lock()
     }
 
     /// An error if the operator doesn't want `order`.
@@ -212,7 +211,7 @@ impl Inner {
 
     fn facts(&self, entry: &Entry) -> PodFacts {
         let (doing, run) = match &entry.stage {
-            Stage::Exited { .. } => (Doing::Exited, None),
+            Stage::Clearing | Stage::Exited { .. } => (Doing::Exited, None),
             Stage::Reviving => (Doing::Restarting, None),
             Stage::Running { run, expires_at } => {
                 let since = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
@@ -220,6 +219,7 @@ impl Inner {
             }
             Stage::Starting { .. } => (Doing::Starting, None),
             Stage::Stopping => (Doing::Stopping, None),
+            Stage::Unknown => (Doing::Unknown, None),
         };
         let remaining = run.map(|(_, expires_at, _)| self.until(expires_at));
         PodFacts { order: entry.order.clone(), doing, run, remaining }

@@ -36,11 +36,11 @@ impl Keeper {
                 for record in &stored {
                     // Nobody touches them, and they are no orphans.
                     self.0.routes.withdraw(&record.order.spec.id, Gone::Restarting(self.0.clock.now()));
-                    let entry = Entry { order: Arc::new(record.order.clone()), stage: Stage::Reviving };
+                    let entry = Entry { order: Arc::new(record.order.clone()), stage: Stage::Unknown };
                     self.0.table().insert(record.order.spec.id.clone(), entry);
                 }
                 let keeper = self.clone();
-                tokio::spawn(async move { keeper.recover_later(stored).await });
+                self.supervisor().spawn_job("recovery", async move { keeper.recover_later(stored).await });
                 Ok(())
             }
         }
@@ -72,7 +72,7 @@ impl Keeper {
         self.0.count_others(found);
         self.free_payments().await?;
         for work in later {
-            tokio::spawn(work);
+            self.supervisor().spawn_job("recovery of a pod", work);
         }
         self.enforce_bans();
         Ok(())
@@ -212,6 +212,7 @@ fn is_broken(error: &RuntimeError) -> bool {
 mod tests {
     use async_trait::async_trait;
     use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime};
+    use codiusd_supervisor::Cause;
     use jiff::SignedDuration;
     use tokio::sync::watch;
 
@@ -219,7 +220,10 @@ mod tests {
     use crate::{
         house::{House, HouseRows},
         pay::CostPerMonth,
-        pods::kit::{Board, Told, in_an_hour, order, recovered},
+        pods::{
+            Doing,
+            kit::{Board, Told, WITHIN, in_an_hour, order, recovered},
+        },
     };
 
     /// A runtime that is away until it is said to be back. Until then starts, too, wait for that.
@@ -272,6 +276,45 @@ mod tests {
         PodRecord { order: order(letter, "image"), pod }
     }
 
+    /// One that panics when a pod is to be started.
+    #[derive(Debug, Default)]
+    struct Broken(NoopRuntime);
+
+    #[async_trait]
+    impl Runtime for Broken {
+        fn capabilities(&self) -> Capabilities {
+            self.0.capabilities()
+        }
+
+        async fn check_image(&self, _: &str) -> Result<(), RuntimeError> {
+            Ok(())
+        }
+
+        async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
+            panic!("a bug, met while {} is started", spec.id)
+        }
+
+        async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
+            self.0.stop(id).await
+        }
+
+        async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
+            self.0.list().await
+        }
+
+        async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
+            self.0.logs(id, follow).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_that_changes_a_pod_is_not_lost() {
+        let lost = vec![stored("a", Pod::Running { expires_at: in_an_hour() })];
+        let (_files, keeper) = recovered(house(), Arc::new(Broken::default()), Arc::new(Board::default()), lost).await;
+        let failure = time::timeout(WITHIN, keeper.supervisor().failed()).await.expect("waited for the failure to be noticed");
+        assert_eq!((failure.name, failure.cause), ("recovery of a pod", Cause::Panicked));
+    }
+
     #[tokio::test]
     async fn visitors_of_a_lost_pod_are_told_to_come_again_until_it_is_back() {
         let (runtime, board) = (Arc::new(Away { lists: true, ..Away::default() }), Arc::new(Board::default()));
@@ -302,8 +345,9 @@ mod tests {
         let (mut records, told): (Vec<PodRecord>, Vec<Told>) = rows.into_iter().unzip();
         records[7].order.port = None;
         let board = Arc::new(Board::default());
-        let (_files, _keeper) = recovered(house(), runtime.clone(), board.clone(), records).await;
+        let (_files, keeper) = recovered(house(), runtime.clone(), board.clone(), records).await;
         assert_eq!(board.told(), [Told::Restarting; 8], "nobody knows yet");
+        assert!(keeper.survey().iter().all(|pod| pod.doing == Doing::Unknown), "nor is any said to be restarted");
         runtime.back.send_replace(true);
         board.comes_to(&told).await;
     }

@@ -90,10 +90,14 @@ pub(super) enum Stage {
         seconds: u32,
         forget_at: Timestamp,
     },
-    /// Lost with the machine, being started again; still `Running` in the store.
+    /// All its containers have exited and are being removed; `Exited` in the store.
+    Clearing,
+    /// Lost or worn, being started again; still `Running` in the store.
     Reviving,
     /// Its time is over; still `Running` in the store, where it is found to have expired.
     Stopping,
+    /// From before the start, and the runtime hasn't said yet what has become of it.
+    Unknown,
 }
 
 /// A pod's place in the table.
@@ -109,8 +113,8 @@ impl Entry {
         let machine = self.order.spec.machine;
         match self.stage {
             Stage::Exited { .. } => None,
-            Stage::Starting { .. } | Stage::Reviving => Some(machine),
-            Stage::Running { .. } | Stage::Stopping => Some(Machine { disk_bytes: 0, ..machine }),
+            Stage::Starting { .. } | Stage::Reviving | Stage::Unknown => Some(machine),
+            Stage::Clearing | Stage::Running { .. } | Stage::Stopping => Some(Machine { disk_bytes: 0, ..machine }),
         }
     }
 }
@@ -132,7 +136,7 @@ pub(super) fn decide(entry: Option<&Entry>) -> Decision {
         None => Decision::Start { kept_seconds: 0 },
         Some(Stage::Exited { seconds, .. }) => Decision::Start { kept_seconds: *seconds },
         Some(Stage::Running { .. }) => Decision::Extend,
-        Some(Stage::Reviving | Stage::Starting { .. } | Stage::Stopping) => Decision::Wait,
+        Some(Stage::Clearing | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown) => Decision::Wait,
     }
 }
 

@@ -19,13 +19,8 @@ use crate::store::Write;
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
 impl Keeper {
-    /// Watches over the pods, for ever; run it in a task of its own.
-    pub async fn watch(&self) {
-        // Side by side: a runtime that is slow to answer makes no pod end late.
-        tokio::join!(self.watch_ends(), self.watch_runtime());
-    }
-
-    async fn watch_ends(&self) {
+    /// Ends pods when their time is over, for ever; run it in a task of its own: a runtime that is slow to answer makes no pod end late.
+    pub async fn watch_ends(&self) {
         let mut changed = self.0.changed.subscribe();
         loop {
             let next_end = self.0.next_end().map(|at| self.0.until(at));
@@ -42,7 +37,8 @@ impl Keeper {
         }
     }
 
-    async fn watch_runtime(&self) {
+    /// Sees what has become of the runtime's pods, until the store fails; run it in a task of its own.
+    pub async fn watch_runtime(&self) {
         let mut looks = time::interval(self.0.config.look_every);
         looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut earlier = Earlier::default();
@@ -64,7 +60,7 @@ impl Keeper {
         for id in due {
             self.0.close(&id);
             let inner = self.0.clone();
-            tokio::spawn(async move { inner.clear(&id).await });
+            self.supervisor().spawn_job("removal of a pod", async move { inner.clear(&id).await });
         }
     }
 }
@@ -74,7 +70,7 @@ fn end_of(entry: &Entry) -> Option<Timestamp> {
     match entry.stage {
         Stage::Running { expires_at, .. } => Some(expires_at),
         Stage::Exited { forget_at, .. } => Some(forget_at),
-        Stage::Reviving | Stage::Starting { .. } | Stage::Stopping => None,
+        Stage::Clearing | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown => None,
     }
 }
 

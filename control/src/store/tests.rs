@@ -4,6 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use codiusd_supervisor::{Panicked, StateLock, isolated};
 use jiff::Timestamp;
 
 use super::*;
@@ -140,6 +141,28 @@ async fn forgetting_takes_everything_along() {
         let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_written_once_a_panic_has_left_state_half_changed() {
+    let (_directory, path) = fresh();
+    let (store, _) = Store::open(&path).unwrap();
+    commit(&store, vec![Write::Payment(payment("before", PaymentState::Open))]).await.unwrap();
+    let state = StateLock::new("some state", store.supervisor(), ());
+    let permit = store.reserve().await.unwrap();
+    let whole = 1 + 1 == 2;
+    let interrupted = isolated(async {
+        let _locked = state.lock();
+        assert!(!whole, "between two halves of a change");
+    });
+    assert_eq!(interrupted.await, Err(Panicked));
+    assert!(!store.is_durable());
+    let late = permit.send(vec![Write::Payment(payment("after", PaymentState::Open))]);
+    assert_eq!(late.await, Err(StoreFailed), "a place in the queue is of no use");
+    assert!(matches!(store.reserve().await, Err(StoreFailed)));
+    drop(store);
+    let rows = Store::open(&path).unwrap().1.payments;
+    assert_eq!(rows.iter().map(|(row, _)| row.segment.as_str()).collect::<Vec<_>>(), ["before"]);
 }
 
 /// Which of the store's files hold the private value of `record`.

@@ -95,7 +95,7 @@ impl Life {
         let recovering = keeper.clone();
         tokio.spawn(async move { recovering.recover(snapshot.pods).await }).await.unwrap().expect("the store holds");
         let watched = keeper.clone();
-        tokio.spawn(async move { watched.watch().await });
+        tokio.spawn(async move { tokio::join!(watched.watch_ends(), watched.watch_runtime()) });
         Self { keeper, desk, board, tokio, store, _asset: asset_told }
     }
 

@@ -14,7 +14,7 @@ use crate::tls::Certificates;
 const VERSIONS: [&str; 2] = ["1.2", "1.3"];
 const KINDS: [&str; 2] = ["full", "resumed"];
 const EXPIRY: &str = "codius_edge_certificate_expiry_seconds";
-const EXPIRY_HELP: &str = "When a certificate in use ends, in seconds since 1970, by its first name.";
+const EXPIRY_HELP: &str = "When a certificate in use ends, in seconds since 1970, by its first name and the kind of its key.";
 const RELOADS: &str = "codius_edge_certificate_reloads_total";
 const RELOADS_HELP: &str = "Certificates read again after their files have changed (ok), or that could not be used (failed).";
 
@@ -111,8 +111,8 @@ impl Watched {
     fn now(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
         // Made anew each time: what a certificate that is gone was called is no label any more.
         let (expiry, reloads) = (expiry()?, reloads()?);
-        for (name, not_after) in self.certificates.ends().iter() {
-            expiry.with_label_values(&[name]).set(*not_after);
+        for ((name, kind), not_after) in self.certificates.ends().iter() {
+            expiry.with_label_values(&[name, kind.name()]).set(*not_after);
         }
         let (ok, failed) = self.certificates.reloads();
         reloads.with_label_values(&["ok"]).inc_by(ok);
@@ -122,7 +122,7 @@ impl Watched {
 }
 
 fn expiry() -> Result<IntGaugeVec, prometheus::Error> {
-    IntGaugeVec::new(Opts::new(EXPIRY, EXPIRY_HELP), &["name"])
+    IntGaugeVec::new(Opts::new(EXPIRY, EXPIRY_HELP), &["name", "key"])
 }
 
 fn reloads() -> Result<IntCounterVec, prometheus::Error> {

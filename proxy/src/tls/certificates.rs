@@ -1,5 +1,10 @@
-//! Certificates by server name. Files that change are read again; what can't be used is said, and the one before stays in use.
+//! Certificates by server name, and by what the client can check: one name may have several, such as one with an elliptic curve and one
+//! with RSA for old clients. Of those that the client can check an elliptic curve's is shown first (it costs less), then the one that
+//! ends last; one that has ended only if there is no other.
+//!
+//! Files that change are read again; what can't be used is said, and the one before stays in use.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustls::SignatureAlgorithm;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -65,14 +71,52 @@ struct Loaded {
     digest: u64,
 }
 
-/// Which certificate proves which name.
+/// Which certificates prove which name.
 #[derive(Debug)]
 struct Names {
-    default: Option<Arc<CertifiedKey>>,
-    /// Lower case; a wildcard stands as it is in the certificate, `*.localhost`.
-    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// The first name of each, and the end of the earliest to end of those with that name, in seconds since 1970.
-    ends: BTreeMap<Box<str>, i64>,
+    /// Those of the first one's first name.
+    default: Vec<Candidate>,
+    /// Lower case; a wildcard stands as it is in the certificate, `*.localhost`. The one that is shown first is the first.
+    by_name: HashMap<Box<str>, Vec<Candidate>>,
+    /// The first name of each and the kind of its key, and the end of the earliest to end of those, in seconds since 1970.
+    ends: BTreeMap<(Box<str>, KeyKind), i64>,
+}
+
+/// A certificate that may be shown.
+#[derive(Debug, Clone)]
+struct Candidate {
+    key: Arc<CertifiedKey>,
+    not_after: i64,
+}
+
+/// What a certificate's key is, in the order of our preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyKind {
+    /// An elliptic curve's.
+    Ecdsa,
+    /// Ed25519 or Ed448, which browsers don't know.
+    EdDsa,
+    /// RSA.
+    Rsa,
+}
+
+impl KeyKind {
+    fn of(key: &CertifiedKey) -> KeyKind {
+        match key.key.algorithm() {
+            SignatureAlgorithm::ECDSA => KeyKind::Ecdsa,
+            SignatureAlgorithm::RSA => KeyKind::Rsa,
+            _ => KeyKind::EdDsa,
+        }
+    }
+
+    /// Its name, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyKind::Ecdsa => "ecdsa",
+            KeyKind::EdDsa => "eddsa",
+            KeyKind::Rsa => "rsa",
+        }
+    }
 }
 
 /// When a certificate that can't be used is an error.
@@ -96,7 +140,7 @@ enum Found {
 }
 
 impl Certificates {
-    /// Reads the certificates; the first is shown to clients that ask for a name none of them is for.
+    /// Reads the certificates; the first, or another one for its first name, is shown to clients that ask for a name none is for.
     pub fn load(files: Vec<CertificateFiles>) -> Result<Self, CertificateError> {
         let pairs = files.into_iter().map(|files| {
             let contents = Contents::read(&files)?;
@@ -135,16 +179,18 @@ impl Certificates {
         Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// When the one that is shown for `name` ends, in seconds since 1970; none: none of them is for it.
-    pub fn end_for(&self, name: &str) -> Option<i64> {
-        let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = |wanted: &str| pairs.iter().find(|pair| pair.used.names.iter().any(|name| &**name == wanted));
-        has(name).or_else(|| has(&wildcard?)).map(|pair| pair.used.not_after)
+    /// When those that are shown for `name` end, in seconds since 1970, by the kinds of their keys; empty: none of them is for it.
+    pub fn ends_for(&self, name: &str) -> BTreeMap<KeyKind, i64> {
+        let mut ends = BTreeMap::new();
+        for candidate in self.names().candidates(name) {
+            let end = ends.entry(KeyKind::of(&candidate.key)).or_insert(i64::MIN);
+            *end = candidate.not_after.max(*end);
+        }
+        ends
     }
 
-    /// When those in use end, in seconds since 1970, by their first name.
-    pub(crate) fn ends(&self) -> BTreeMap<Box<str>, i64> {
+    /// When those in use end, in seconds since 1970, by their first name and the kind of their key.
+    pub(crate) fn ends(&self) -> BTreeMap<(Box<str>, KeyKind), i64> {
         self.names().ends.clone()
     }
 
@@ -156,31 +202,56 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).find(hello.server_name())
+        let can_check = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        self.names.read().unwrap_or_else(PoisonError::into_inner).find(hello.server_name(), can_check, now())
     }
 }
 
 impl Names {
     fn of(pairs: &[Pair]) -> Names {
-        let (mut by_name, mut ends) = (HashMap::new(), BTreeMap::new());
-        for pair in pairs {
-            let first = pair.used.names.first().cloned().unwrap_or_else(|| Box::from("(none)"));
-            let end = ends.entry(first).or_insert(i64::MAX);
-            *end = pair.used.not_after.min(*end);
-            for name in &pair.used.names {
-                by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&pair.used.key));
+        let (mut by_name, mut ends) = (HashMap::<Box<str>, Vec<Candidate>>::new(), BTreeMap::new());
+        for Pair { used, .. } in pairs {
+            let first = used.names.first().cloned().unwrap_or_else(|| Box::from("(none)"));
+            let end = ends.entry((first, KeyKind::of(&used.key))).or_insert(i64::MAX);
+            *end = used.not_after.min(*end);
+            for name in &used.names {
+                by_name.entry(name.clone()).or_default().push(Candidate::of(used));
             }
         }
-        Names { default: pairs.first().map(|pair| Arc::clone(&pair.used.key)), by_name, ends }
+        for candidates in by_name.values_mut() {
+            candidates.sort_by_key(|candidate| (KeyKind::of(&candidate.key), Reverse(candidate.not_after)));
+        }
+        let first = pairs.first().map(|pair| &pair.used);
+        let default = first.map_or_else(Vec::new, |used| {
+            let named = used.names.first().and_then(|name| by_name.get(name));
+            named.cloned().unwrap_or_else(|| vec![Candidate::of(used)])
+        });
+        Names { default, by_name, ends }
     }
 
-    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let named = name.and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            let wildcard = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-            self.by_name.get(name.as_str()).or_else(|| self.by_name.get(wildcard()?.as_str()))
-        });
-        named.or(self.default.as_ref()).cloned()
+    /// Those that prove `name`, what names it exactly first.
+    fn candidates(&self, name: &str) -> impl Iterator<Item = &Candidate> {
+        let name = name.to_ascii_lowercase();
+        let wildcard = name.split_once('.').and_then(|(_, parent)| self.by_name.get(format!("*.{parent}").as_str()));
+        self.by_name.get(name.as_str()).into_iter().chain(wildcard).flatten()
+    }
+
+    /// The one that is shown at `now` to a client that asks for `name`.
+    fn find(&self, name: Option<&str>, can_check: impl Fn(&CertifiedKey) -> bool, now: i64) -> Option<Arc<CertifiedKey>> {
+        let mut candidates: Vec<&Candidate> = name.into_iter().flat_map(|name| self.candidates(name)).collect();
+        if candidates.is_empty() {
+            candidates = self.default.iter().collect();
+        }
+        let suitable = || candidates.iter().filter(|candidate| can_check(&candidate.key));
+        let best = suitable().find(|candidate| candidate.not_after >= now).or_else(|| suitable().next());
+        // One that it can't check tells it more than none.
+        best.or(candidates.first()).map(|candidate| Arc::clone(&candidate.key))
+    }
+}
+
+impl Candidate {
+    fn of(loaded: &Loaded) -> Candidate {
+        Candidate { key: Arc::clone(&loaded.key), not_after: loaded.not_after }
     }
 }
 
@@ -216,10 +287,14 @@ impl Pair {
 }
 
 fn warn_if_over(files: &CertificateFiles, not_after: i64) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    if not_after < i64::try_from(now).unwrap_or(i64::MAX) {
+    if not_after < now() {
         tracing::error!(file = %files.chain.display(), "the certificate has expired; visitors are warned off (CODIUS_TLS_CERTS)");
     }
+}
+
+/// In seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// What is in the two files.

@@ -28,7 +28,7 @@ async fn once(answer: impl Into<Vec<u8>>) -> Pod {
 #[tokio::test]
 async fn an_answer_that_can_be_read_in_two_ways_is_none() {
     let large = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(70 * 1024));
-    let many = format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "x: y\r\n".repeat(200));
+    let many = format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "x: y\r\n".repeat(1200));
     let answers = [
         "garbage\r\n\r\n",
         "\0\0\0\0\r\n\r\n",
@@ -123,7 +123,8 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
         client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         let seen = client.closed().await;
         let cut = !seen.ends_with("0\r\n\r\n") && !seen.ends_with("hello");
-        assert!(seen.starts_with("HTTP/1.1 502") || cut && !seen.contains("content-length: 3"), "{answer:?}: {seen:?}");
+        let has_head = seen.starts_with("HTTP/1.1 200 OK\r\n") && seen.contains("\r\n\r\n");
+        assert!(seen.starts_with("HTTP/1.1 502") || has_head && cut && !seen.contains("content-length: 3"), "{answer:?}: {seen:?}");
         let over_h2 = house.h2(&name).await.send_request(get(&name, "/")).await.unwrap();
         let complete = over_h2.status() == 200 && http_body_util::BodyExt::collect(over_h2.into_body()).await.is_ok();
         assert!(!complete, "{answer:?} over HTTP/2");

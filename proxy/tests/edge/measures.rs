@@ -195,7 +195,7 @@ async fn handshakes_and_certificates_are_counted() {
     assert_eq!((reloads("ok"), reloads("failed")), (1.0, 0.0));
     let scraped = prometheus::TextEncoder::new().encode_to_string(&house.house.registry.gather()).unwrap();
     let names: Vec<&str> = scraped.lines().filter(|line| line.starts_with("codius_edge_certificate_expiry_seconds{")).collect();
-    assert_eq!(names, ["codius_edge_certificate_expiry_seconds{name=\"renamed.localhost\"} 67090118400"]);
+    assert_eq!(names, ["codius_edge_certificate_expiry_seconds{key=\"ecdsa\",name=\"renamed.localhost\"} 67090118400"]);
     std::fs::write(house.authority.path("main.pem"), "nothing").unwrap();
     house.certificates.reload();
     assert_eq!((reloads("ok"), reloads("failed")), (1.0, 1.0));

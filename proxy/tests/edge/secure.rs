@@ -49,9 +49,21 @@ impl Authority {
 
     /// Writes a certificate for `names`, and its key, to `stem`.pem and `stem`-key.pem.
     pub(crate) fn issue(&self, stem: &str, names: &[&str]) -> CertificateFiles {
+        self.issue_for(stem, names, &KeyPair::generate().unwrap(), |_| {})
+    }
+
+    /// As `issue`, for `key`, and with what `change` changes.
+    pub(crate) fn issue_for(
+        &self,
+        stem: &str,
+        names: &[&str],
+        key: &KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         let files = CertificateFiles { chain: self.path(&format!("{stem}.pem")), key: self.path(&format!("{stem}-key.pem")) };
         fs::write(&files.chain, certificate.pem()).unwrap();
         fs::write(&files.key, key.serialize_pem()).unwrap();

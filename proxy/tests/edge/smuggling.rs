@@ -347,14 +347,14 @@ async fn passed(house: &House, recorder: &Recorder, name: &str, fields: &str) ->
     let (status, got) =
         probe(house, recorder, name, &format!("GET /fields HTTP/1.1\r\nHost: NAME\r\n{fields}Connection: close\r\n\r\n")).await;
     assert_eq!(status, Some(200), "{fields:?}");
-    let own = ["host: ", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: "];
+    let own = ["host: ", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: ", "x-request-id: "];
     let (own, mut rest): (Vec<_>, Vec<_>) = got
         .lines()
         .skip(1)
         .filter(|line| !line.is_empty())
         .map(str::to_owned)
         .partition(|line| own.iter().any(|own| line.starts_with(own)));
-    assert_eq!(own.len(), 4, "{got}");
+    assert_eq!(own.len(), 5, "{got}");
     rest.sort();
     rest
 }

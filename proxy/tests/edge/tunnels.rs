@@ -97,6 +97,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
         ("GET / HTTP/1.1", "Upgrade: h2c\r\n\r\n"),
         ("GET / HTTP/1.0", "Upgrade: websocket\r\n\r\n"),
         ("POST / HTTP/1.1", "Upgrade: websocket\r\nContent-Length: 2\r\n\r\nhi"),
+        ("POST / HTTP/1.1", "Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
     ];
     for (line, rest) in stripped {
         let answer = house.ask(&format!("{line}\r\nHost: {name}\r\nConnection: upgrade\r\n{rest}")).await;

@@ -28,6 +28,43 @@ pub(crate) fn read(path: &str) -> Outcome {
     }
 }
 
+/// Makes a mount it inherits writable, with all capabilities in namespaces of its own.
+pub(crate) fn make_writable(path: &str) -> Outcome {
+    own_namespaces()?;
+    let path = std::ffi::CString::new(path).map_err(io::Error::from)?;
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: the path is a C string for the length of the call; what is null may be.
+    check(unsafe { libc::mount(std::ptr::null(), path.as_ptr(), std::ptr::null(), flags, std::ptr::null()) }.into())
+}
+
+/// Mounts a hierarchy of control groups anew, and makes a group in it.
+pub(crate) fn mount_groups(kind: &str, controller: &str) -> Outcome {
+    own_namespaces()?;
+    let at = "groups";
+    fs::create_dir_all(at)?;
+    let text = |text: &str| std::ffi::CString::new(text).map_err(io::Error::from);
+    let (target, kind, options) = (text(at)?, text(kind)?, text(controller)?);
+    // SAFETY: C strings for the length of the call.
+    check(unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) }.into())?;
+    let group = format!("{at}/attack-{}", std::process::id());
+    fs::create_dir(&group)?;
+    fs::remove_dir(group)?;
+    Ok(String::new())
+}
+
+/// Namespaces for mounts and control groups: as root, or as whoever is root in a namespace of users of its own.
+fn own_namespaces() -> Outcome {
+    let wanted = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+    // SAFETY: plain numbers.
+    if unsafe { libc::unshare(wanted) } != 0 {
+        // SAFETY: as above.
+        check(unsafe { libc::unshare(libc::CLONE_NEWUSER | wanted) }.into())?;
+    }
+    let (none, root) = (std::ptr::null(), c"/");
+    // SAFETY: the path is a C string; what is null may be. What is mounted from here on is in no other namespace.
+    check(unsafe { libc::mount(none, root.as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) }.into())
+}
+
 /// Reads a file of the host by all ways out of a root directory that ever worked.
 pub(crate) fn escape(path: &str) -> Outcome {
     let below = path.trim_start_matches('/');

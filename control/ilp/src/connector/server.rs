@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use codiusd_supervisor::isolated;
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -94,8 +95,11 @@ async fn greet_and_drive(stream: TcpStream, router: Arc<Router>, stop: Cancellat
         oldest.close();
     }
     let handler = Arc::new(Child { name: child.clone(), router: router.clone(), rate: Mutex::default() });
-    let ended = drive(socket, session.clone(), outbox, handler).await;
-    tracing::debug!(account = child, %ended, "BTP session has ended");
+    // However it ends: its account is let go.
+    match isolated(drive(socket, session.clone(), outbox, handler)).await {
+        Ok(ended) => tracing::debug!(account = child, %ended, "BTP session has ended"),
+        Err(panicked) => tracing::error!(account = child, error = %panicked, "BTP session"),
+    }
     router.disconnect(&child, &session);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A pod's control group: the limits all its containers share, and the certain end of every process in it.
 //!
-//! Works on the separate hierarchies of cgroup v1 and on the one of v2; libcontainer makes the leaf per container below.
+//! Works on the separate hierarchies of cgroup v1 and on the one of v2. Below it each container has a group with the same
+//! limits: programs size themselves by the limits of the group they are in, and look no higher.
 
 use std::{
     fs, io,
@@ -17,7 +18,7 @@ use nix::{
 
 use crate::Machine;
 
-const MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// One second of processor time is given out in slices of this many microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 /// Of processor and disk, where several pods want it, for each virtual CPU; the kernel's defaults.
@@ -34,6 +35,10 @@ const PAGE_BYTES_MAX: u64 = 65536;
 const EMPTY_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at a group that is not empty yet.
 const EMPTY_POLL: Duration = Duration::from_millis(2);
+
+/// Controllers of version 1 in whose hierarchies libcontainer puts a container.
+const JOINED: [&str; 12] =
+    ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids"];
 
 /// One setting of a pod's group.
 struct Setting {
@@ -93,6 +98,19 @@ fn create_below(mount: &Path, path: &Path, machine: Machine, pids: u32) -> io::R
     if v2 {
         enable_controllers(mount, path)?;
     }
+    limit(mount, v2, path, machine, pids)
+}
+
+/// Makes the group of one container below that of its pod, in all hierarchies, with the pod's limits for its own.
+pub(crate) fn create_container(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
+    let mount = Path::new(MOUNT);
+    for hierarchy in joined()? {
+        fs::create_dir_all(join(&hierarchy, path))?;
+    }
+    limit(mount, is_v2(mount), path, machine, pids)
+}
+
+fn limit(mount: &Path, v2: bool, path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
     for Setting { controller, file, value, need } in settings(v2, machine, pids) {
         let group = group_of(mount, v2, controller, path);
         let written = if v2 || mount.join(controller).exists() {
@@ -195,6 +213,18 @@ fn hierarchies() -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The hierarchies in which a container has a group: not those of version 1 that only name groups, or whose controllers
+/// libcontainer doesn't know.
+pub(crate) fn joined() -> io::Result<Vec<PathBuf>> {
+    let all = hierarchies()?;
+    Ok(if is_v2(Path::new(MOUNT)) { all } else { all.into_iter().filter(|hierarchy| is_joined(hierarchy)).collect() })
+}
+
+fn is_joined(hierarchy: &Path) -> bool {
+    let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split(',').all(|controller| JOINED.contains(&controller))
+}
+
 /// On v2 a controller works in a group only if every group above hands it down.
 fn enable_controllers(mount: &Path, path: &Path) -> io::Result<()> {
     let mut group = mount.to_owned();
@@ -214,7 +244,7 @@ fn enable_controllers(mount: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn join(hierarchy: &Path, path: &Path) -> PathBuf {
+pub(crate) fn join(hierarchy: &Path, path: &Path) -> PathBuf {
     hierarchy.join(path.strip_prefix("/").unwrap_or(path))
 }
 
@@ -302,6 +332,13 @@ mod tests {
         let found = |file: &str| fs::read_to_string(pod.join(file)).unwrap();
         let all = ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "io.weight"].map(found);
         assert_eq!(all, ["536870912", "0", "200000 100000", "99", "200"]);
+    }
+
+    #[test]
+    fn a_container_has_no_group_where_it_is_not_put() {
+        let joined = |name: &str| is_joined(&Path::new(MOUNT).join(name));
+        assert!(["memory", "cpu,cpuacct", "net_cls,net_prio"].into_iter().all(joined));
+        assert!(!["systemd", "unified", "rdma", "misc", "cpu,rdma"].into_iter().any(joined));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
 
+use codiusd_supervisor::Supervisor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -37,6 +38,8 @@ pub struct EmbeddedConfig {
     pub network: NetworkRules,
     /// Counts how often the network policy had to be put back.
     pub policy_restored: prometheus::IntCounter,
+    /// Notices the end of the runtime's threads.
+    pub supervisor: Supervisor,
     /// The program that is a shim when its first argument says so ([`super::SHIM_ARGUMENT`]).
     pub shim_exe: PathBuf,
     /// Pods can write to their `/dev/shm`, and to nothing else.
@@ -70,6 +73,7 @@ impl EmbeddedConfig {
             uid_base: 0x1000_0000,
             network: NetworkRules::default(),
             policy_restored: network::restored_counter(),
+            supervisor: Supervisor::default(),
             shim_exe: "/proc/self/exe".into(),
             read_only: false,
             limits: Limits::default(),

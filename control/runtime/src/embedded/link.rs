@@ -72,6 +72,7 @@ pub(crate) fn attach(link: &str, owner: &Path, netns: BorrowedFd<'_>, wire: Wire
 pub(crate) fn configure_inside(wire: Wire) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let index = if_nametoindex(POD_LINK)?;
+    disable_ipv6(POD_LINK)?;
     socket.transact(vec![up(if_nametoindex("lo")?)])?;
     cap(POD_LINK, wire.bytes_per_second)?;
     socket.transact(vec![add_address(index, wire.address)])?;

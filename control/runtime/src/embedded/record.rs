@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Defence, link::Wire};
 use crate::{Machine, PodId};
 
-/// Version of the files; a newer daemon reads those of older shims.
+/// Version of the files; a newer daemon reads those of older shims, and no daemon guesses at those of newer ones.
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const POD_FILE: &str = "pod.json";
 pub(crate) const STATUS_FILE: &str = "status.json";
@@ -157,13 +157,51 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     fs::rename(&partial, path)
 }
 
-/// Reads what [`write_json`] wrote; `None` when it isn't there, or isn't whole because the machine went down.
+/// What a file says of itself, whatever else is in it.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Reads what [`write_json`] wrote; `None` when it isn't there, or isn't whole because the machine went down. A file of a newer version
+/// is an error: to take its pod for a dead one would be to clear away one that runs.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => {
+            if let Ok(Versioned { version }) = serde_json::from_slice(&bytes)
+                && version > VERSION
+            {
+                let what = format!("{} has version {version}, written by a newer codiusd; use that version", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
             Ok(serde_json::from_slice(&bytes).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable")).ok())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first release wrote it.
+    const FIRST: &str = r#"{"version":1,"id":"ID","incarnation":7,"slot":0,"address":"10.200.0.2","link":"cdp0000","cgroup":"/codius/x","memory_bytes":1,"containers":["app"]}"#;
+
+    #[test]
+    fn files_of_older_versions_are_read_and_those_of_newer_ones_are_not_guessed_at() {
+        let files = tempfile::tempdir().unwrap();
+        let path = files.path().join(POD_FILE);
+        let first = FIRST.replace("ID", &"a".repeat(52));
+        fs::write(&path, &first).unwrap();
+        let record: PodRecord = read_json(&path).unwrap().expect("the first release's file");
+        assert_eq!((record.version, record.incarnation, record.containers.as_slice()), (1, 7, &["app".to_owned()][..]));
+        for newer in [first.replace(r#""version":1"#, r#""version":2"#), r#"{"version":2,"of another shape":true}"#.to_owned()] {
+            fs::write(&path, newer).unwrap();
+            let error = read_json::<PodRecord>(&path).unwrap_err().to_string();
+            assert!(error.contains("version 2") && error.contains("newer codiusd"), "{error}");
+        }
+        fs::write(&path, &first[..20]).unwrap();
+        assert!(read_json::<PodRecord>(&path).unwrap().is_none(), "the machine went down while it was written");
     }
 }

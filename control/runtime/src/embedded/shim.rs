@@ -21,6 +21,7 @@ mod sandbox;
 mod seccomp;
 mod serve;
 mod spec;
+mod surroundings;
 mod sys;
 
 use std::{
@@ -90,7 +91,7 @@ fn run(dir: &Path) -> Result<(), Failure> {
 
 fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
     let _layers = keep_layers(order)?;
-    mounts::enter(order).step("making the mount namespace")?;
+    mounts::enter().step("making the mount namespace")?;
     let disk = mounts::scratch(dir, order);
     let full = disk.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
     let disk = disk.step(if full { DISK_FULL_STEP } else { DISK_STEP })?;
@@ -128,11 +129,16 @@ fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
     fs::DirBuilder::new().mode(0o700).create(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
     let mut containers = Vec::new();
     for container in &order.containers {
+        surroundings::prepare(order, container).step("preparing what the container sees of itself")?;
         let rootfs = mounts::rootfs(order, container).step("mounting the image")?;
         let program = if order.probe { None } else { Some(command::find(container, &rootfs, order.uid_base)?) };
         containers.push(container::create(order, container, &rootfs, container::Exec::new(program.as_deref(), &filters)?)?);
     }
     cgroup::verify(&order.pod.cgroup, order.machine, order.bounds.pids).step("reading back the pod's limits")?;
+    for container in &order.containers {
+        let group = order.pod.cgroup.join(&container.name);
+        cgroup::verify(&group, order.machine, order.bounds.pids).step("reading back a container's limits")?;
+    }
     Ok(containers)
 }
 

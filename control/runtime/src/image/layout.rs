@@ -8,7 +8,7 @@ use std::{
 use flate2::{Compression, GzBuilder};
 use serde_json::json;
 
-use super::{Digest, manifest::architecture};
+use super::{Digest, platform::architecture};
 
 /// Where a blob of `local/NAME` may be: in the directory itself, or in its sub-directory `NAME`.
 pub(super) fn blob_paths(directory: &Path, name: &str, digest: &Digest) -> [PathBuf; 2] {

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
+use http::StatusCode;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::File,
@@ -29,6 +30,8 @@ pub(super) struct Blob {
     pub(super) digest: Digest,
     /// What the manifest says, or else the limit, in bytes.
     pub(super) bytes_max: u64,
+    /// Its registry may not have it: the manifest names other places, which are a stranger's choice and aren't asked.
+    pub(super) elsewhere: bool,
 }
 
 /// Where blobs come from.
@@ -53,17 +56,20 @@ impl Source {
         Ok(Self { registries: Arc::new(registries), policy, layouts: config.layouts.clone(), limits: config.limits })
     }
 
+    pub(super) fn limits(&self) -> &ImageLimits {
+        &self.limits
+    }
+
     /// Whether this host runs images from there at all, those it has already included.
     pub(super) fn allows(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         self.policy.check(image)
     }
 
-    /// Whether a local image is there; an image of a registry is only known to be when it is pulled.
-    pub(super) async fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
-        match image.name() {
-            Name::Registry(_) => Ok(()),
-            Name::Local(name) => self.layout_blob(image, name, &image.digest).await.map(|_| ()),
-        }
+    /// Whether the operator named its registry as one of their own.
+    pub(super) fn is_own(&self, image: &ImageRef) -> bool {
+        let Name::Registry(reference) = image.name() else { return true };
+        let registry = reference.resolve_registry();
+        self.policy.insecure.iter().chain(&self.policy.private).any(|own| own == registry)
     }
 
     /// A manifest or index.
@@ -91,7 +97,13 @@ impl Source {
 
     /// A layer, into a file.
     pub(super) async fn layer(&self, image: &ImageRef, layer: &Blob, into: &mut File) -> Result<(), RuntimeError> {
-        let chunks = self.blob(image, &layer.digest).await?;
+        let chunks = self.blob(image, &layer.digest).await.map_err(|error| {
+            if layer.elsewhere && is_missing(&error) {
+                refused(image, &format!("its layer {} isn't in the registry but elsewhere, where this host doesn't look", layer.digest))
+            } else {
+                error
+            }
+        })?;
         copy(image, &layer.digest, chunks, layer.bytes_max, into).await
     }
 
@@ -132,16 +144,26 @@ async fn copy(
 ) -> Result<(), RuntimeError> {
     let (mut hasher, mut length) = (Sha256::new(), 0);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| unavailable(image, "the transfer of a part of it broke off", error))?;
+        let chunk = chunk.map_err(|error| unavailable(image, &format!("the transfer of its part {digest} broke off"), error))?;
         length += chunk.len() as u64;
         if length > max {
-            return Err(refused(image, "a part of it is too large"));
+            return Err(refused(image, &format!("its part {digest} is larger than its manifest says, or than parts may be")));
         }
         hasher.update(&chunk);
         into.write_all(&chunk).await.map_err(|error| disk("write an image", error))?;
     }
     into.flush().await.map_err(|error| disk("write an image", error))?;
-    if <[u8; 32]>::from(hasher.finalize()) == digest.0 { Ok(()) } else { Err(refused(image, "a part of it isn't what its digest says")) }
+    if <[u8; 32]>::from(hasher.finalize()) == digest.0 {
+        Ok(())
+    } else {
+        Err(refused(image, &format!("its part {digest} isn't what its digest says")))
+    }
+}
+
+/// Whether the registry has said that it doesn't have it.
+fn is_missing(error: &RuntimeError) -> bool {
+    let RuntimeError::ImageUnavailable { source: Some(source), .. } = error else { return false };
+    matches!(source.downcast_ref(), Some(FetchError::Status(StatusCode::NOT_FOUND)))
 }
 
 pub(super) fn refused(image: &ImageRef, reason: &str) -> RuntimeError {
@@ -152,6 +174,17 @@ pub(super) fn unavailable(image: &ImageRef, reason: &str, source: impl std::erro
     RuntimeError::ImageUnavailable { image: image.as_str().to_owned(), reason: reason.to_owned(), source: Some(Box::new(source)) }
 }
 
+/// The same, of something said before.
+pub(super) fn unavailable_here(image: &ImageRef, reason: &str) -> RuntimeError {
+    RuntimeError::ImageUnavailable { image: image.as_str().to_owned(), reason: reason.to_owned(), source: None }
+}
+
+/// What the host's disk says: that it is full isn't for ever, anything else is the operator's.
 pub(super) fn disk(operation: &str, source: std::io::Error) -> RuntimeError {
-    RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(source)) }
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            RuntimeError::NoRoom { what: "disk space for its image".to_owned(), source: Some(Box::new(source)) }
+        }
+        _ => RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(source)) },
+    }
 }

@@ -17,9 +17,12 @@ use tokio::{fs::File, io::AsyncWriteExt, sync::Semaphore, task, time};
 
 use super::{
     Digest, Image, ImageConfig, ImageLimits, ImageRef, ImageSettings,
-    manifest::{Config, Descriptor, Document, architecture, chain_ids, for_this_machine},
-    source::{Blob, Source, disk, refused, unavailable},
-    unpack::{self, Budget, UnpackError},
+    describe::{Described, DescribedLayer, describe},
+    inspect::{self, Inspections, Outcome},
+    manifest::chain_ids,
+    platform::Machine,
+    source::{Source, disk, refused, unavailable},
+    unpack::{self, Budget, LayerError, UnpackError},
 };
 use super::{
     layers::{self, LayerUse},
@@ -41,6 +44,7 @@ struct Inner {
     limits: ImageLimits,
     room: Arc<Room>,
     pulls: Semaphore,
+    inspections: Inspections,
     /// One place for each image that is being pulled: who comes second waits, and finds it done.
     turns: Mutex<HashMap<Digest, Weak<Semaphore>>>,
 }
@@ -67,17 +71,24 @@ impl ImageStore {
         };
         let (source, room) = prepare().map_err(|error| disk("open the image store", error))?;
         let (limits, pulls) = (config.limits, Semaphore::new(config.limits.pulls_max));
-        Ok(Self(Arc::new(Inner { root: config.root, source, limits, room: Arc::new(room), pulls, turns: Mutex::default() })))
+        let (room, inspections) = (Arc::new(room), Inspections::new());
+        Ok(Self(Arc::new(Inner { root: config.root, source, limits, room, pulls, inspections, turns: Mutex::default() })))
     }
 
-    /// Whether a reference could be run, without downloading anything.
-    pub async fn check(&self, image: &str) -> Result<(), RuntimeError> {
+    /// What an image says of itself, without downloading its layers; nothing, if its registry doesn't say so soon. An error
+    /// if it can't be run here, as far as can be known.
+    pub async fn inspect(&self, image: &str) -> Result<Option<ImageSettings>, RuntimeError> {
         let image = ImageRef::parse(image)?;
         self.0.source.allows(&image)?;
-        match self.0.recorded(&image).await {
-            Some(_) => Ok(()),
-            None => self.0.source.check(&image).await,
+        if let Some(ready) = self.0.recorded(&image).await {
+            return Ok(Some(ready.settings));
         }
+        let described = match self.0.inspections.known(&image) {
+            Some(known) => known.told(&image)?,
+            None if image.is_local() => Some(describe(&self.0.source, &image, Machine::this()).await?),
+            None => self.0.ask(&image).await?,
+        };
+        Ok(described.map(|described| described.settings))
     }
 
     /// The image, downloaded and unpacked if it isn't yet.
@@ -127,19 +138,29 @@ impl Inner {
         task::spawn_blocking(move || recorded(&record, &layers)).await.ok()?
     }
 
+    /// Asks a registry what an image is, for somebody who hasn't paid.
+    async fn ask(&self, image: &ImageRef) -> Result<Option<Described>, RuntimeError> {
+        let Some(_place) = self.inspections.place(!self.source.is_own(image)) else { return Ok(None) };
+        let asked = time::timeout(inspect::WITHIN, describe(&self.source, image, Machine::this())).await;
+        let outcome = asked.map_or(Outcome::Silence, Outcome::of);
+        self.inspections.remember(image, &outcome);
+        outcome.told(image)
+    }
+
     async fn pull(&self, image: &ImageRef, deadline: Instant) -> Result<Image, RuntimeError> {
         tracing::info!(image = image.as_str(), "pulling");
-        let (config, blobs) = self.describe(image).await?;
-        let diff_ids: Option<Vec<Digest>> = config.rootfs.diff_ids.iter().map(|id| Digest::parse(id)).collect();
-        let diff_ids =
-            diff_ids.filter(|ids| ids.len() == blobs.len()).ok_or_else(|| refused(image, "its config doesn't fit its layers"))?;
+        let known = match self.inspections.known(image) {
+            Some(Outcome::Described(described)) => Some(described),
+            _ => None,
+        };
+        let described = match known {
+            Some(described) => described,
+            None => describe(&self.source, image, Machine::this()).await?,
+        };
+        let Described { settings, layers } = described;
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
         let chain: Vec<String> = chain_ids(&diff_ids).iter().map(Digest::hex).collect();
-        let wanted: Vec<Wanted> = blobs
-            .into_iter()
-            .zip(diff_ids)
-            .zip(&chain)
-            .map(|((blob, diff_id), id)| Wanted { blob, diff_id, path: self.layer_path(id) })
-            .collect();
+        let wanted: Vec<Wanted> = layers.into_iter().zip(&chain).map(|(layer, id)| Wanted { layer, path: self.layer_path(id) }).collect();
         // What it will be unpacked is anybody's guess: first a usual one, then as much as there can be.
         let mut uses = Vec::with_capacity(wanted.len());
         let (likely, most) = self.estimate(&wanted);
@@ -149,7 +170,6 @@ impl Inner {
         {
             return Err(no_room(image));
         }
-        let settings = config.config.unwrap_or_default();
         let written = self.write_down(image, &Record { layers: chain, settings: settings.clone() }).await;
         written.map_err(|error| disk("write down an image", error))?;
         Ok(Image { layers: wanted.into_iter().map(|layer| layer.path).collect(), settings, uses })
@@ -157,8 +177,8 @@ impl Inner {
 
     /// How much room an image takes, usually and at most, with one layer on its way here.
     fn estimate(&self, layers: &[Wanted]) -> (u64, u64) {
-        let all = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.blob.bytes_max));
-        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let all = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.layer.blob.bytes_max));
+        let largest = layers.iter().map(|layer| layer.layer.blob.bytes_max).max().unwrap_or_default();
         let unpacked = self.limits.unpacked_bytes_max;
         (all.saturating_mul(USUAL_RATIO).min(unpacked).saturating_add(largest), unpacked.saturating_add(largest))
     }
@@ -175,7 +195,7 @@ impl Inner {
         let room = self.room.clone();
         let promised = task::spawn_blocking(move || room.promise(request)).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         let promise = Arc::new(promised.map_err(|error| disk("make room for an image", error))?.ok_or_else(|| no_room(image))?);
-        let largest = layers.iter().map(|layer| layer.blob.bytes_max).max().unwrap_or_default();
+        let largest = layers.iter().map(|layer| layer.layer.blob.bytes_max).max().unwrap_or_default();
         let bytes = promise.granted().saturating_sub(largest);
         let mut budget = Budget::new(&self.limits, bytes, deadline);
         for (index, layer) in layers.iter().enumerate().skip(uses.len()) {
@@ -189,9 +209,9 @@ impl Inner {
                     budget = left;
                     uses.push(used);
                 }
-                Err(UnpackError::Size) if bytes < self.limits.unpacked_bytes_max => return Ok(false),
-                Err(UnpackError::Io(error)) => return Err(disk("unpack a layer", error)),
-                Err(other) => return Err(refused(image, &other.to_string())),
+                Err(LayerError { error: UnpackError::Size, .. }) if bytes < self.limits.unpacked_bytes_max => return Ok(false),
+                Err(LayerError { error: UnpackError::Io(error), .. }) => return Err(disk("unpack a layer", error)),
+                Err(other) => return Err(refused(image, &format!("its layer {}: {other}", layer.layer.blob.digest))),
             }
         }
         Ok(true)
@@ -206,38 +226,6 @@ impl Inner {
         tokio::fs::rename(&unfinished, &path).await
     }
 
-    /// The image's config and its layers' blobs.
-    async fn describe(&self, image: &ImageRef) -> Result<(Config, Vec<Blob>), RuntimeError> {
-        let unreadable = || refused(image, "its manifest can't be read");
-        let mut document = Document::parse(&self.source.manifest(image, &image.digest).await?).ok_or_else(unreadable)?;
-        if let Document::Index(manifests) = document {
-            let chosen = for_this_machine(&manifests).and_then(Descriptor::digest);
-            let chosen = chosen.ok_or_else(|| refused(image, &format!("it has nothing for linux/{}", architecture())))?;
-            document = Document::parse(&self.source.manifest(image, &chosen).await?).ok_or_else(unreadable)?;
-        }
-        let Document::Manifest { config, layers } = document else { return Err(refused(image, "it is an index of indexes")) };
-        if layers.len() > self.limits.layers_max {
-            return Err(refused(image, &format!("it has more than {} layers", self.limits.layers_max)));
-        }
-        let limits = &self.limits;
-        let blob = |layer: &Descriptor| {
-            let bytes_max = if layer.size == 0 { limits.blob_bytes_max } else { layer.size };
-            Some(Blob { digest: layer.digest()?, bytes_max })
-        };
-        if layers.iter().any(|layer| layer.size > limits.blob_bytes_max) {
-            return Err(refused(image, "a part of it is too large"));
-        }
-        let blobs: Option<Vec<Blob>> = layers.iter().map(blob).collect();
-        let (blobs, config) = blobs.zip(config.digest()).ok_or_else(unreadable)?;
-        let config = self.source.json(image, &config).await?;
-        let config: Config = serde_json::from_slice(&config).map_err(|_| refused(image, "its config can't be read"))?;
-        if config.os != "linux" || config.architecture != architecture() {
-            let problem = format!("it is for {}/{}, and this machine is linux/{}", config.os, config.architecture, architecture());
-            return Err(refused(image, &problem));
-        }
-        Ok((config, blobs))
-    }
-
     /// Downloads and unpacks one layer; answers what is left of the image's budget. Inner error: what is wrong with it.
     async fn pull_layer(
         &self,
@@ -246,12 +234,13 @@ impl Inner {
         below: Vec<PathBuf>,
         budget: Budget,
         promise: Arc<Promise>,
-    ) -> Result<Result<(Budget, LayerUse), UnpackError>, RuntimeError> {
-        let download = Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", layer.blob.digest.hex(), rand::random::<u32>())));
+    ) -> Result<Result<(Budget, LayerUse), LayerError>, RuntimeError> {
+        let download =
+            Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", layer.layer.blob.digest.hex(), rand::random::<u32>())));
         let mut file = File::create(&download.0).await.map_err(|error| disk("write a layer", error))?;
-        self.source.layer(image, &layer.blob, &mut file).await?;
+        self.source.layer(image, &layer.layer.blob, &mut file).await?;
         drop(file);
-        let (path, diff_id) = (layer.path.clone(), layer.diff_id);
+        let (path, diff_id) = (layer.path.clone(), layer.layer.diff_id);
         // It goes on when nobody waits any more; so does the promise of its room.
         let unpacked = task::spawn_blocking(move || {
             let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
@@ -277,8 +266,7 @@ impl Inner {
 
 /// A layer that is needed.
 struct Wanted {
-    blob: Blob,
-    diff_id: Digest,
+    layer: DescribedLayer,
     path: PathBuf,
 }
 

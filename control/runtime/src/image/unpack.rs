@@ -1,18 +1,25 @@
 //! One layer's tar into a directory, whatever it holds.
 //!
-//! The `tar` crate only parses. Every path is resolved by the kernel with the layer's directory as its root
-//! (`openat2`, `RESOLVE_IN_ROOT`): neither `..`, nor absolute links, nor links planted by earlier entries lead out of it.
-//! The last component is always created anew (`O_EXCL`, `O_NOFOLLOW`), never written through.
+//! Every path is resolved by the kernel with the layer's directory as its root (`openat2`, `RESOLVE_IN_ROOT`): neither `..`, nor
+//! absolute links, nor links planted by earlier entries lead out of it. The last component is always created anew (`O_EXCL`,
+//! `O_NOFOLLOW`), never written through.
 //!
 //! A whiteout hides what the layers below have of a name, and leaves alone what its own layer has, wherever in the archive
 //! it comes (OCI Image Layer 1.1, "Whiteouts"): a directory that is both is an opaque one.
+//!
+//! Whatever an archive says is done or refused: nothing comes out different without a word. Left out are only device nodes (a pod
+//! gets its own few) and the extended attributes that mean nothing in a pod ([`tree::set_xattrs`]).
 
+mod archive;
+mod below;
 mod stream;
+mod tree;
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek as _, SeekFrom},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -21,49 +28,54 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
     io::Errno,
 };
-use tar::{Archive, Entry, EntryType};
 
 use super::{Digest, ImageLimits};
+use archive::{Archive, ArchiveError, Entry, Kind};
 pub(super) use stream::Budget;
 use stream::{Gate, LayerReader};
+use tree::{Attributes, Existing, Kept, make_opaque, remove, set_xattrs, whiteout};
 
 /// Users and groups of an image are below this: it is how many a pod has.
-const IDS: u64 = 65_536;
+const IDS: i64 = 65_536;
 /// Directories above one another, at most; paths have no more components.
 const DEPTH_MAX: usize = 128;
 /// Marks a name that is removed from the layers below (OCI Image Layer 1.1, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks a directory whose content below is hidden.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// The same to overlayfs.
-const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+/// Other names that begin so are the records of aufs, which are nobody's business.
+const AUFS: &[u8] = b".wh..wh.";
 
 /// A layer that isn't unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnpackError {
-    #[error("a layer isn't what its config says (diff_id)")]
+    #[error("{0}")]
+    Archive(ArchiveError),
+    #[error("it can't be decompressed: {0}")]
+    Compressed(String),
+    #[error("it isn't what the image's config says (diff_id)")]
     DiffId,
     #[error("the image has too many files")]
     Entries,
-    #[error("a layer holds a hard link to something that isn't a file of it")]
+    #[error("it is compressed with {0}; layers are compressed with gzip or zstd")]
+    Format(&'static str),
+    #[error("a hard link to something that isn't a file of the image")]
     HardLink,
-    #[error("a layer holds a name or extended header that is too long")]
-    Headers,
-    #[error("a layer's files belong to users or groups of 65536 and more")]
+    #[error("its files belong to users or groups of 65536 and more")]
     Ids,
     #[error("the disk doesn't take it")]
     Io(#[from] io::Error),
-    #[error("a layer holds an impossible path")]
+    #[error("an impossible path")]
     Path,
     #[error("the image is too large when unpacked")]
     Size,
-    #[error("a layer can't be read as a tar archive")]
-    Tar,
     #[error("it took too long to unpack")]
     Time,
+    #[error("an extended attribute that can't be set")]
+    Xattr,
 }
 
 impl From<Errno> for UnpackError {
@@ -76,29 +88,85 @@ impl From<Errno> for UnpackError {
     }
 }
 
+/// Why a layer isn't unpacked, and at which of its entries; `Display` is fit for uploaders.
+#[derive(Debug)]
+pub(super) struct LayerError {
+    pub(super) error: UnpackError,
+    path: Option<String>,
+}
+
+impl LayerError {
+    fn at(path: &[u8], error: UnpackError) -> Self {
+        /// As much of a path as is told.
+        const TOLD: usize = 200;
+        let told: String = String::from_utf8_lossy(path).chars().take(TOLD).collect();
+        Self { error, path: (!path.is_empty()).then_some(told) }
+    }
+}
+
+impl From<UnpackError> for LayerError {
+    fn from(error: UnpackError) -> Self {
+        Self { error, path: None }
+    }
+}
+
+impl From<io::Error> for LayerError {
+    fn from(error: io::Error) -> Self {
+        UnpackError::from(error).into()
+    }
+}
+
+impl From<Errno> for LayerError {
+    fn from(errno: Errno) -> Self {
+        UnpackError::from(errno).into()
+    }
+}
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{path:?}: {}", self.error),
+            None => self.error.fmt(f),
+        }
+    }
+}
+
 /// Unpacks the blob at `blob` into `directory`, which is made. `below` are the layers under it, lowest first.
-pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: Digest, budget: &Budget) -> Result<(), UnpackError> {
-    let gate = Gate::new();
+pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: Digest, budget: &Budget) -> Result<(), LayerError> {
+    let gate = Gate::default();
     let mut source = LayerReader::open(File::open(blob)?, budget, &gate)?;
     std::fs::create_dir(directory)?;
     let unpacker = Unpacker { root: open_root(directory)?, below, budget };
-    // Some archives end without their padding; a reader that fills it up is none the worse.
-    let mut archive = Archive::new((&mut source).chain(io::repeat(0).take(2048)));
-    for entry in archive.entries().map_err(|error| gate.cause_of(&error))? {
-        let mut entry = entry.map_err(|error| gate.cause_of(&error))?;
-        gate.expect_content();
-        budget.take_entry()?;
-        if entry.header().entry_type() == EntryType::GNUSparse {
-            budget.take_bytes(entry.size())?;
-        }
-        unpacker.entry(&mut entry, &gate)?;
-        // Whatever of it nobody wanted.
-        io::copy(&mut entry, &mut io::sink()).map_err(|error| gate.cause_of(&error))?;
-        gate.expect_headers();
+    let mut archive = Archive::new(&mut source);
+    loop {
+        let entry = archive.next().map_err(|error| LayerError::at(archive.at(), gate.cause().unwrap_or_else(|| error.into())))?;
+        let Some(entry) = entry else { break };
+        let done = unpacker.entry(&entry, &mut archive);
+        done.map_err(|error| LayerError::at(&entry.path, gate.cause().unwrap_or(error)))?;
     }
-    gate.expect_content();
-    io::copy(&mut source, &mut io::sink()).map_err(|error| gate.cause_of(&error))?;
-    if source.digest() == diff_id { Ok(()) } else { Err(UnpackError::DiffId) }
+    io::copy(&mut source, &mut io::sink()).map_err(|error| gate.cause().unwrap_or(UnpackError::Io(error)))?;
+    if source.digest() == diff_id { Ok(()) } else { Err(UnpackError::DiffId.into()) }
+}
+
+/// How many bytes the files of an archive have without their holes; none if it can't be read.
+pub(super) fn content_of(archive: &[u8]) -> Option<u64> {
+    let (mut archive, mut sum) = (Archive::new(archive), 0);
+    while let Some(entry) = archive.next().ok()? {
+        let content = io::copy(&mut archive, &mut io::sink()).ok()?;
+        let dense = entry.segments.map_or(entry.size, |segments| segments.iter().map(|segment| segment.length).sum());
+        sum += if dense == content { content } else { return None };
+    }
+    Some(sum)
+}
+
+impl From<ArchiveError> for UnpackError {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Io(error) if error.raw_os_error().is_some() => Self::Io(error),
+            ArchiveError::Io(_) => Self::Archive(ArchiveError::Unreadable),
+            other => Self::Archive(other),
+        }
+    }
 }
 
 fn open_root(directory: &Path) -> rustix::io::Result<OwnedFd> {
@@ -112,6 +180,11 @@ pub(super) fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> rustix::io
     fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+fn new_file(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
+}
+
 struct Unpacker<'a> {
     budget: &'a Budget,
     root: OwnedFd,
@@ -119,51 +192,59 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry(&self, entry: &mut Entry<'_, impl Read>, gate: &Gate) -> Result<(), UnpackError> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
+    fn entry(&self, entry: &Entry, content: &mut Archive<impl Read>) -> Result<(), UnpackError> {
+        self.budget.take_entry()?;
+        let parts = components(&entry.path)?;
+        let Some((name, parents)) = parts.split_last() else {
+            let is_directory = entry.kind == Kind::Directory;
+            return if is_directory { set_attributes(&self.root, OsStr::new("."), entry) } else { Err(UnpackError::Path) };
+        };
+        if parts.iter().take(1).any(|first| first.as_bytes().starts_with(AUFS) && first.as_bytes() != OPAQUE) {
             return Ok(());
         }
-        let parts = components(&entry.path_bytes())?;
-        let Some((name, parents)) = parts.split_last() else {
-            return if kind == EntryType::Directory { self.attributes_of_root(entry) } else { Err(UnpackError::Path) };
-        };
         let parent = self.parent(parents)?;
+        let kept = Kept::of(&parent)?;
         if name.as_bytes() == OPAQUE {
-            return make_opaque(&parent, OsStr::new("."));
+            make_opaque(&parent, OsStr::new("."))?;
+        } else if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
+            whiteout(&parent, OsStr::from_bytes(hidden))?;
+        } else {
+            self.put(entry, &parent, name, content)?;
         }
-        if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
-            return whiteout(&parent, OsStr::from_bytes(hidden));
-        }
-        let owner = owner(entry)?;
-        let existing = Existing::at(&parent, name)?;
-        if matches!(existing, Existing::File | Existing::Whiteout) || (existing == Existing::Directory && kind != EntryType::Directory) {
-            remove(&parent, name, 0)?;
-        }
-        let mode = Mode::from_raw_mode(entry.header().mode().map_err(|_| UnpackError::Tar)? & 0o7777);
-        match kind {
-            EntryType::Directory if existing == Existing::Directory => {}
-            EntryType::Directory => self.make_directory(&parent, name, existing)?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut file = File::from(fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?);
-                io::copy(entry, &mut file).map_err(|error| gate.cause_of(&error))?;
-            }
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or(UnpackError::Tar)?;
-                fs::symlinkat(OsStr::from_bytes(&target), &parent, name)?;
-            }
-            EntryType::Link => return self.hard_link(&entry.link_name_bytes().ok_or(UnpackError::Tar)?, &parent, name),
-            EntryType::Fifo => fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?,
-            // Devices: a pod gets its own few.
-            _ => return Ok(()),
-        }
-        set_attributes(&parent, name, kind, mode, owner, entry.header().mtime().unwrap_or(0))
+        kept.restore(&parent)
     }
 
-    fn attributes_of_root(&self, entry: &Entry<'_, impl Read>) -> Result<(), UnpackError> {
-        let mode = Mode::from_raw_mode(entry.header().mode().map_err(|_| UnpackError::Tar)? & 0o7777);
-        set_attributes(&self.root, OsStr::new("."), EntryType::Directory, mode, owner(entry)?, entry.header().mtime().unwrap_or(0))
+    fn put(&self, entry: &Entry, parent: &OwnedFd, name: &OsStr, content: &mut Archive<impl Read>) -> Result<(), UnpackError> {
+        let existing = Existing::at(parent, name)?;
+        let replaces = existing == Existing::Directory && entry.kind != Kind::Directory;
+        if replaces || matches!(existing, Existing::File | Existing::Whiteout) {
+            remove(parent, name, 0)?;
+        }
+        match entry.kind {
+            Kind::Directory if existing == Existing::Directory => {}
+            Kind::Directory => self.make_directory(parent, name, existing)?,
+            Kind::File => self.file(entry, parent, name, content)?,
+            Kind::Symlink => fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name)?,
+            Kind::HardLink => return self.hard_link(&entry.link, parent, name),
+            Kind::Fifo => fs::mknodat(parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?,
+            Kind::Device => return Ok(()),
+        }
+        set_attributes(parent, name, entry)
+    }
+
+    fn file(&self, entry: &Entry, parent: &OwnedFd, name: &OsStr, content: &mut Archive<impl Read>) -> Result<(), UnpackError> {
+        let Some(segments) = &entry.segments else {
+            return copy(content, &mut new_file(parent, name)?);
+        };
+        // Holes count as what they become when they are written to. Before anything is made.
+        let dense: u64 = segments.iter().map(|segment| segment.length).sum();
+        self.budget.take_bytes(entry.size.saturating_sub(dense))?;
+        let mut file = new_file(parent, name)?;
+        for segment in segments {
+            file.seek(SeekFrom::Start(segment.offset))?;
+            copy(&mut content.by_ref().take(segment.length), &mut file)?;
+        }
+        Ok(file.set_len(entry.size)?)
     }
 
     /// The directory an entry goes into. What of it no entry has made looks as it does in the layers below.
@@ -178,6 +259,7 @@ impl Unpacker<'_> {
         }
         let (name, above) = parents.split_last().ok_or(UnpackError::Path)?;
         let above = self.parent(above)?;
+        let kept = Kept::of(&above)?;
         let existing = Existing::at(&above, name)?;
         match existing {
             Existing::Nothing => {}
@@ -189,10 +271,9 @@ impl Unpacker<'_> {
         self.make_directory(&above, name, existing)?;
         let like = self.below.iter().rev().find_map(|layer| open_in(open_root(layer).ok()?, &path, flags).ok());
         if let (Existing::Nothing, Some(like)) = (existing, like) {
-            let stat = fs::fstat(&like)?;
-            let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            set_attributes(&above, name, EntryType::Directory, Mode::from_raw_mode(stat.st_mode & 0o7777), owner, 0)?;
+            Attributes::of(&fs::fstat(&like)?).set(&above, name, false)?;
         }
+        kept.restore(&above)?;
         Ok(open_in(&self.root, &path, flags)?)
     }
 
@@ -214,8 +295,17 @@ impl Unpacker<'_> {
     }
 
     fn hard_link(&self, target: &[u8], parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
-        let path: PathBuf = components(target)?.iter().collect();
-        let target = open_in(&self.root, &path, OFlags::PATH | OFlags::NOFOLLOW).map_err(|_| UnpackError::HardLink)?;
+        let parts = components(target).map_err(|_| UnpackError::HardLink)?;
+        let path: PathBuf = parts.iter().collect();
+        let find = || open_in(&self.root, &path, OFlags::PATH | OFlags::NOFOLLOW);
+        let target = match find() {
+            Err(Errno::NOENT) => {
+                self.copy_up(&parts)?;
+                find()
+            }
+            found => found,
+        };
+        let target = target.map_err(|_| UnpackError::HardLink)?;
         match FileType::from_raw_mode(fs::fstat(&target)?.st_mode) {
             FileType::RegularFile | FileType::Symlink => Ok(fs::linkat(&target, "", parent, name, AtFlags::EMPTY_PATH)?),
             _ => Err(UnpackError::HardLink),
@@ -223,101 +313,34 @@ impl Unpacker<'_> {
     }
 }
 
-/// What the layer has of a name so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Existing {
-    Directory,
-    File,
-    Nothing,
-    Whiteout,
+/// Copies content of an archive; what is wrong with that isn't the disk's fault.
+fn copy(content: &mut impl Read, file: &mut File) -> Result<(), UnpackError> {
+    io::copy(content, file).map(drop).map_err(|error| ArchiveError::Io(error).into())
 }
 
-impl Existing {
-    fn at(parent: &OwnedFd, name: &OsStr) -> Result<Self, UnpackError> {
-        let stat = match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(Self::Nothing),
-            Err(errno) => return Err(errno.into()),
-        };
-        Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Self::Directory,
-            // Devices of the archive are never made.
-            FileType::CharacterDevice => Self::Whiteout,
-            _ => Self::File,
-        })
-    }
-}
-
-/// A path's names; none of them special.
+/// A path's names, `..` resolved by them alone.
 fn components(path: &[u8]) -> Result<Vec<OsString>, UnpackError> {
-    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
-    let bad = |name: &&[u8]| *name == b".." || name.len() > 255 || name.contains(&0);
-    if names.len() > DEPTH_MAX || names.iter().any(bad) {
-        return Err(UnpackError::Path);
-    }
-    Ok(names.into_iter().map(|name| OsString::from_vec(name.to_vec())).collect())
-}
-
-fn owner(entry: &Entry<'_, impl Read>) -> Result<(Uid, Gid), UnpackError> {
-    let id = |id: io::Result<u64>| id.ok().filter(|id| *id < IDS).and_then(|id| u32::try_from(id).ok()).ok_or(UnpackError::Ids);
-    Ok((Uid::from_raw(id(entry.header().uid())?), Gid::from_raw(id(entry.header().gid())?)))
-}
-
-fn set_attributes(
-    parent: &OwnedFd,
-    name: &OsStr,
-    kind: EntryType,
-    mode: Mode,
-    (uid, gid): (Uid, Gid),
-    mtime: u64,
-) -> Result<(), UnpackError> {
-    fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    if kind != EntryType::Symlink {
-        // After the owner: changing that takes the set-uid bit away. The name was just made by us and is no link.
-        fs::chmodat(parent, name, mode, AtFlags::empty())?;
-    }
-    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-/// `.wh.NAME`: a 0:0 character device is how overlayfs knows it.
-fn whiteout(parent: &OwnedFd, hidden: &OsStr) -> Result<(), UnpackError> {
-    if hidden.is_empty() || hidden == "." || hidden == ".." {
-        return Err(UnpackError::Path);
-    }
-    match Existing::at(parent, hidden)? {
-        Existing::Directory => make_opaque(parent, hidden),
-        // It hides what is below by being there.
-        Existing::File | Existing::Whiteout => Ok(()),
-        Existing::Nothing => Ok(fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)?),
-    }
-}
-
-/// Hides what the layers below have in a directory.
-fn make_opaque(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = fs::openat(parent, name, flags, Mode::empty())?;
-    Ok(fs::fsetxattr(directory, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())?)
-}
-
-/// Removes what an earlier entry of the same layer made.
-fn remove(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), UnpackError> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => {}
-        outcome => return Ok(outcome?),
-    }
-    if depth > DEPTH_MAX {
-        return Err(UnpackError::Path);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = fs::openat(parent, name, flags, Mode::empty())?;
-    for entry in fs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        let inner = OsStr::from_bytes(entry.file_name().to_bytes());
-        if inner != "." && inner != ".." {
-            remove(&directory, inner, depth + 1)?;
+    let mut names: Vec<OsString> = Vec::new();
+    for name in path.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop().ok_or(UnpackError::Path)?),
+            name if name.len() > 255 || name.contains(&0) => return Err(UnpackError::Path),
+            name => names.push(OsString::from_vec(name.to_vec())),
         }
     }
-    Ok(fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+    if names.len() > DEPTH_MAX { Err(UnpackError::Path) } else { Ok(names) }
+}
+
+fn set_attributes(parent: &OwnedFd, name: &OsStr, entry: &Entry) -> Result<(), UnpackError> {
+    let id = |id: i64| u32::try_from(id).ok().filter(|_| id < IDS).ok_or(UnpackError::Ids);
+    let attributes = Attributes {
+        mode: Mode::from_raw_mode(entry.mode),
+        uid: Uid::from_raw(id(entry.uid)?),
+        gid: Gid::from_raw(id(entry.gid)?),
+        mtime: entry.mtime,
+    };
+    // The name was just made by us; it is no link unless the entry is.
+    attributes.set(parent, name, entry.kind == Kind::Symlink)?;
+    if matches!(entry.kind, Kind::File | Kind::Directory) { set_xattrs(parent, name, &entry.xattrs) } else { Ok(()) }
 }

@@ -20,7 +20,7 @@ const MAC: [u8; 2] = [0x02, 0xc0];
 
 /// A hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mac(pub [u8; 6]);
+pub(crate) struct Mac(pub [u8; 6]);
 
 impl Mac {
     /// That of whoever has the address, at any bridge.

@@ -13,10 +13,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
+use codiusd_supervisor::{Running, Supervisor};
 use prometheus::IntCounter;
 
 use super::{
@@ -106,8 +107,13 @@ pub(crate) struct Seated {
 }
 
 impl Guard {
-    /// Puts the policy in force, in one transaction, and looks after it. Blocks.
+    /// [Puts](Guard::supervised) the policy in force for a process that nobody supervises.
     pub fn install(policy: &Policy, restored: IntCounter) -> Result<Self, PolicyError> {
+        Self::supervised(policy, restored, &Supervisor::default())
+    }
+
+    /// Puts the policy in force, in one transaction, and looks after it. Blocks.
+    pub fn supervised(policy: &Policy, restored: IntCounter, supervisor: &Supervisor) -> Result<Self, PolicyError> {
         let claim = claim(&policy.links)?;
         let state = State { policy: policy.clone(), held: Mutex::default(), in_force: AtomicBool::new(true), restored };
         state.held().policy = Some(Verified::install(Table::from(policy))?);
@@ -116,7 +122,8 @@ impl Guard {
         let state = Arc::new(state);
         let (stop, stopped) = channel();
         let looking = Arc::clone(&state);
-        let thread = thread::Builder::new().name("network-guard".to_owned()).spawn(move || looking.look_after(&stopped));
+        let look_after = move |running: &Running| looking.look_after(&stopped, running);
+        let thread = supervisor.thread("network guard", look_after);
         let thread = thread.map_err(|source| PolicyError::Install { table: state.policy_id().to_string(), source })?;
         Ok(Self { state, thread: Mutex::new(Some((stop, thread))), _claim: claim })
     }
@@ -222,8 +229,9 @@ fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
 }
 
 impl State {
-    fn look_after(&self, stopped: &Receiver<()>) {
+    fn look_after(&self, stopped: &Receiver<()>, running: &Running) {
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            running.fault_point();
             let looked = self.look().and_then(|()| self.separate());
             if let Err(error) = &looked
                 && self.in_force()

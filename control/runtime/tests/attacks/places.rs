@@ -36,7 +36,11 @@ pub(crate) async fn run(report: &mut Report) {
         ("a device node", vec!["device", "/tmp/attack-device"], "seccomp, user namespace"),
         ("the kernel's core_pattern", vec!["open-to-write", "/proc/sys/kernel/core_pattern"], "read-only /proc/sys, user namespace"),
         ("the kernel's caches", vec!["open-to-write", "/proc/sys/vm/drop_caches"], "read-only /proc/sys, user namespace"),
-        ("the host's control groups", vec!["open-to-write", groups.unwrap_or("/sys/fs/cgroup")], "no control group file system"),
+        (
+            "the host's control groups",
+            vec!["open-to-write", groups.unwrap_or("/sys/fs/cgroup")],
+            "of control groups, its own alone is seen",
+        ),
         ("power states", vec!["open-to-write", "/sys/power/state"], "read-only /sys, user namespace"),
         ("uevents of devices", vec!["open-to-write", "/sys/class/net/lo/uevent"], "read-only /sys, user namespace"),
         ("kernel addresses", vec!["read", "/proc/kallsyms"], "masked"),
@@ -66,7 +70,39 @@ pub(crate) async fn run(report: &mut Report) {
     let control = held.next().unwrap_or("refused");
     report.row("a neighbour's file", "mount namespace, a disk of its own", &neighbours[0], Ok(control));
     runtime.stop(&id('n')).await.unwrap();
+    control_groups(report, &host).await;
     set_user_id(report).await;
+}
+
+/// A pod sees its own group. Without the system call filter it may have namespaces of its own, and the other defences show.
+async fn control_groups(report: &mut Report, pods: &Host) {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let (at, own, kind, controller) = if unified {
+        ("/sys/fs/cgroup", "cgroup.procs", "cgroup2", "")
+    } else {
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "cgroup", "memory")
+    };
+    let (own, others_dir) = (format!("{at}/{own}"), format!("{at}/{}", pods.config.instance));
+    let rows: Vec<(&str, Vec<&str>, &str)> = vec![
+        ("its own limits", vec!["open-to-write", &own], "read-only mount, user namespace"),
+        ("control groups of other pods", vec!["read-directory", &others_dir], "cgroup namespace, its own group alone is mounted"),
+        ("making the view of its limits writable", vec!["make-writable", at], "read-only mount, inherited from more privileged users"),
+        ("mounting control groups anew", vec!["mount-groups", kind, controller], "cgroup namespace, user namespace"),
+    ];
+    let actions: Vec<&[&str]> = rows.iter().map(|(_, action, _)| action.as_slice()).collect();
+    let mut host = Host::new(7, "");
+    let runtime = host.open();
+    let filtered = host.in_pod(&runtime, 64, &actions).await;
+    drop(runtime);
+    host.config.without = Some(Defence::Seccomp);
+    let runtime = host.open();
+    let unfiltered = host.in_pod(&runtime, 64, &actions).await;
+    drop(runtime);
+    let on_host = on_host(host.dir(), &actions);
+    for (row, (name, _, defence)) in rows.iter().enumerate() {
+        report.row(name, &format!("seccomp; {defence}"), &filtered[row], Ok(&on_host[row]));
+        report.row(&format!("{name}, without seccomp"), defence, &unfiltered[row], Ok(&on_host[row]));
+    }
 }
 
 /// Root in a container often has no CAP_SYS_RESOURCE.

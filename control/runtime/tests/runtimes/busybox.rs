@@ -1,12 +1,20 @@
 //! The image of the cases: busybox in a lower layer, small files in an upper one.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// Writes it as an OCI layout, to be run as `user`, and answers its reference.
 pub(crate) fn write(layouts: &Path, user: &str) -> String {
+    write_with(layouts, user, &[])
+}
+
+/// The same with files of this machine at their own paths, programs among them.
+pub(crate) fn write_with(layouts: &Path, user: &str, files: &[PathBuf]) -> String {
     let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
     let layers = [
         layer(&[("bin/busybox", &busybox, 0o755), ("etc/shadowed", b"lower", 0o644)]),
@@ -17,6 +25,12 @@ pub(crate) fn write(layouts: &Path, user: &str) -> String {
             ("etc/shadowed", b"upper", 0o644),
         ]),
     ];
+    let mut layers = Vec::from(layers);
+    if !files.is_empty() {
+        let files: Vec<(&str, Vec<u8>)> =
+            files.iter().map(|path| (path.to_str().unwrap().trim_start_matches('/'), fs::read(path).unwrap())).collect();
+        layers.push(layer(&files.iter().map(|(path, content)| (*path, &**content, 0o755)).collect::<Vec<_>>()));
+    }
     let blobs = layouts.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |kind: &str, bytes: &[u8]| {

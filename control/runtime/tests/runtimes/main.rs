@@ -1,7 +1,7 @@
 //! The runtimes on this machine: real containers (root, and busybox-static for their image), and hyperd's double.
 //!
-//! The binary plays three parts: `pod-shim DIR` is what the runtime executes for each pod, `daemon ...` is a process that
-//! can be killed while its pods run, anything else runs the cases whose names contain one of the arguments.
+//! The binary plays four parts: `pod-shim DIR` is what the runtime executes for each pod, `daemon ...` is a process that
+//! can be killed while its pods run, `ping ADDRESS...` is a program in a pod, anything else runs the cases whose names contain one of the arguments.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "all of this is test code")]
 
@@ -11,6 +11,7 @@ mod confinement;
 mod contract;
 mod hyperd;
 mod kit;
+mod surroundings;
 mod survival;
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Instant};
@@ -38,6 +39,8 @@ const CASES: &[(&str, Case)] = cases! {
         requests_for_a_pod_that_is_gone_stay_here, nothing_of_a_host_without_pods_is_left, files_of_pods_are_for_root_alone;
     confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, what_is_sent_is_limited, memory_is_limited_in_the_pod_alone,
         processes_are_limited, what_is_written_is_limited, room_that_is_not_there_is_not_sold;
+    surroundings: a_program_finds_a_clean_start, limits_are_seen_from_within, heaps_of_real_runtimes_follow_the_limit,
+        everybody_may_ping, the_files_of_names_are_the_pods_own;
     survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone, one_process_per_root,
         a_network_has_one_host, links_of_others_stay, without_root_it_says_so;
 };
@@ -51,6 +54,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if first == survival::DAEMON_ARGUMENT {
         return survival::daemon(&words[1..]);
+    }
+    if first == surroundings::PING_ARGUMENT {
+        return surroundings::ping(&words[1..]);
     }
     if !nix::unistd::geteuid().is_root() {
         eprintln!("containers need root: nothing was tested");

@@ -1,6 +1,7 @@
 //! What a host says of itself, to programs and to people.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use codiusd_supervisor::Cause;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -53,7 +54,8 @@ async fn a_host_is_ready_when_each_part_is() {
         let (head, said) = asks("/readyz").await;
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
         assert_eq!(head.contains("\r\nretry-after: 10\r\n"), wrong.is_some(), "{head}");
-        let usual = [("ready", wrong.is_none()), ("uplink", true), ("store", true), ("runtime", true), ("draining", false)];
+        let usual =
+            [("ready", wrong.is_none()), ("uplink", true), ("store", true), ("runtime", true), ("tasks", true), ("draining", false)];
         for (part, value) in usual {
             let value = wrong.filter(|(other, _)| *other == part).map_or(value, |(_, value)| value);
             assert_eq!(said[part], value, "{part}: {said}");
@@ -69,6 +71,24 @@ async fn a_host_is_ready_when_each_part_is() {
     expect("200", None).await;
     office.draining.cancel();
     expect("503", Some(("draining", true))).await;
+
+    let office = Office::open().await;
+    office.supervisor.fail("a task", Cause::Panicked);
+    let (head, said) = office.ask("GET /readyz", "", b"").await;
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert!(head.starts_with("http/1.1 503 ") && said["tasks"] == false && said["store"] == true, "{head} {said}");
+}
+
+#[tokio::test]
+async fn an_error_has_the_id_of_its_request() {
+    let office = Office::open().await;
+    let id_of = async |head: &str| {
+        let (_, said) = office.ask("GET /pods?manifestHash=x", head, b"").await;
+        serde_json::from_str::<Value>(&said).unwrap()["requestId"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(id_of("X-Request-Id: 0f8fad5b-d9cb\r\n").await, "0f8fad5b-d9cb", "as the front door has it");
+    let made = id_of("").await;
+    assert!(made.len() == 32 && made != id_of("X-Request-Id: no word\r\n").await, "{made}");
 }
 
 #[tokio::test]

@@ -26,6 +26,45 @@ const PROXY_HEADERS: [&[u8]; 5] = [
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xcb\0\x71\x07\x7f\0\0\x01\0\x05\0\x50\x20\0\0GET",
 ];
 
+/// Manifests and configs of images, as registries hold them.
+const IMAGE_MANIFESTS: [&[u8]; 3] = [
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:00","size":1,"platform":{"os":"linux","architecture":"amd64","variant":"v3"},"annotations":{"vnd.docker.reference.type":"x"}}]}"#,
+    br#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:00","size":1},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:00","size":1,"urls":[]}]}"#,
+    br#"{"os":"linux","architecture":"amd64","config":{"Cmd":["/x"],"User":"1:2"},"rootfs":{"diff_ids":["sha256:00"]}}"#,
+];
+
+/// Headers of archives: kind, name, size in octal, and what comes behind.
+const ENTRIES: [(u8, &str, &[u8]); 7] = [
+    (b'0', "f", b"x"),
+    (b'5', "d/", b""),
+    (b'2', "l", b""),
+    (b'L', "././@LongLink", b"name\0"),
+    (b'x', "pax", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n25 GNU.sparse.realsize=9\n"),
+    (b'0', "sparse", b"1\n0\n5\n"),
+    (b'x', "pax", b"21 GNU.sparse.size=9\n26 GNU.sparse.numblocks=1\n22 GNU.sparse.map=0,1\n"),
+];
+
+/// An archive of the entries above, from one of them on.
+fn archive(first: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, name, content) in ENTRIES.iter().skip(first) {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = *kind;
+        header[257..265].copy_from_slice(b"ustar  \0");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes.extend(header);
+        bytes.extend(*content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
 fn rows(file: &str) -> Result<Vec<Value>, Box<dyn Error>> {
     Ok(serde_json::from_slice(&fs::read(file).map_err(|error| format!("{file}: {error}"))?)?)
 }
@@ -51,6 +90,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (row, header) in PROXY_HEADERS.iter().enumerate() {
         write(corpus, "proxy_protocol", row, header)?;
+    }
+    for (row, manifest) in IMAGE_MANIFESTS.iter().enumerate() {
+        write(corpus, "image_manifest", row, manifest)?;
+    }
+    for first in 0..ENTRIES.len() {
+        write(corpus, "layer", first, &archive(first))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::spec::ROOT_CAPABILITY_MASK;
-use crate::embedded::record::Order;
+use crate::embedded::{cgroup, record::Order};
 
 /// What a process takes from leaving its groups to its end, amply.
 const END_WAIT: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ const NAMESPACES: [(&str, &str); 7] = [
     ("user", "CONFIG_USER_NS, and user.max_user_namespaces above 0"),
     ("uts", "CONFIG_UTS_NS"),
 ];
+
+const VIEWS_NEED: &str = "the control groups of this machine must be mounted there before codiusd is started";
 
 /// What one line of `/proc/PID/status` must say.
 struct Expected {
@@ -90,7 +92,9 @@ fn looked_at(pid: Pid, uid: u32, order: &Order) -> io::Result<()> {
             return Err(io::Error::other(format!("the {kind} namespace is the host's; the kernel needs {remedy}")));
         }
     }
-    is_limited(pid, order)
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    is_limited(&groups, order)?;
+    sees_its_own_groups(&groups, &fs::read_to_string(format!("/proc/{pid}/mountinfo"))?)
 }
 
 fn expected(uid: u32, uid_base: u32) -> Vec<Expected> {
@@ -120,8 +124,7 @@ fn same(what: &str, found: &str, wanted: &str, remedy: &str) -> io::Result<()> {
 }
 
 /// Limits are the group's: a process elsewhere has none.
-fn is_limited(pid: Pid, order: &Order) -> io::Result<()> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+fn is_limited(groups: &str, order: &Order) -> io::Result<()> {
     let own = order.pod.cgroup.to_string_lossy();
     let limited = |line: &&str| {
         let controllers = line.split(':').nth(1).unwrap_or_default();
@@ -135,6 +138,54 @@ fn is_limited(pid: Pid, order: &Order) -> io::Result<()> {
             "its control group is {line}, not below {own}; delegate control groups to codiusd (Delegate=yes)"
         ))),
         None => Ok(()),
+    }
+}
+
+/// Of control groups a container has a view of its own, which it can't change, and none of others.
+fn sees_its_own_groups(groups: &str, mountinfo: &str) -> io::Result<()> {
+    let mut limits_seen = false;
+    for view in mountinfo.lines().filter_map(GroupView::read) {
+        let own = groups.lines().filter_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            Some((parts.next()?, parts.next()?))
+        });
+        let own = own.filter(|(controllers, _)| view.has(controllers)).map(|(_, path)| path).next();
+        same(&format!("what is at {}", view.at), view.root, own.unwrap_or("not mounted"), "nothing else may mount control groups")?;
+        for flag in ["ro", "nosuid", "nodev", "noexec"] {
+            if !view.flags.split(',').any(|found| found == flag) {
+                return Err(io::Error::other(format!("{} is mounted {}, without {flag}; {VIEWS_NEED}", view.at, view.flags)));
+            }
+        }
+        limits_seen |= view.has("memory") || view.has("");
+    }
+    if limits_seen { Ok(()) } else { Err(io::Error::other(format!("its limits aren't at {}; {VIEWS_NEED}", cgroup::MOUNT))) }
+}
+
+/// A line of `/proc/PID/mountinfo` about control groups.
+struct GroupView<'a> {
+    /// What is seen: a path below the hierarchy.
+    root: &'a str,
+    at: &'a str,
+    flags: &'a str,
+    kind: &'a str,
+    /// Of the hierarchy, its controllers among them.
+    options: &'a str,
+}
+
+impl<'a> GroupView<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (mount, hierarchy) = line.split_once(" - ")?;
+        let [_, _, _, root, at, flags, ..] = mount.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let [kind, _, options] = hierarchy.split(' ').collect::<Vec<_>>()[..] else { return None };
+        matches!(kind, "cgroup" | "cgroup2").then_some(Self { root, at, flags, kind, options })
+    }
+
+    /// Whether it is of the hierarchy with these controllers, as `/proc/PID/cgroup` names them: none for the one of version 2.
+    fn has(&self, controllers: &str) -> bool {
+        match self.kind {
+            "cgroup2" => controllers.is_empty(),
+            _ => !controllers.is_empty() && controllers.split(',').all(|name| self.options.split(',').any(|option| option == name)),
+        }
     }
 }
 
@@ -197,8 +248,40 @@ mod tests {
                 assert!(same(field, found, &value, "").is_err(), "{field} of a test is{found}");
             }
         }
-        let cgroup = is_limited(Pid::this(), &order()).unwrap_err().to_string();
+        let cgroup = is_limited(&fs::read_to_string("/proc/self/cgroup").unwrap(), &order()).unwrap_err().to_string();
         assert!(cgroup.contains("not below /codius/pod; delegate control groups"), "{cgroup}");
+    }
+
+    #[test]
+    fn control_groups_of_others_and_writable_ones_are_named() {
+        let v1 = "5:memory:/codius/pod/main\n3:cpu,cpuacct:/codius/pod/main\n1:name=systemd:/system.slice\n0::/";
+        let v2 = "0::/codius/pod/main";
+        let line = |at: &str, root: &str, flags: &str, hierarchy: &str| format!("90 80 0:30 {root} {at} {flags} - {hierarchy}\n");
+        let flags = "ro,nosuid,nodev,noexec,relatime";
+        let other = "70 80 0:20 / /proc rw,nosuid - proc proc rw\n";
+        let memory = line("/sys/fs/cgroup/memory", "/codius/pod/main", flags, "cgroup cgroup rw,memory");
+        let cpu = line("/sys/fs/cgroup/cpu,cpuacct", "/codius/pod/main", flags, "cgroup cgroup rw,cpu,cpuacct");
+        let unified = line("/sys/fs/cgroup", "/codius/pod/main", flags, "cgroup2 cgroup rw,nsdelegate");
+        for (groups, mounts) in [(v1, format!("{other}{memory}{cpu}")), (v2, format!("{other}{unified}"))] {
+            sees_its_own_groups(groups, &mounts).unwrap();
+        }
+        let above = line("/sys/fs/cgroup/memory", "/codius/pod", flags, "cgroup cgroup rw,memory");
+        let beside = line("/sys/fs/cgroup", "/codius/pod/other", flags, "cgroup2 cgroup rw");
+        let systemd = line("/sys/fs/cgroup/systemd", "/", flags, "cgroup cgroup rw,xattr,name=systemd");
+        let writable = line("/sys/fs/cgroup/memory", "/codius/pod/main", "rw,nosuid,nodev,noexec", "cgroup cgroup rw,memory");
+        let runs = line("/sys/fs/cgroup", "/codius/pod/main", "ro,nosuid,nodev", "cgroup2 cgroup rw");
+        for (groups, mounts, told) in [
+            (v1, other.to_owned(), "its limits aren't at /sys/fs/cgroup"),
+            (v1, format!("{other}{cpu}"), "its limits aren't at /sys/fs/cgroup"),
+            (v1, above, "what is at /sys/fs/cgroup/memory is /codius/pod and should be /codius/pod/main"),
+            (v2, beside, "what is at /sys/fs/cgroup is /codius/pod/other and should be /codius/pod/main"),
+            (v1, format!("{memory}{systemd}"), "what is at /sys/fs/cgroup/systemd is / and should be /system.slice"),
+            (v1, writable, "/sys/fs/cgroup/memory is mounted rw,nosuid,nodev,noexec, without ro"),
+            (v2, runs, "without noexec"),
+        ] {
+            let found = sees_its_own_groups(groups, &mounts).unwrap_err().to_string();
+            assert!(found.starts_with(told) || found.contains(told), "{found}");
+        }
     }
 
     #[test]

@@ -22,7 +22,11 @@ use libcontainer::{
 };
 use nix::{
     fcntl::OFlag,
-    sys::{prctl, signal::Signal},
+    sys::{
+        prctl,
+        signal::Signal,
+        stat::{Mode, fchmod},
+    },
     unistd::{Pid, pipe2},
 };
 use seccompiler::BpfProgram;
@@ -32,6 +36,9 @@ use crate::embedded::record::{ContainerOrder, Order};
 
 /// Most that a failed exec says, in bytes.
 const EXEC_ERROR_BYTES_MAX: u64 = 1024;
+
+/// All write, its owner alone reads.
+const OUTPUT_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IWGRP).union(Mode::S_IWOTH);
 
 /// A container that has been created.
 pub(super) struct Created {
@@ -101,10 +108,12 @@ fn write_config(order: &Order, container: &ContainerOrder, rootfs: &Path, bundle
     Ok(path)
 }
 
-/// A pipe for an output; its write end belongs to the container's user, who may then open `/dev/stdout` again.
+/// A pipe for an output; its write end belongs to the container's user, who may then open `/dev/stdout` again. So may other
+/// users of the container: servers that begin as root often open their logs as somebody else.
 fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fchown(&write, Some(owner), Some(owner))?;
+    fchmod(write.as_raw_fd(), OUTPUT_MODE)?;
     nix::fcntl::fcntl(read.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((read, write))
 }
@@ -124,7 +133,7 @@ impl Executor for Exec {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
         let error = |error: io::Error| ExecutorValidationError::ArgValidationError(error.to_string());
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| error(errno.into()))?; // without its shim nobody would reap or log it
-        sys::default_sigpipe().map_err(error)
+        sys::default_signals().map_err(error)
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {

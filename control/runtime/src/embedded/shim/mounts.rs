@@ -28,16 +28,15 @@ use crate::embedded::{
 
 /// Room for bundles, state and sockets of a pod, in bytes.
 const BENCH_BYTES: u64 = 16 << 20;
-const SCRATCH: &str = "/run/scratch";
+pub(super) const SCRATCH: &str = "/run/scratch";
 
 /// Enters a mount namespace of its own and lays out the bench.
-pub(super) fn enter(order: &Order) -> io::Result<()> {
+pub(super) fn enter() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     // Slave, not private: what the host unmounts later must not stay pinned by pods.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bench"), BENCH, Some("tmpfs"), flags, Some(&*format!("mode=0711,size={BENCH_BYTES}")))?;
-    write_names(order)
+    mount(Some("bench"), BENCH, Some("tmpfs"), flags, Some(&*format!("mode=0711,size={BENCH_BYTES}"))).map_err(io::Error::from)
 }
 
 /// Mounts what containers write to, and answers the device if it is on one; `pod` is the pod's directory.
@@ -59,16 +58,6 @@ pub(super) fn abandon(order: &Order) -> io::Result<()> {
         Scratch::Disk { .. } => disk::abandon(Path::new(SCRATCH)),
         Scratch::Memory { .. } => Ok(()),
     }
-}
-
-/// The files of `/etc` that say who and where the pod is.
-fn write_names(order: &Order) -> io::Result<()> {
-    let (id, address) = (&order.pod.id, order.pod.address);
-    let etc = Path::new(BENCH).join("etc");
-    dir(&etc)?;
-    fs::write(etc.join("hostname"), format!("{id}\n"))?;
-    fs::write(etc.join("hosts"), format!("127.0.0.1\tlocalhost\n{address}\t{id}\n"))?;
-    fs::write(etc.join("resolv.conf"), &order.resolv_conf)
 }
 
 /// Mounts the root file system of the container: its layers, seen through the pod's uid range, under a writable one.

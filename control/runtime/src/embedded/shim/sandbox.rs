@@ -121,7 +121,8 @@ fn child_steps(stream: &mut UnixStream, order: &Order) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;
     unistd::sethostname(order.pod.id.as_str())?;
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?; // users other than root serve port 80 too
-    link::disable_ipv6("all")?;
+    fs::write("/proc/sys/net/ipv4/ping_group_range", format!("0 {}", IDS - 1))?; // nobody has raw sockets, everybody may ping
+    link::disable_ipv6("default")?; // links made from here on; loopback has it, as programs expect
     go(stream)?;
 
     await_ready(stream)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::BENCH;
+use super::{BENCH, surroundings};
 use crate::embedded::{
     Defence,
     record::{ContainerOrder, Order},
@@ -68,7 +68,7 @@ pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) ->
                 { "type": "RLIMIT_NOFILE", "soft": order.bounds.open_files, "hard": order.bounds.open_files },
             ],
         },
-        "mounts": mounts(order.bounds.shm_bytes),
+        "mounts": mounts(order, container),
         "linux": {
             // Absolute: libcontainer takes any other for one to be handed to systemd when there is a user namespace.
             "cgroupsPath": order.pod.cgroup.join(&container.name),
@@ -93,12 +93,14 @@ fn namespaces() -> Value {
     ])
 }
 
-fn mounts(shm_bytes: u64) -> Value {
-    let shm = format!("size={shm_bytes}");
+fn mounts(order: &Order, container: &ContainerOrder) -> Value {
+    let shm = format!("size={}", order.bounds.shm_bytes);
+    let names = surroundings::names_of(container);
+    let access = if order.read_only { "ro" } else { "rw" };
     let name = |file: &str| {
         json!({
-            "destination": format!("/etc/{file}"), "type": "bind", "source": format!("{BENCH}/etc/{file}"),
-            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+            "destination": format!("/etc/{file}"), "type": "bind", "source": names.join(file),
+            "options": ["bind", access, "nosuid", "nodev", "noexec"],
         })
     };
     json!([
@@ -111,6 +113,10 @@ fn mounts(shm_bytes: u64) -> Value {
         { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", shm] },
         { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
         { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+        {
+            "destination": "/sys/fs/cgroup", "type": "bind", "source": surroundings::groups_of(container),
+            "options": ["rbind", "ro", "nosuid", "nodev", "noexec"],
+        },
         name("hostname"),
         name("hosts"),
         name("resolv.conf"),

@@ -6,9 +6,17 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt,
     path::Path,
+    ptr,
 };
 
-use nix::libc::{self, c_long};
+use nix::{
+    libc::{self, c_long},
+    sys::signal::{SigSet, SigmaskHow, sigprocmask},
+};
+
+/// Signals there are, and the bytes of a set of them.
+const SIGNALS: c_long = 64;
+const SIGNAL_SET_BYTES: usize = 8;
 
 /// A detached copy of the mount at `path`.
 pub(super) fn open_tree(path: &Path) -> io::Result<OwnedFd> {
@@ -45,10 +53,17 @@ pub(super) fn move_mount(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     check(done).map(drop)
 }
 
-/// Back to the default action on a broken pipe, which Rust programs ignore and their children would inherit.
-pub(super) fn default_sigpipe() -> io::Result<()> {
-    // SAFETY: sets a disposition, installs no handler.
-    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// Back to the default action on every signal, and none blocked: what a process ignores or blocks, the program it executes
+/// does, too. A broken pipe is ignored by every Rust program, others by whoever started the daemon (`nohup`).
+pub(super) fn default_signals() -> io::Result<()> {
+    // The default action, no flags, nothing blocked meanwhile: in the kernel's own layout all zeroes, whatever the order.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNALS {
+        // Not by the C library, which keeps two signals to itself. SIGKILL and SIGSTOP are refused, and are as they should be.
+        // SAFETY: the structure lives through the call and is as long as the kernel's; no handler is installed.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, ptr::null_mut::<u64>(), SIGNAL_SET_BYTES) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(io::Error::from)
 }
 
 /// Writes to a descriptor that this process inherited by number; errors have nobody to go to.

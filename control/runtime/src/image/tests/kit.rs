@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::image::{
     Digest, ImageConfig, ImageLimits, ImageStore, RegistryConfig,
-    manifest::architecture,
+    platform::architecture,
     unpack::{self, Budget, UnpackError},
 };
 
@@ -75,10 +75,13 @@ impl Tar {
 
     /// One attribute of the next entry.
     pub(super) fn pax(self, name: &str, value: &str) -> Self {
-        let length =
-            (1..).map(|digits| digits + name.len() + value.len() + 3).zip(1..).find(|(length, digits)| length.to_string().len() == *digits);
-        let record = format!("{} {name}={value}\n", length.unwrap().0);
-        self.entry(EntryType::XHeader, "pax", record.as_bytes(), |_| {})
+        self.records(EntryType::XHeader, &[(name, value.as_bytes())])
+    }
+
+    /// An extended header: of the next entry, or of all.
+    pub(super) fn records(self, kind: EntryType, records: &[(&str, &[u8])]) -> Self {
+        let content: Vec<u8> = records.iter().flat_map(|(name, value)| record(name, value)).collect();
+        self.entry(kind, "pax", &content, |_| {})
     }
 
     /// Without the end marker, as some tools leave it.
@@ -90,6 +93,13 @@ impl Tar {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
+}
+
+/// `LENGTH NAME=VALUE\n`, where the length counts itself.
+fn record(name: &str, value: &[u8]) -> Vec<u8> {
+    let rest = name.len() + value.len() + 3;
+    let length = (1..).map(|digits| digits + rest).zip(1..).find(|(length, digits)| length.to_string().len() == *digits).unwrap().0;
+    [format!("{length} {name}=").as_bytes(), value, b"\n"].concat()
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -124,7 +134,15 @@ impl Ground {
         let budget = Budget::new(&self.limits, u64::MAX, Instant::now() + PATIENCE);
         let outcome = unpack::layer(&path, &self.path(name), below, diff_id, &budget);
         fs::remove_file(&path).unwrap();
-        outcome
+        outcome.map_err(|refused| refused.error)
+    }
+
+    /// The same, and what is told of it.
+    pub(super) fn told(&self, tar: &[u8]) -> Result<(), String> {
+        let path = self.path("blob");
+        fs::write(&path, tar).unwrap();
+        let budget = Budget::new(&self.limits, u64::MAX, Instant::now() + PATIENCE);
+        unpack::layer(&path, &self.path("layer"), &[], Digest::of(tar), &budget).map_err(|refused| refused.to_string())
     }
 
     pub(super) fn unpack(&self, tar: &[u8]) -> Result<(), UnpackError> {
@@ -201,7 +219,15 @@ impl Blobs {
 
     pub(super) fn manifest(&mut self, config: &Value, layers: &[Value]) -> Value {
         let config = self.put(config.to_string().into_bytes());
-        self.put(json!({ "schemaVersion": 2, "config": config, "layers": layers }).to_string().into_bytes())
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
+        self.document(&manifest, "application/vnd.oci.image.manifest.v1+json")
+    }
+
+    /// Adds a manifest or index, and answers its descriptor.
+    pub(super) fn document(&mut self, document: &Value, media_type: &str) -> Value {
+        let mut descriptor = self.put(document.to_string().into_bytes());
+        descriptor["mediaType"] = media_type.into();
+        descriptor
     }
 
     pub(super) fn json(&self, descriptor: &Value) -> Value {

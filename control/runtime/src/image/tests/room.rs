@@ -95,7 +95,7 @@ async fn what_is_in_use_stays_whatever_else_goes() {
     let used: Vec<Image> = vec![store.ensure(&host.images[0]).await.unwrap(), store.ensure(&host.images[1]).await.unwrap()];
     host.used_before(0, 100);
     let error = store.ensure(&host.images[2]).await.unwrap_err();
-    assert!(matches!(error, RuntimeError::Unavailable { .. }), "{error:?}");
+    assert!(matches!(error, RuntimeError::NoRoom { .. }), "{error:?}");
     assert!(used.iter().all(|image| image.layers[1].join("f").exists()));
     // A pod's shim has a share of its own, for as long as it lives.
     let shim = LayerUse::take(&used[0].layers[1]).unwrap().unwrap();

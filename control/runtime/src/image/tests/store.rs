@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::kit::{Blobs, Tar, store, text};
 use crate::{
     RuntimeError,
-    image::{ImageLimits, ImageStore, manifest::architecture},
+    image::{ImageLimits, ImageStore},
 };
 
 /// A store beside a layout.
@@ -62,7 +62,7 @@ async fn an_image_is_unpacked_once_and_needs_its_source_no_more() {
     assert_eq!(first.settings.cmd.as_deref(), Some(&["/run".to_owned()][..]));
 
     fs::remove_dir_all(host.layout()).unwrap();
-    store.check(&image).await.unwrap();
+    store.inspect(&image).await.unwrap();
     assert_eq!(store.ensure(&image).await.unwrap().layers, first.layers);
     let reopened = super::kit::store(host.dir.path(), &[], None, host.limits);
     assert_eq!(reopened.ensure(&image).await.unwrap().layers, first.layers);
@@ -80,26 +80,6 @@ async fn images_share_the_layers_they_have_in_common() {
     assert_eq!(one[0], two[0]);
     assert_ne!(one[1], two[1]);
     assert_eq!(host.names("layers").len(), 3);
-}
-
-#[tokio::test]
-async fn the_part_of_an_index_that_runs_here_is_taken() {
-    let (host, mut blobs) = (Host::new(), Blobs::default());
-    let mut here = blobs.image(&[layer("here")]);
-    here["platform"] = json!({ "os": "linux", "architecture": architecture() });
-    let mut elsewhere = blobs.image(&[layer("elsewhere")]);
-    elsewhere["platform"] = json!({ "os": "linux", "architecture": "s390x" });
-    let both = blobs.put(json!({ "schemaVersion": 2, "manifests": [elsewhere, here] }).to_string().into_bytes());
-    let other = blobs.put(json!({ "schemaVersion": 2, "manifests": [elsewhere] }).to_string().into_bytes());
-    let nested = blobs.put(
-        json!({ "schemaVersion": 2, "manifests": [{ "digest": both["digest"], "platform": here["platform"] }] }).to_string().into_bytes(),
-    );
-    let store = host.store(&blobs);
-    assert_eq!(read(&store.ensure(&reference(&both)).await.unwrap().layers[0], "f"), "here");
-    for refused in [other, nested] {
-        let outcome = store.ensure(&reference(&refused)).await;
-        assert!(matches!(outcome, Err(RuntimeError::ImageRefused { .. })), "{outcome:?}");
-    }
 }
 
 /// Whatever is changed: the manifest, its config, a layer, or what the config says of a layer.
@@ -139,9 +119,9 @@ async fn what_no_layout_holds_is_refused_before_money_moves() {
     let (host, mut blobs) = (Host::new(), Blobs::default());
     let image = reference(&blobs.image(&[layer("x")]));
     let store = host.store(&blobs);
-    store.check(&image).await.unwrap();
+    store.inspect(&image).await.unwrap();
     let unknown = format!("local/thing@sha256:{}", "0".repeat(64));
-    let error = store.check(&unknown).await.unwrap_err();
+    let error = store.inspect(&unknown).await.unwrap_err();
     assert!(error.to_string().contains("CODIUS_IMAGE_LAYOUTS"), "{error}");
 }
 

@@ -3,18 +3,15 @@
 use std::{
     cell::Cell,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     time::Instant,
 };
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, ImageLimits, UnpackError};
 use crate::image::layers::ENTRY_BYTES;
-
-/// Names and extended headers before one entry, in bytes; the archive reader holds them in memory.
-const HEADERS_MAX: u64 = 64 * 1024;
 
 /// What unpacking one image may still take, over all its layers.
 #[derive(Debug)]
@@ -30,7 +27,7 @@ impl Budget {
         Self { bytes: Cell::new(limits.unpacked_bytes_max.min(bytes)), entries: Cell::new(limits.entries_max), deadline }
     }
 
-    /// Takes the bytes an entry becomes that aren't in the archive: the holes of a sparse file.
+    /// Takes the bytes an entry becomes that aren't in the archive: the holes of a sparse file, or a copy of one in a layer below.
     pub(super) fn take_bytes(&self, count: u64) -> Result<(), UnpackError> {
         take(&self.bytes, count).ok_or(UnpackError::Size)
     }
@@ -52,34 +49,14 @@ fn take(from: &Cell<u64>, count: u64) -> Option<()> {
     Some(())
 }
 
-/// Why a [`LayerReader`] has ended early, for whoever gets its bare `io::Error` through the archive reader; and how many
-/// header bytes it still lets through.
-pub(super) struct Gate {
-    cause: Cell<Option<UnpackError>>,
-    headers: Cell<u64>,
-}
+/// Why a [`LayerReader`] has ended early, for whoever gets its bare `io::Error` through the archive reader.
+#[derive(Default)]
+pub(super) struct Gate(Cell<Option<UnpackError>>);
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self { cause: Cell::new(None), headers: Cell::new(HEADERS_MAX) }
-    }
-
-    /// What is read next are headers of one entry.
-    pub(super) fn expect_headers(&self) {
-        self.headers.set(HEADERS_MAX);
-    }
-
-    /// What is read next is content, as long as it likes to be.
-    pub(super) fn expect_content(&self) {
-        self.headers.set(u64::MAX);
-    }
-
-    /// The error behind `error`: the reader's own, or else the archive's.
-    pub(super) fn cause_of(&self, error: &io::Error) -> UnpackError {
-        self.cause.take().unwrap_or_else(|| match error.raw_os_error() {
-            Some(code) => UnpackError::Io(io::Error::from_raw_os_error(code)),
-            None => UnpackError::Tar,
-        })
+    /// The error behind `error`, if it was the reader's.
+    pub(super) fn cause(&self) -> Option<UnpackError> {
+        self.0.take()
     }
 }
 
@@ -93,15 +70,15 @@ pub(super) struct LayerReader<'a> {
 
 impl<'a> LayerReader<'a> {
     /// Reads a blob that is a tar, plain or compressed; its first bytes tell, for media types are not always right.
-    pub(super) fn open(blob: File, budget: &'a Budget, gate: &'a Gate) -> io::Result<Self> {
+    pub(super) fn open(blob: File, budget: &'a Budget, gate: &'a Gate) -> Result<Self, UnpackError> {
         let mut reader = BufReader::with_capacity(128 * 1024, blob);
-        let start = io::BufRead::fill_buf(&mut reader)?;
-        let inner: Box<dyn Read> = if start.starts_with(&[0x1f, 0x8b]) {
-            Box::new(BufReader::new(MultiGzDecoder::new(reader)))
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Box::new(zstd::Decoder::with_buffer(reader)?)
-        } else {
-            Box::new(reader)
+        let inner: Box<dyn Read> = match reader.fill_buf()? {
+            [0x1f, 0x8b, ..] => Box::new(BufReader::new(Members(Some(GzDecoder::new(reader))))),
+            // A frame, or one to be skipped (RFC 8878, 3.1): pzstd begins with such. Windows of more than 128 MiB are refused.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(zstd::Decoder::with_buffer(reader)?),
+            [b'B', b'Z', b'h', _, b'1', b'A', b'Y', b'&', b'S', b'Y', ..] => return Err(UnpackError::Format("bzip2")),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(UnpackError::Format("xz")),
+            _ => Box::new(reader),
         };
         Ok(Self { inner, hasher: Sha256::new(), budget, gate })
     }
@@ -112,11 +89,7 @@ impl<'a> LayerReader<'a> {
     }
 
     fn pass(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let count = bytes.len() as u64;
-        self.budget.take_bytes(count)?;
-        if self.gate.headers.get() != u64::MAX {
-            take(&self.gate.headers, count).ok_or(UnpackError::Headers)?;
-        }
+        self.budget.take_bytes(bytes.len() as u64)?;
         self.hasher.update(bytes);
         if Instant::now() > self.budget.deadline { Err(UnpackError::Time) } else { Ok(()) }
     }
@@ -125,14 +98,38 @@ impl<'a> LayerReader<'a> {
 impl Read for LayerReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let outcome = match self.inner.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             // Of the disk; what a decompressor finds wrong has no code, and is the archive's.
             Err(error) if error.raw_os_error().is_some() => Err(UnpackError::Io(error)),
-            Err(error) => return Err(error),
+            Err(error) => Err(UnpackError::Compressed(error.to_string())),
             Ok(count) => self.pass(buffer.get(..count).unwrap_or_default()).map(|()| count),
         };
         outcome.map_err(|error| {
-            self.gate.cause.set(Some(error));
+            self.gate.0.set(Some(error));
             io::Error::other("the layer ends here")
         })
+    }
+}
+
+/// The members of a gzip file, one after the other. What comes behind them and isn't one is left alone, as gzip and pigz do: some tools
+/// fill up with zeros. Nothing is lost by that: what the layer is, is said by its `diff_id`.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.0 {
+            let count = member.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else { break };
+            if rest.fill_buf()?.first() == Some(&0x1f) {
+                self.0 = Some(GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
     }
 }

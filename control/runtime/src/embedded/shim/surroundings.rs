@@ -1,0 +1,152 @@
+//! What a container sees of itself: its names in `/etc`, and its control group.
+//!
+//! The files of `/etc` are the container's own, on the pod's disk, so that programs can change them and what they write
+//! is counted. Of the control groups there is a read-only view of the container's own and nothing above or beside it, at
+//! the places where version 1 and 2 have them: Node, the JVM and others size heaps and pools by the limits they read there.
+
+use std::{
+    fs, io,
+    os::unix::fs::{chown, symlink},
+    path::{Path, PathBuf},
+};
+
+use nix::mount::{MsFlags, mount};
+
+use super::{BENCH, mounts};
+use crate::embedded::{
+    cgroup,
+    record::{ContainerOrder, Order},
+};
+
+/// Room for directories and links to mount the hierarchies of version 1 on.
+const GROUPS_TMPFS: &str = "mode=0755,size=64k,nr_inodes=64";
+
+/// Of `/etc/hosts`, where the kernel has IPv6: a pod's loopback has it then.
+const HOSTS_IPV6: &str = "::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
+    ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// Makes it all, for [`super::spec`] to mount.
+pub(super) fn prepare(order: &Order, container: &ContainerOrder) -> io::Result<()> {
+    write_names(order, container)?;
+    let group = order.pod.cgroup.join(&container.name);
+    cgroup::create_container(&group, order.machine, order.bounds.pids)?;
+    let at = groups_of(container);
+    mounts::dir(&at)?;
+    match cgroup::joined()?.as_slice() {
+        [unified] if unified == Path::new(cgroup::MOUNT) => show(&cgroup::join(unified, &group), &at),
+        hierarchies => show_each(hierarchies, &group, &at, order.uid_base),
+    }
+}
+
+/// Where the container's files of `/etc` are.
+pub(super) fn names_of(container: &ContainerOrder) -> PathBuf {
+    Path::new(mounts::SCRATCH).join(&container.name).join("etc")
+}
+
+/// Where its view of the control groups is.
+pub(super) fn groups_of(container: &ContainerOrder) -> PathBuf {
+    Path::new(BENCH).join("groups").join(&container.name)
+}
+
+/// The files that say who and where the pod is, as container engines write them; they belong to the pod's root.
+fn write_names(order: &Order, container: &ContainerOrder) -> io::Result<()> {
+    let (id, address) = (&order.pod.id, order.pod.address);
+    let ipv6 = if Path::new("/proc/sys/net/ipv6").exists() { HOSTS_IPV6 } else { "" };
+    let hosts = format!("127.0.0.1\tlocalhost\n{ipv6}{address}\t{id}\n");
+    let names = names_of(container);
+    mounts::dir(&names)?;
+    for (file, content) in [("hostname", &format!("{id}\n")), ("hosts", &hosts), ("resolv.conf", &order.resolv_conf)] {
+        fs::write(names.join(file), content)?;
+        chown(names.join(file), Some(order.uid_base), Some(order.uid_base))?;
+    }
+    Ok(())
+}
+
+/// The hierarchies of version 1, each under its name, and the names of those that are mounted together.
+fn show_each(hierarchies: &[PathBuf], group: &Path, at: &Path, owner: u32) -> io::Result<()> {
+    let options = format!("{GROUPS_TMPFS},uid={owner},gid={owner}");
+    mount(Some("tmpfs"), at, Some("tmpfs"), view_flags(), Some(&*options))?;
+    for hierarchy in hierarchies {
+        let Some(name) = hierarchy.file_name().and_then(|name| name.to_str()) else { continue };
+        let view = at.join(name);
+        fs::create_dir(&view)?;
+        show(&cgroup::join(hierarchy, group), &view)?;
+        for controller in name.split(',').filter(|controller| *controller != name) {
+            symlink(name, at.join(controller))?;
+        }
+    }
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | view_flags();
+    mount(None::<&str>, at, None::<&str>, flags, Some(&*options)).map_err(io::Error::from)
+}
+
+/// Mounts a directory read-only. What a mount namespace inherits from one of more privileged users can't be made writable.
+fn show(directory: &Path, at: &Path) -> io::Result<()> {
+    mount(Some(directory), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | view_flags();
+    mount(None::<&str>, at, None::<&str>, flags, None::<&str>).map_err(io::Error::from)
+}
+
+fn view_flags() -> MsFlags {
+    MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Runs with mounts that nobody else sees, and which go with the thread. The test is root.
+    fn with_own_mounts(run: impl FnOnce(&Path) + Send) {
+        let dir = tempfile::tempdir().unwrap();
+        let own = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
+            run(dir.path());
+        };
+        thread::scope(|scope| scope.spawn(own).join()).unwrap();
+    }
+
+    #[test]
+    fn of_version_2_one_directory_is_shown_read_only() {
+        with_own_mounts(|dir| {
+            let (hierarchy, at) = (dir.join("hierarchy"), dir.join("at"));
+            fs::create_dir(&hierarchy).unwrap();
+            fs::create_dir(&at).unwrap();
+            mount(Some("cgroup2"), &hierarchy, Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+            let group = hierarchy.join(format!("codius-test-view-{}", std::process::id()));
+            fs::create_dir(&group).unwrap();
+            show(&group, &at).unwrap();
+            let (seen, made) = (fs::read_to_string(at.join("cgroup.procs")), fs::create_dir(at.join("below")));
+            let written = fs::write(at.join("cgroup.max.depth"), "1");
+            fs::remove_dir(&group).unwrap();
+            assert_eq!(seen.unwrap(), "", "nothing is in it");
+            for refused in [made, written] {
+                assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+            }
+        });
+    }
+
+    #[test]
+    fn hierarchies_of_version_1_have_all_their_names() {
+        with_own_mounts(|dir| {
+            let at = dir.join("at");
+            fs::create_dir(&at).unwrap();
+            let hierarchies = ["memory", "cpu,cpuacct"].map(|name| dir.join(name));
+            for hierarchy in &hierarchies {
+                fs::create_dir_all(hierarchy.join("codius/pod/main")).unwrap();
+                fs::write(hierarchy.join("codius/pod/main/limit"), hierarchy.file_name().unwrap().as_encoded_bytes()).unwrap();
+            }
+            show_each(&hierarchies, Path::new("/codius/pod/main"), &at, 0).unwrap();
+            for (name, wanted) in [("memory", "memory"), ("cpu,cpuacct", "cpu,cpuacct"), ("cpu", "cpu,cpuacct"), ("cpuacct", "cpu,cpuacct")]
+            {
+                assert_eq!(fs::read_to_string(at.join(name).join("limit")).unwrap(), wanted, "{name}");
+            }
+            for path in ["more", "memory/more", "cpu/more"] {
+                assert_eq!(fs::write(at.join(path), "").unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem, "{path}");
+            }
+        });
+    }
+}
