@@ -85,13 +85,13 @@ fn every_change_by_others_is_seen_and_undone() {
             let table = Table::from(&policy);
             install(&table).unwrap();
             let wanted = reference(&table).unwrap();
-            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "before {change}");
+            assert_eq!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "before {change}");
             nft(&["-f", "-"], change);
-            assert_ne!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "{change}");
+            assert_ne!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "{change}");
             install(&table).unwrap();
-            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "after {change}");
-            remove(&table.name).unwrap();
-            remove(&table.name).unwrap();
+            assert_eq!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "after {change}");
+            remove(&table.id()).unwrap();
+            remove(&table.id()).unwrap();
             assert_eq!(nft(&["list", "tables"], "").contains("other"), change != "flush ruleset", "others' tables stay");
         });
     }
@@ -108,7 +108,7 @@ fn a_policy_that_cannot_be_compared_is_not_in_force() {
         seccompiler::apply_filter(&program).unwrap(); // of this thread alone
         let refused = Guard::install(&policy, restored_counter()).expect_err("nobody knows what is in force");
         assert!(matches!(refused, PolicyError::Unverified { .. }), "{refused}");
-        assert_ne!(read(&policy.table).unwrap().len(), 0, "what was installed stays: it does no harm");
+        assert_ne!(read(&Table::from(&policy).id()).unwrap().len(), 0, "what was installed stays: it does no harm");
     });
 }
 
@@ -125,6 +125,35 @@ fn a_guard_puts_the_policy_back() {
             thread::yield_now();
         }
         let wanted = reference(&Table::from(&policy)).unwrap();
-        assert_eq!(differences(&wanted, &read(&policy.table).unwrap()), Vec::<String>::new());
+        assert_eq!(differences(&wanted, &read(&Table::from(&policy).id()).unwrap()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_table_that_is_replaced_while_it_is_read_is_read_once() {
+    let table = Table::from(&policies()[1]);
+    elsewhere(move || {
+        install(&table).unwrap();
+        let expected = read(&table.id()).unwrap();
+        // Both threads are in this network; a read in between may fail, but it doesn't lie.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (table, stop) = (&table, &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    install(table).unwrap();
+                }
+            });
+            for _ in 0..300 {
+                if let Ok(found) = read(&table.id()) {
+                    let different = differences(&expected, &found);
+                    if !different.is_empty() {
+                        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                        panic!("{different:?}");
+                    }
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     });
 }
