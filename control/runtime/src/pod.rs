@@ -148,6 +148,8 @@ pub enum PodState {
     Crashed,
     /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
     Lost,
+    /// It runs, but whoever asks at its address may reach another: it is not to be served there. It still holds its name until stopped.
+    Misplaced,
     /// It is being made, or was made and never started: whoever made it was interrupted.
     Unstarted,
 }

@@ -33,7 +33,9 @@ const CASES: &[(&str, Case)] = cases! {
     contract: embedded_keeps_the_contract, hyperd_keeps_the_contract, noop_keeps_the_contract;
     hyperd: a_lost_answer_to_a_create_is_looked_after, a_hang_up_during_a_create_is_found_and_undone, images_hyperd_cannot_run_are_explained,
         an_exited_pod_gives_its_machine_back, others_pods_are_left_alone_and_counted, a_daemon_that_is_away_is_said_so_and_loses_nothing,
-        a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted;
+        a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted,
+        a_daemon_that_was_killed_hands_out_no_address_twice, addresses_come_back_and_run_out_with_a_word, two_pods_at_one_address_are_not_served,
+        pods_run_on_no_other_bridge;
     unkind: a_machine_that_ends_is_told_from_programs_that_do, runs_of_the_daemon_are_told_apart, logs_are_bounded_and_go_with_their_pods,
         an_image_that_ends_the_guest_is_the_images_fault_and_booted_once;
     cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
