@@ -426,7 +426,6 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
     }
 }
 
-/// The office's socket, in a directory only we may enter.
 /// Makes the host's directories, and keeps other hosts out of them while the locks are held.
 fn take_root(config: &Config) -> Result<(PathBuf, (File, Option<File>)), StartError> {
     let run = prepare_root(&config.root)?;
@@ -453,6 +452,7 @@ fn serve_api(
     (served, stop)
 }
 
+/// The office's socket, in a directory only we may enter.
 fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fail =
         |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };

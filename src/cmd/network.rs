@@ -56,7 +56,7 @@ pub(super) fn run(command: &NetworkCommand) -> ExitCode {
     };
     let done = match command {
         NetworkCommand::Show { nft: true, .. } => {
-            println!("{}", network::Table::from(&policy));
+            println!("{}", network::nft(&policy));
             Ok(ExitCode::SUCCESS)
         }
         NetworkCommand::Show { .. } => {
@@ -79,6 +79,9 @@ fn show(policy: &Policy, json: bool) {
         return;
     }
     println!("table inet {}", policy.table);
+    if let network::Links::Bridge(bridge) = &policy.links {
+        println!("table bridge {}: by each port of a pod at {bridge}, only what is sent with that pod's addresses comes in", policy.table);
+    }
     for row in &policy.rows {
         let (from, to) = row.way.ends();
         println!("{:16} {from:>5} -> {to:8} {:24} {} ({})", row.id, row.fate.to_string(), row.what, row.why);
@@ -114,7 +117,7 @@ fn remove(config: &Config, policy: &Policy, force: bool, json: bool) -> io::Resu
     if json {
         println!("{}", json!({ "removed": policy.table }));
     } else {
-        println!("table inet {} is gone; a codiusd that starts, or still runs, puts it back", policy.table);
+        println!("tables {} are gone; a codiusd that starts, or still runs, puts it back", policy.table);
     }
     Ok(ExitCode::SUCCESS)
 }

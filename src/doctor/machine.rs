@@ -149,6 +149,7 @@ fn hyperd(socket: &Path) -> Finding {
 fn policy(config: &Config) -> Option<Finding> {
     let policy = network_policy(config)?;
     let check = "network policy";
+    let (is_hyperd, bridge_is_there) = (matches!(config.runtime, RuntimeChoice::Hyperd(_)), network::is_usable(&policy));
     let findings = match network::check(&policy) {
         Ok(findings) => findings,
         Err(error) => return Some(Finding::bad(check, error.to_string(), "root, and a kernel with nf_tables")),
@@ -156,6 +157,7 @@ fn policy(config: &Config) -> Option<Finding> {
     let bad: Vec<&str> = findings.iter().filter(|found| found.grade == Grade::Bad).map(|found| found.text.as_str()).collect();
     Some(match bad.as_slice() {
         [] => Finding::good(check, format!("table inet {} is in force", policy.table)),
+        bad if is_hyperd && !bridge_is_there => Finding::bad(check, bad.join("; "), "pods can't be run until then"),
         bad => Finding::note(check, bad.join("; "), "it is put in force when codiusd starts; codiusd network check says more"),
     })
 }

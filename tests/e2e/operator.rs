@@ -38,6 +38,9 @@ const PATHS: [(Method, &str); 15] = [
     (Method::POST, "/log"),
 ];
 
+/// Those of the Node codiusd, whose tools ask for them under its name.
+const NODE_PATHS: [&str; 4] = ["/getPods", "/getPodInfo", "/getAllUptime", "/config"];
+
 fn operated() -> HostBuilder {
     host().without_pods().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0")
 }
@@ -281,6 +284,10 @@ async fn web_pages_are_no_operators() {
         ] {
             let answer = ask(&host, method.clone(), path, headers, r#"{"hostCostPerMonth":1,"log":"trace"}"#).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{method} {path} {headers:?}: {}", answer.text());
+        }
+        if !NODE_PATHS.iter().any(|node| path.starts_with(node)) {
+            let answer = ask(&host, method.clone(), path, &[("host", "local.codius.org:3001")], "").await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{method} {path}: the Node codiusd had no such thing");
         }
         let other = if method == Method::GET { Method::POST } else { Method::GET };
         let answer = ask(&host, other, path, &[("host", "localhost")], "").await;

@@ -141,7 +141,7 @@ impl Runtime for EmbeddedRuntime {
 
     async fn check_container(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
         let settings = self.inner.images.inspect(&container.image).await?;
-        settings.map_or(Ok(()), |settings| image::check(settings, container))
+        settings.map_or(Ok(()), |settings| image::check(&settings, container))
     }
 
     async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
@@ -210,7 +210,7 @@ impl Inner {
         // The layers are ours until the shim has them.
         let (order, _layers) = launch::order(&setup, &self.images, spec, slot).await?;
         // Only now: a slow registry doesn't keep others from starting.
-        let _turn = self.starts.acquire().await.map_err(|closed| unavailable("waiting for a turn", io::Error::other(closed)))?;
+        let _turn = self.starts.acquire().await.map_err(|closed| RuntimeError::of_io("waiting for a turn", io::Error::other(closed)))?;
         let dir = self.pods_dir.join(PodRecord::directory(&spec.id, order.pod.incarnation));
         let launched = launch::launch(&self.config, &dir, order).await;
         if launched.is_err() {
@@ -289,12 +289,13 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
 
 /// Runs to its end even if the caller doesn't wait.
 async fn in_task<T: Send + 'static>(task: impl Future<Output = Result<T, RuntimeError>> + Send + 'static) -> Result<T, RuntimeError> {
-    tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panicked| Err(unavailable("running its task", io::Error::other(panicked))))
+    let ended = tokio::spawn(task.in_current_span()).await;
+    ended.unwrap_or_else(|panicked| Err(RuntimeError::of_io("running its task", io::Error::other(panicked))))
 }
 
 async fn blocking<T: Send + 'static>(operation: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, RuntimeError> {
     let done = spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
-    done.map_err(|error| unavailable(operation, error))
+    done.map_err(|error| RuntimeError::of_io(operation, error))
 }
 
 fn make_private(dir: &Path) -> io::Result<()> {

@@ -9,6 +9,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
+//! | `addresses` | which address the next pod gets |
 //! | `client` | one call, one connection, a time limit |
 //! | `error` | hyperd's texts -> reasons, in one place |
 //! | `wire` | what is sent and read |
@@ -24,6 +25,7 @@
 //!
 //! What it is known to do, and what is done about it, is in the README's section on hyperd.
 
+mod addresses;
 mod client;
 mod create;
 mod error;
@@ -54,8 +56,9 @@ use tokio::{sync::Semaphore, task, time};
 use crate::{
     Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError,
     image::{ImageRef, RegistryConfig},
-    network::{self, Guard},
+    network::{self, Guard, PolicyError},
 };
+use addresses::{Addresses, NewInterface};
 use client::{Call, Client};
 use error::HyperdError;
 use images::Images;
@@ -127,6 +130,7 @@ struct Inner {
     orphan_grace: Duration,
     registries: RegistryConfig,
     guard: Option<Arc<Guard>>,
+    addresses: Arc<Addresses>,
 }
 
 impl HyperdRuntime {
@@ -147,6 +151,7 @@ impl HyperdRuntime {
             orphan_grace: config.orphan_grace,
             registries: config.registries,
             guard: config.guard,
+            addresses: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -163,16 +168,23 @@ impl Runtime for HyperdRuntime {
         if self.inner.admitted.available_permits() == 0 {
             return Err(RuntimeError::Busy);
         }
+        if let Some(guard) = self.inner.guard.clone() {
+            addresses::look(guard).await?;
+        }
         let asked = time::timeout(READY_WITHIN, generation::current(&self.inner.client));
         let answered = asked.await.map_err(|elapsed| HyperdError::Lost(elapsed.into())).and_then(|answered| answered);
         answered.map(drop).map_err(|error| unavailable("reaching hyperd", error))
+    }
+
+    async fn has_room(&self) -> Result<(), RuntimeError> {
+        self.inner.has_address().await
     }
 
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
         let reference = ImageRef::parse(image)?;
         if reference.is_local() {
             let reason = "images of this host's own layouts can't be run by hyperd; name one of a registry";
-            return Err(RuntimeError::ImageRefused { image: image.to_owned(), reason: reason.to_owned() });
+            return Err(RuntimeError::ReferenceRefused { image: image.to_owned(), reason: reason.to_owned() });
         }
         self.inner.registries.check(&reference)?;
         self.inner.killers.check_image(image)
@@ -184,13 +196,7 @@ impl Runtime for HyperdRuntime {
             let turn = inner.turns.of(&spec.id);
             let _mine = turn.lock().await;
             inner.guarded()?;
-            let id = spec.id.clone();
-            let running = inner.start(spec).await?;
-            if let Err(error) = inner.keep_apart().await {
-                inner.stop(&id).await?;
-                return Err(error);
-            }
-            Ok(running)
+            inner.start(spec).await
         })
         .await
     }
@@ -266,15 +272,25 @@ impl Inner {
         if self.guard.as_ref().is_none_or(|guard| guard.in_force()) { Ok(()) } else { Err(network::unguarded()) }
     }
 
-    /// The machine that was just started has a port of its own at the bridge: it is closed to others before anyone knows the pod.
-    async fn keep_apart(&self) -> Result<(), RuntimeError> {
-        let Some(guard) = self.guard.clone() else { return Ok(()) };
+    /// The machine that was just started has an address of its own, and a port of its own at the bridge that is closed to others, before
+    /// anyone knows the pod.
+    async fn keep_apart(&self, id: &PodId, run: RunningPod, interface: Option<&NewInterface>) -> Result<(), RuntimeError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Unavailable {
             operation: "keeping pods apart".to_owned(),
             source: Some(source),
         };
-        let kept = task::spawn_blocking(move || guard.separate()).await.map_err(|error| failed(error.into()))?;
-        kept.map_err(|error| failed(error.into()))
+        if !self.is_alone(id, run.address).await.map_err(|error| failed(error.into()))? {
+            return Err(failed(format!("hyperd has given it an address that another pod has: {}", run.address).into()));
+        }
+        let Some(guard) = self.guard.clone() else { return Ok(()) };
+        let port = interface.map(|interface| interface.ifname.clone());
+        let separated = task::spawn_blocking(move || {
+            guard.separate()?;
+            let seated = guard.seated()?;
+            Ok::<_, PolicyError>(port.is_none_or(|port| seated.ports.contains(&port)))
+        });
+        let is_there = separated.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+        if is_there { Ok(()) } else { Err(failed("its port isn't at the pods' bridge (hyper_bridge)".into())) }
     }
 
     async fn info(&self, id: &PodId) -> Result<wire::Info, HyperdError> {

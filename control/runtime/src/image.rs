@@ -83,7 +83,7 @@ impl RegistryConfig {
     pub(crate) fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         let Name::Registry(reference) = image.name() else { return Ok(()) };
         let refusal = self.refusal(reference.registry(), reference.repository());
-        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ImageRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
+        refusal.map_or(Ok(()), |reason| Err(RuntimeError::ReferenceRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
     }
 
     /// Why images of this repository aren't run here, if they aren't.
@@ -166,9 +166,8 @@ impl Default for ImageLimits {
 
 /// Whether what an image says of itself and what is asked of it go together, as far as that shows without its layers: who its user
 /// is does not.
-pub(crate) fn check(settings: ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-    let settings = ImageSettings { user: None, ..settings };
-    process_of(&Image { layers: Vec::new(), settings, uses: Vec::new() }, spec).map(drop)
+pub(crate) fn check(settings: &ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+    process_of(settings, spec).map(drop)
 }
 
 /// An unpacked image.

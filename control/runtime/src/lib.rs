@@ -47,6 +47,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether one more pod could be started beside those that are there. Called before any money moves for a new pod; quick.
+    async fn has_room(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Whether `image` is a reference this runtime can be asked to run: it parses, checks the pinning, and looks into local layouts.
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError>;
 

@@ -19,7 +19,7 @@ const NESTED: u16 = 0x8000;
 const KIND_BITS: u16 = 0x3fff;
 
 /// One netlink message under construction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Message(Vec<u8>);
 
 impl Message {
@@ -137,9 +137,10 @@ impl Socket {
             let datagram = buffer.get(..length).filter(|_| bytes <= ANSWERS_BYTES_MAX);
             for (header, body) in messages(datagram.ok_or_else(|| io::Error::other("the kernel's answer is too long"))?) {
                 match i32::from(header.kind) {
+                    // The kernel notices a change during its last answers only when it is done.
+                    _ if i32::from(header.flags) & libc::NLM_F_DUMP_INTR != 0 => return Err(io::ErrorKind::Interrupted.into()),
                     libc::NLMSG_DONE => return Ok(replies),
                     libc::NLMSG_ERROR => return error_of(body).map(|()| replies),
-                    _ if i32::from(header.flags) & libc::NLM_F_DUMP_INTR != 0 => return Err(io::ErrorKind::Interrupted.into()),
                     _ => replies.push(body.to_vec()),
                 }
             }

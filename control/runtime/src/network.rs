@@ -17,9 +17,13 @@
 //! | `guard` | in force, and kept so |
 //! | `bandwidth` | what a pod's wire carries |
 //! | `bridge` | pods on a bridge are kept apart |
+//! | `addresses` | what of a pod at a bridge follows from its address |
+//! | `sources` | what may come in by a port of a bridge |
+//! | `neighbours` | hardware addresses, of pods and of the bridge |
 //! | `check` | whether the kernel does what the policy says |
 //! | `resolvers` | whom pods ask for names |
 
+mod addresses;
 mod bandwidth;
 mod bridge;
 mod check;
@@ -27,9 +31,11 @@ mod encode;
 mod error;
 mod guard;
 mod kernel;
+mod neighbours;
 mod policy;
 mod ports;
 mod resolvers;
+mod sources;
 mod subnet;
 mod table;
 
@@ -37,10 +43,12 @@ use std::io;
 
 use crate::RuntimeError;
 
+pub use addresses::Pool;
 pub(crate) use bandwidth::cap;
 pub use check::{Finding, Grade, check, links, stopped};
 pub use error::PolicyError;
 pub use guard::Guard;
+pub(crate) use guard::Seated;
 pub use policy::{Fate, Links, NetworkRules, Policy, Row, Way, What};
 pub use ports::{BlockedPorts, Direction, Ports, Protocol, ingress_denied};
 pub use subnet::Subnet;
@@ -48,7 +56,29 @@ pub use table::Table;
 
 /// Removes a policy, whoever has installed it; fine if nobody has. Takes root. Blocks.
 pub fn remove(policy: &Policy) -> io::Result<()> {
-    kernel::remove(&policy.table)
+    guard::remove(policy)
+}
+
+/// Whether pods could be given addresses where the policy is: at a bridge, whether it is there and has one of its own.
+pub fn is_usable(policy: &Policy) -> bool {
+    match &policy.links {
+        Links::Bridge(name) => bridge::pool(name).is_ok(),
+        Links::Prefix(_) => true,
+    }
+}
+
+/// The policy as files that `nft -f` takes, with all that follows from the bridge's network, if there is one.
+pub fn nft(policy: &Policy) -> String {
+    match &policy.links {
+        Links::Bridge(name) => match bridge::pool(name) {
+            Ok(pool) => {
+                let sources = sources::Sources { name: policy.table.clone(), pool };
+                format!("{}\n{sources}", Table::from(&policy.at(pool.subnet)))
+            }
+            Err(_) => Table::from(policy).to_string(),
+        },
+        Links::Prefix(_) => Table::from(policy).to_string(),
+    }
 }
 
 /// No pod is started while others undo the policy.

@@ -104,7 +104,7 @@ pub struct ContainerSpec {
     pub name: String,
     /// Image reference, `name@sha256:...`.
     pub image: String,
-    /// Replaces the image's entrypoint and command.
+    /// Replaces the image's command (Docker's CMD); its entrypoint stays.
     pub command: Option<Vec<String>>,
     /// Replaces the image's working directory.
     pub workdir: Option<String>,
@@ -148,6 +148,8 @@ pub enum PodState {
     Crashed,
     /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
     Lost,
+    /// It runs, but whoever asks at its address may reach another: it is not to be served there. It still holds its name until stopped.
+    Misplaced,
     /// It is being made, or was made and never started: whoever made it was interrupted.
     Unstarted,
 }

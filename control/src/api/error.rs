@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use codiusd_runtime::{PodId, error::Fault};
+use codiusd_runtime::{PodId, RuntimeError, error::Fault};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -160,8 +160,10 @@ fn order_status(error: &OrderError) -> StatusCode {
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
             Refusal::NotSold(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Runtime(RuntimeError::NoSuchPod(_)) => StatusCode::NOT_FOUND,
             Refusal::Runtime(error) => match error.fault() {
-                Fault::Image | Fault::Request => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Image => StatusCode::UNPROCESSABLE_ENTITY,
+                Fault::Request => StatusCode::BAD_REQUEST,
                 Fault::Capacity | Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
                 Fault::Host => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -205,4 +207,41 @@ fn asking(status: StatusCode, failure: Failure, due: &Due) -> Response {
         response.headers_mut().insert("pay", pay);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    /// Whoever is to act; and that the payment of a start that failed is there still, and how it is used.
+    #[tokio::test]
+    async fn a_failed_start_says_whose_it_is_and_that_what_was_paid_is_kept() {
+        let id = || "a".repeat(PodId::LENGTH).parse::<PodId>().unwrap();
+        let (text, image) = (|| "this and that".to_owned(), || "local/x".to_owned());
+        let table = [
+            (RuntimeError::ImageRefused { image: image(), reason: text() }, 422),
+            (RuntimeError::ImageUnavailable { image: image(), reason: text(), source: None }, 422),
+            (RuntimeError::Start { id: id(), step: text(), source: None }, 422),
+            (RuntimeError::ReferenceRefused { image: image(), reason: text() }, 400),
+            (RuntimeError::NoSuchPod(id()), 404),
+            (RuntimeError::NoRoom { what: text(), source: None }, 503),
+            (RuntimeError::Busy, 503),
+            (RuntimeError::Unavailable { operation: text(), source: None }, 503),
+            (RuntimeError::Failed { operation: text(), source: None }, 500),
+            (RuntimeError::AlreadyExists(id()), 500),
+        ];
+        for (error, status) in table {
+            let said = error.to_string();
+            let refused = OrderError::Refused { refusal: Refusal::Runtime(error), paid: true };
+            let response = ApiError::Order(refused).into_response();
+            assert_eq!(response.status().as_u16(), status, "{said}");
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503, "{said}");
+            let body = to_bytes(response.into_body(), 4096).await.unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let kept = "; what was paid is kept: the same request with the same Pay-Token uses it";
+            assert_eq!(body["message"], format!("{said}{kept}"));
+        }
+    }
 }

@@ -131,7 +131,7 @@ fn preflight() -> Response {
         (status = 409, description = "The token belongs to another request", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
         (status = 415, description = "The body isn't JSON", body = Failure),
-        (status = 422, description = "The manifest's fields don't go together, or its image can't be run", body = Failure),
+        (status = 422, description = "The manifest's fields don't go together, or what its image holds can't be run; that is often found only when it is started, and then what was paid is kept", body = Failure),
         (status = 500, description = "The host has failed", body = Failure),
         (
             status = 503,

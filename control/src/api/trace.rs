@@ -26,7 +26,7 @@ tokio::task_local! {
 pub(super) async fn trace(request: Request, next: Next) -> Response {
     let id = id_of(request.headers());
     let path = request.uri().path();
-    let path = (0..=PATH_MAX).rev().find_map(|end| path.get(..end)).unwrap_or_default();
+    let path = (0..=path.len().min(PATH_MAX)).rev().find_map(|end| path.get(..end)).unwrap_or_default();
     let span = tracing::info_span!("request", request_id = id, method = %request.method(), path, pod = Empty, payment = Empty);
     ID.scope(id, next.run(request)).instrument(span).await
 }

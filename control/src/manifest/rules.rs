@@ -108,9 +108,9 @@ fn check_variable(path: &str, name: &str, value: &str) -> Result<(), ManifestErr
     if name.starts_with("CODIUS") {
         return Err(ManifestError::unprocessable(field, format!("environment variables starting in \"CODIUS\" are reserved. var={name}")));
     }
-    let starts_well = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-    if !starts_well || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-        return Err(ManifestError::field(field, "must be named by letters, digits and _, not beginning with a digit"));
+    // What Docker takes: programs have names with dots and dashes for their settings.
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(ManifestError::field(field, "must have a name, without = and NUL characters"));
     }
     check_value(&field, value)
 }

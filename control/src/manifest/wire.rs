@@ -53,12 +53,14 @@ pub(super) struct Container {
     pub(super) id: String,
     #[schema(pattern = "^.+@sha256:[0-9a-f]{64}$")]
     pub(super) image: String,
+    /// Docker's CMD, whatever runs the pod: it takes the place of the image's own, and the image's ENTRYPOINT stays in front of it.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     pub(super) command: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, pattern = "^(/.*)?$")]
     pub(super) workdir: Option<String>,
+    /// Any names without `=`, but for those that begin with `CODIUS`.
     #[serde(default, deserialize_with = "pairs")]
     #[schema(value_type = HashMap<String, String>)]
     pub(super) environment: Vec<(String, String)>,

@@ -9,6 +9,8 @@ pub(super) enum Renewal {
     Crashed,
     /// It ended with the daemon it ran under.
     Lost,
+    /// It couldn't be told from another pod.
+    Misplaced,
     /// The runtime doesn't know it any more.
     Missing,
     /// The runtime can't look after it any more.
@@ -16,12 +18,13 @@ pub(super) enum Renewal {
 }
 
 impl Renewal {
-    const ALL: [Self; 4] = [Self::Crashed, Self::Lost, Self::Missing, Self::Worn];
+    const ALL: [Self; 5] = [Self::Crashed, Self::Lost, Self::Misplaced, Self::Missing, Self::Worn];
 
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Crashed => "crashed",
             Self::Lost => "lost",
+            Self::Misplaced => "misplaced",
             Self::Missing => "missing",
             Self::Worn => "worn",
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | all its containers have exited | route withdrawn, the time it had left kept for another upload |
 //! | it was lost with the daemon it ran under | started anew, its end stays |
+//! | it can't be told from another at its address | the same, and not served meanwhile |
 //! | its machine has ended, but not the daemon | marked (`crashes`), and started anew or not any more |
 //! | nothing, several times in a row | started anew; if the daemon has been restarted, marked before that, and tried out alone |
 //! | it runs, but can't be looked after (worn) | the same, when no request is under way to it |
@@ -130,6 +131,7 @@ impl Inner {
                 Some((PodState::Crashed, _)) => self.crashed(&pod).await?,
                 Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation, "all containers of the pod have exited").await?,
                 Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost, Wait { calm, trial: None }),
+                Some((PodState::Misplaced, _)) => self.renew(&pod, Renewal::Misplaced, Wait { calm, trial: None }),
                 None => {
                     let looks = earlier.missing.entry(key).or_default();
                     *looks += 1;

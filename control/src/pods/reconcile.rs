@@ -48,7 +48,9 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
         (Pod::Running { expires_at }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, expires_at },
         (Pod::Running { expires_at }, Some(PodState::Crashed)) => Repair::Crashed { expires_at },
         (Pod::Running { expires_at }, Some(PodState::Exited)) => Repair::Exited { expires_at },
-        (Pod::Running { expires_at }, Some(PodState::Lost | PodState::Unstarted) | None) => Repair::Revive { expires_at },
+        (Pod::Running { expires_at }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => {
+            Repair::Revive { expires_at }
+        }
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
         (Pod::Exited { seconds, forget_at }, _) => Repair::Keep { seconds, forget_at },
     }
@@ -83,6 +85,8 @@ mod tests {
             (Pod::Running { expires_at: later }, Some(PodState::Lost), Repair::Revive { expires_at: later }),
             (Pod::Running { expires_at: later }, Some(PodState::Unstarted), Repair::Revive { expires_at: later }),
             (starting(), Some(PodState::Unstarted), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
+            (Pod::Running { expires_at: later }, Some(PodState::Misplaced), Repair::Revive { expires_at: later }),
+            (starting(), Some(PodState::Misplaced), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (starting(), Some(PodState::Lost), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { expires_at: now }, Some(running), Repair::Forget),
             (Pod::Running { expires_at: now }, None, Repair::Forget),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use codiusd_runtime::{PodId, PodStatus, RuntimeError};
+use codiusd_runtime::{PodId, PodStatus};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::time;
@@ -170,7 +170,7 @@ impl Inner {
             // If the store has failed, the process ends.
             let is_culprit = started.is_err() && self.mark_failed_start(id, daemon).await.unwrap_or(true);
             match &started {
-                Err(error) if !(is_culprit || is_broken(error) && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
+                Err(error) if !(is_culprit || error.is_lasting() && tries >= REVIVALS_MAX) && self.clock.now() < expires_at => {
                     tracing::debug!(pod = %id, error = error as &dyn std::error::Error, "pod can't be started anew yet");
                     time::sleep(self.config.retry_after * tries.min(RETRIES_SLOWER_UNTIL)).await;
                 }
@@ -212,15 +212,10 @@ impl Inner {
     }
 }
 
-/// Whether it is the pod itself that can't be started. A registry that is away, or a daemon in trouble, passes.
-fn is_broken(error: &RuntimeError) -> bool {
-    matches!(error, RuntimeError::ImageRefused { .. } | RuntimeError::Start { .. })
-}
-
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime};
+    use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime, RuntimeError};
     use codiusd_supervisor::Cause;
     use jiff::SignedDuration;
     use tokio::sync::watch;

@@ -118,22 +118,42 @@ async fn dead_routes(world: &World) -> Vec<String> {
         if world.life().keeper.running(&id).is_err() {
             wrong.push(format!("{id} has a route and doesn't run"));
         }
-        if !answers(address).await {
-            wrong.push(format!("{id} is routed to {address}, where nobody answers"));
+        if page(address).await.as_deref() != Some(name_of(world, &id).as_str()) {
+            wrong.push(format!("{id} is routed to {address}, where its page isn't"));
         }
     }
     wrong
 }
 
-async fn answers(address: SocketAddr) -> bool {
+/// A pod's URL never reaches another's pod, whatever happens: it is its own page, or none.
+pub(crate) async fn nobody_is_served_as_another(world: &World) {
+    for (id, address) in world.life().board.routes() {
+        let Some(found) = page(address).await else { continue };
+        // Its route may have gone since.
+        if world.life().board.routes().get(&id) == Some(&address) {
+            assert_eq!(found, name_of(world, &id), "{id} is routed to {address}");
+        }
+    }
+}
+
+fn name_of(world: &World, id: &PodId) -> String {
+    let order = world.paid.iter().map(|paid| &paid.order).find(|order| order.spec.id == *id).expect("it was paid for");
+    let manifest: serde_json::Value = serde_json::from_str(&order.manifest).expect("a manifest");
+    manifest["name"].as_str().or_else(|| manifest["manifest"]["name"].as_str()).expect("a name").to_owned()
+}
+
+/// What is answered there, if anything is.
+async fn page(address: SocketAddr) -> Option<String> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.ends_with(b" 200"))
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
     };
-    matches!(timeout(Duration::from_secs(5), asked).await, Ok(Ok(true)))
+    let answer = timeout(Duration::from_secs(5), asked).await.ok()?.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.split("\r\n").next()?.ends_with(" 200 OK").then(|| body.trim().to_owned())
 }
 
 /// Time is neither lost nor given away, however often a pod had to be started.

@@ -16,7 +16,10 @@ use codiusd_control::{
     store::Store,
 };
 use codiusd_kit::hyperd::Hyperd;
-use codiusd_runtime::{HyperdConfig, HyperdRuntime, PodId};
+use codiusd_runtime::{
+    HyperdConfig, HyperdRuntime, PodId,
+    network::{Guard, Links, NetworkRules, Policy, restored_counter},
+};
 use prometheus::Registry;
 use tokio::{runtime::Runtime, sync::watch};
 
@@ -65,6 +68,13 @@ pub(crate) fn store_file(root: &Path) -> PathBuf {
     root.join("codius.db")
 }
 
+/// Pods have addresses of ours: a daemon that was killed hands out its own twice.
+async fn guard(bridge: &str) -> Arc<Guard> {
+    let policy = Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.to_owned()), None, &NetworkRules::default());
+    let installed = tokio::task::spawn_blocking(move || Guard::install(&policy, restored_counter()));
+    Arc::new(installed.await.unwrap().expect("the policy is in force"))
+}
+
 impl Life {
     /// Starts on what the store holds, and takes over the pods.
     pub(crate) async fn begin(root: &Path, hyperd: &Hyperd) -> Self {
@@ -76,7 +86,12 @@ impl Life {
         let desk =
             Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), asset_known, capacity).expect("the sums agree");
         let (desk, board) = (Arc::new(desk), Arc::new(Board::default()));
-        let config = HyperdConfig { orphan_grace: Duration::from_millis(300), logs: hyperd.logs(), ..HyperdConfig::new(hyperd.socket()) };
+        let config = HyperdConfig {
+            orphan_grace: Duration::from_millis(300),
+            logs: hyperd.logs(),
+            guard: Some(guard(&hyperd.bridge()).await),
+            ..HyperdConfig::new(hyperd.socket())
+        };
         let runtime = Arc::new(HyperdRuntime::new(config, &Registry::new()).unwrap());
         let config = KeeperConfig {
             look_every: Duration::from_millis(40),

@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::life::{Life, asset};
+use crate::{
+    laws,
+    life::{Life, asset},
+};
 
 /// Manifests that are uploaded.
 pub(crate) const PODS: u64 = 3;
@@ -117,6 +120,7 @@ impl World {
             _ => {}
         }
         sleep(Duration::from_millis(self.random.below(4) * 40)).await;
+        laws::nobody_is_served_as_another(self).await;
     }
 
     /// No more faults, and a daemon that runs. A crash that has begun may still come.
@@ -241,11 +245,11 @@ impl World {
 }
 
 fn order(name: &str, image: &str, script: Option<&str>) -> Order {
-    let mut container = json!({ "id": "app", "image": image });
-    if let Some(script) = script {
-        container["command"] = json!(["/bin/sh", "-c", script]);
-    }
-    let manifest = json!({ "manifest": { "name": name, "version": "1", "port": "8080", "containers": [container] }});
+    let page = format!("echo {name} > /www/index.html && {}", script.unwrap_or("exec /bin/httpd -f -p 8080 -h /www"));
+    let manifest = json!({ "manifest": {
+        "name": name, "version": "1", "port": "8080",
+        "containers": [{ "id": "app", "image": image, "command": ["/bin/sh", "-c", page] }],
+    }});
     let upload = Upload::parse(manifest.to_string().as_bytes(), &Rules::default()).expect("it is valid");
     upload.order(&Rules::default(), "http://codius.example")
 }

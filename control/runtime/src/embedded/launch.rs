@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     ContainerSpec, PodId, PodSpec, RuntimeError,
+    error::Fault,
     image::{ImageStore, LayerUse, process_of},
 };
 
@@ -77,7 +78,7 @@ pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers:
         containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
     };
     // A limit above our own can't be set.
-    let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| unavailable("reading own limits", errno.into()))?;
+    let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| RuntimeError::of_io("reading own limits", errno.into()))?;
     Ok(Order {
         pod,
         machine: spec.machine,
@@ -108,7 +109,7 @@ pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers:
 
 /// Container names become file names: those the manifest allows are fine, anything else must not get further.
 fn check_names(spec: &PodSpec) -> Result<(), RuntimeError> {
-    let refuse = |step: &str| Err(RuntimeError::Start { id: spec.id.clone(), step: step.to_owned(), source: None });
+    let refuse = |why: &str| Err(RuntimeError::Failed { operation: format!("checking the names of containers: {why}"), source: None });
     let good = |name: &str| {
         name.len() <= NAME_LENGTH_MAX
             && name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -132,23 +133,22 @@ fn own_oom_score() -> i32 {
 
 async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<(ContainerOrder, Vec<LayerUse>), RuntimeError> {
     let image = images.ensure(&container.image).await?;
-    let process = process_of(&image, container)?;
+    let process = process_of(&image.settings, container)?;
     let order = ContainerOrder {
         name: container.name.clone(),
         layers: image.layers,
         argv: process.args,
         env: process.env,
         cwd: process.cwd,
-        uid: process.uid,
-        gid: process.gid,
-        groups: process.additional_gids,
+        user: process.user,
+        volumes: process.volumes,
     };
     Ok((order, image.uses))
 }
 
 /// Runs a shim for the order; when this returns an error, the caller undoes what is in the pod's directory.
 pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: Order) -> Result<Held, RuntimeError> {
-    let mut shim = spawn(config, dir, &order).map_err(|error| unavailable("starting the pod's supervisor", error))?;
+    let mut shim = spawn(config, dir, &order).map_err(|error| RuntimeError::of_io("starting the pod's supervisor", error))?;
     let answered = converse(&mut shim, &order, config.limits.start_timeout).await;
     if matches!(answered, Ok(Answer::Failed { .. })) {
         // It has undone everything. When the caller hears of the failure, it is gone, too.
@@ -156,16 +156,21 @@ pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: Order) ->
     }
     // The daemon's child: somebody has to take note of its exit, whenever that is.
     tokio::spawn(async move { shim.wait().await });
-    let answer = answered.map_err(|error| unavailable("talking to the pod's supervisor", error))?;
+    let answer = answered.map_err(|error| RuntimeError::of_io("talking to the pod's supervisor", error))?;
     match answer {
         Answer::Started { started_at_ms } => Ok(Held { dir: dir.to_owned(), record: order.pod, started_at_ms }),
-        Answer::Failed { uploader, step, cause } => Err(failure(order.pod.id, uploader, step, cause)),
+        Answer::Failed { fault, step, cause } => Err(failure(order.pod.id, fault, step, cause)),
     }
 }
 
-fn failure(id: PodId, uploader: bool, step: String, cause: String) -> RuntimeError {
+fn failure(id: PodId, fault: Fault, step: String, cause: String) -> RuntimeError {
     let source: Option<Box<dyn std::error::Error + Send + Sync>> = if cause.is_empty() { None } else { Some(cause.into()) };
-    if uploader { RuntimeError::Start { id, step, source } } else { RuntimeError::Unavailable { operation: step, source } }
+    match fault {
+        Fault::Image | Fault::Request => RuntimeError::Start { id, step, source },
+        Fault::Capacity => RuntimeError::NoRoom { what: step, source },
+        Fault::Unavailable => RuntimeError::Unavailable { operation: step, source },
+        Fault::Host => RuntimeError::Failed { operation: step, source },
+    }
 }
 
 /// Makes the pod's directory; returns the file for what its shim says.

@@ -53,9 +53,8 @@ pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Out
         argv: vec!["probe".to_owned()],
         env: Vec::new(),
         cwd: "/".to_owned(),
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
+        user: String::new(),
+        volumes: Vec::new(),
     };
     let order = Order { probe: true, ..launch::describe(setup, &spec, slot, vec![container])? };
     let dir = pods_dir.join(PodRecord::directory(&order.pod.id, order.pod.incarnation));

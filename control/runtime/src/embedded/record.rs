@@ -15,7 +15,7 @@ use std::{fs, io, io::Write, net::Ipv4Addr, os::unix::fs::OpenOptionsExt, path::
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Defence, link::Wire};
-use crate::{Machine, PodId};
+use crate::{Machine, PodId, error::Fault};
 
 /// Version of the files; a newer daemon reads those of older shims, and no daemon guesses at those of newer ones.
 pub(crate) const VERSION: u32 = 1;
@@ -127,9 +127,10 @@ pub(crate) struct ContainerOrder {
     /// `NAME=value`, names unique.
     pub(crate) env: Vec<String>,
     pub(crate) cwd: String,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
+    /// `user[:group]`, to be looked up in the image; empty is root.
+    pub(crate) user: String,
+    /// Directories that are to be there.
+    pub(crate) volumes: Vec<String>,
 }
 
 /// The shim's one line of answer.
@@ -140,8 +141,8 @@ pub(crate) enum Answer {
         started_at_ms: u64,
     },
     Failed {
-        /// Whether the image or manifest is to blame rather than this host.
-        uploader: bool,
+        /// Who is to act.
+        fault: Fault,
         /// What was being done, fit for the uploader.
         step: String,
         /// The whole cause, for the log.

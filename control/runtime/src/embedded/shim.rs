@@ -16,7 +16,12 @@
 mod command;
 mod confined;
 mod container;
+mod failure;
+mod identity;
 mod mounts;
+mod points;
+mod prepared;
+mod root;
 mod sandbox;
 mod seccomp;
 mod serve;
@@ -25,9 +30,8 @@ mod surroundings;
 mod sys;
 
 use std::{
-    error::Error,
     ffi::OsString,
-    fmt, fs,
+    fs,
     io::{self, BufRead, Write},
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::Path,
@@ -47,6 +51,8 @@ use super::{
 };
 use crate::image::LayerUse;
 use container::Created;
+use failure::{Failure, Step};
+use prepared::Prepared;
 
 /// The first argument that makes this program a shim.
 pub const SHIM_ARGUMENT: &str = "pod-shim";
@@ -68,9 +74,9 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(Path::new(&dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let cause = failure.cause.map_or_else(String::new, |error| chain(&*error));
+            let cause = failure.cause();
             eprintln!("{}: {cause}", failure.step);
-            answer(&Answer::Failed { uploader: failure.uploader, step: failure.step, cause }).ok(); // nobody may be listening any more
+            answer(&Answer::Failed { fault: failure.fault, step: failure.step, cause }).ok(); // nobody may be listening any more
             ExitCode::FAILURE
         }
     }
@@ -97,7 +103,7 @@ fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
     let disk = disk.step(if full { DISK_FULL_STEP } else { DISK_STEP })?;
     let mut containers = create(dir, order)?;
     if daemon_is_gone().step("looking for the daemon")? {
-        return Err(Failure::host("the daemon went away", None));
+        return Err(Failure::host("the daemon went away"));
     }
     containers.iter_mut().try_for_each(|container| container.start(order))?;
     let started_at_ms = now_ms();
@@ -114,7 +120,7 @@ fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
 /// The layers can't be removed from under the pod as long as this process lives.
 fn keep_layers(order: &Order) -> Result<Vec<LayerUse>, Failure> {
     let step = "keeping the image";
-    let take = |layer: &std::path::PathBuf| LayerUse::take(layer).step(step)?.ok_or_else(|| Failure::host(step, None));
+    let take = |layer: &std::path::PathBuf| LayerUse::take(layer).step(step)?.ok_or_else(|| Failure::host(step));
     order.containers.iter().flat_map(|container| &container.layers).map(take).collect()
 }
 
@@ -131,8 +137,8 @@ fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
     for container in &order.containers {
         surroundings::prepare(order, container).step("preparing what the container sees of itself")?;
         let rootfs = mounts::rootfs(order, container).step("mounting the image")?;
-        let program = if order.probe { None } else { Some(command::find(container, &rootfs, order.uid_base)?) };
-        containers.push(container::create(order, container, &rootfs, container::Exec::new(program.as_deref(), &filters)?)?);
+        let prepared = Prepared::make(order, container, rootfs).map_err(|failure| failure.of(&container.name))?;
+        containers.push(container::create(order, container, prepared, &filters)?);
     }
     cgroup::verify(&order.pod.cgroup, order.machine, order.bounds.pids).step("reading back the pod's limits")?;
     for container in &order.containers {
@@ -190,45 +196,4 @@ fn close_standard_streams() -> io::Result<()> {
 fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Why a pod could not be started.
-struct Failure {
-    uploader: bool,
-    step: String,
-    cause: Option<Box<dyn Error>>,
-}
-
-impl Failure {
-    /// The image or the manifest is to blame; `step` says it all.
-    fn uploader(step: String) -> Self {
-        Self { uploader: true, step, cause: None }
-    }
-
-    fn host(step: &str, cause: Option<Box<dyn Error>>) -> Self {
-        Self { uploader: false, step: step.to_owned(), cause }
-    }
-}
-
-/// Names the step that failed.
-trait Step<T> {
-    fn step(self, step: &str) -> Result<T, Failure>;
-}
-
-impl<T, E: Error + 'static> Step<T> for Result<T, E> {
-    fn step(self, step: &str) -> Result<T, Failure> {
-        self.map_err(|error| Failure::host(step, Some(Box::new(error))))
-    }
-}
-
-/// An error with all its sources, on one line.
-fn chain(error: &dyn Error) -> String {
-    struct Chain<'a>(&'a dyn Error);
-    impl fmt::Display for Chain<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{}", self.0)?;
-            std::iter::successors(self.0.source(), |error| (**error).source()).try_for_each(|error| write!(f, ": {error}"))
-        }
-    }
-    Chain(error).to_string()
 }

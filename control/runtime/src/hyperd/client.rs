@@ -105,6 +105,11 @@ impl Client {
         Self { socket, metrics }
     }
 
+    /// A running pod can't be told from others.
+    pub(super) fn misplaced(&self) {
+        self.metrics.misplaced.inc();
+    }
+
     /// Asks, and reads the whole answer.
     pub(super) async fn call(&self, call: Call, query: &[(&str, &str)], body: Option<Vec<u8>>) -> Result<Bytes, HyperdError> {
         self.call_with_peer(call, query, body).await.map(|(bytes, _)| bytes)

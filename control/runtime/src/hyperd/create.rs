@@ -1,20 +1,18 @@
 //! From a pod's description to a running machine, and back to nothing, whatever breaks on the way.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time;
 
 use super::{
     Inner,
+    addresses::NewInterface,
     client::Call,
     error::HyperdError,
     folders, generation, names,
     names::Attempt,
     unavailable,
-    wire::{ContainerPhase, Info, NewPod},
+    wire::{ContainerPhase, Info, NewPod, first_address},
 };
 use crate::{PodId, PodSpec, RunningPod, RuntimeError};
 
@@ -43,7 +41,9 @@ impl Inner {
         let _turn = self.creates.acquire().await.map_err(|_closed| RuntimeError::Busy)?;
         let generation = generation::current(&self.client).await.map_err(|error| unavailable("reaching hyperd", error))?;
         let attempt = Attempt::new(generation);
-        let created = match self.create(&spec, attempt).await {
+        let lease = self.lease().await?;
+        let interface = lease.as_ref().map(|lease| &lease.interface);
+        let created = match self.create(&spec, attempt, interface).await {
             Ok(()) => self.begin(&spec.id, attempt).await,
             Err(HyperdError::MissingImage) => {
                 images.iter().for_each(|image| self.images.forget(image));
@@ -58,16 +58,26 @@ impl Inner {
         };
         if created.is_ok() {
             self.killers.ran(&spec);
-        } else if let Err(error) = self.stop(&spec.id).await {
+        }
+        let apart = match created {
+            Ok(run) => self.keep_apart(&spec.id, run, interface).await.map(|()| run),
+            Err(error) => Err(error),
+        };
+        if apart.is_err()
+            && let Err(error) = self.stop(&spec.id).await
+        {
             tracing::warn!(pod = %spec.id, error = &error as &dyn std::error::Error, "what is left of a failed start can't be removed yet");
         }
-        created
+        if let Some(lease) = lease {
+            lease.end().await;
+        }
+        apart
     }
 
     /// Boots the pod's machine and makes its containers. A create is never sent twice blindly: hyperd goes on with it when
     /// the connection is lost.
-    async fn create(&self, spec: &PodSpec, attempt: Attempt) -> Result<(), HyperdError> {
-        let mut pod = NewPod::of(spec, attempt);
+    async fn create(&self, spec: &PodSpec, attempt: Attempt, interface: Option<&NewInterface>) -> Result<(), HyperdError> {
+        let mut pod = NewPod::of(spec, attempt, interface);
         let mut outcome = self.send_create(&pod).await;
         if let Err(HyperdError::NameLeaked { name, container }) = &outcome {
             // The last resort: what a failed create has left is taken over, and goes with the pod.
@@ -211,8 +221,7 @@ fn unable_to_run(info: &Info) -> Option<String> {
 /// What is known of a pod from its `/pod/info`. The address is right from the first start on; a pod that was stopped is never
 /// started again, because its address would be wrong then.
 pub(super) fn running(info: &Info, attempt: Attempt) -> Result<RunningPod, HyperdError> {
-    let address = info.status.pod_ip.first().and_then(|cidr| cidr.split('/').next()?.parse::<IpAddr>().ok());
-    let address = address.ok_or(HyperdError::Unreadable)?;
+    let address = first_address(&info.status.pod_ip).ok_or(HyperdError::Unreadable)?;
     let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(info.created_at);
     Ok(RunningPod { address, incarnation: attempt.incarnation(), started_at })
 }

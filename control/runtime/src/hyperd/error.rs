@@ -36,6 +36,9 @@ pub(super) enum HyperdError {
         /// Its id, by which it can be adopted.
         container: String,
     },
+    /// It has handed out all addresses it knows of.
+    #[error("hyperd has no address left to hand out")]
+    NoAddress,
     /// The name of the pod, or of a container of it, belongs to a pod that is there.
     #[error("the name is taken: {0}")]
     NameTaken(String),
@@ -63,8 +66,19 @@ const TEXT_MAX: usize = 300;
 
 impl HyperdError {
     /// Every kind, as the metric has them.
-    pub(super) const KINDS: [&str; 10] =
-        ["away", "busy", "guest_killed", "lost", "missing_image", "name_leaked", "name_taken", "no_such_pod", "refused", "unreadable"];
+    pub(super) const KINDS: [&str; 11] = [
+        "away",
+        "busy",
+        "guest_killed",
+        "lost",
+        "missing_image",
+        "name_leaked",
+        "name_taken",
+        "no_address",
+        "no_such_pod",
+        "refused",
+        "unreadable",
+    ];
 
     /// Its place in [`Self::KINDS`].
     pub(super) fn kind(&self) -> &'static str {
@@ -76,6 +90,7 @@ impl HyperdError {
             Self::MissingImage => "missing_image",
             Self::NameLeaked { .. } => "name_leaked",
             Self::NameTaken(_) => "name_taken",
+            Self::NoAddress => "no_address",
             Self::NoSuchPod => "no_such_pod",
             Self::Refused { .. } => "refused",
             Self::Unreadable => "unreadable",
@@ -90,6 +105,8 @@ impl HyperdError {
             Self::NoSuchPod
         } else if says("No such image") {
             Self::MissingImage
+        } else if says("no available ip addresses") {
+            Self::NoAddress
         } else if let Some((name, container)) = leaked(whole) {
             Self::NameLeaked { name, container }
         } else if says("has already in use") || says("has already taken by pod") {
@@ -109,6 +126,7 @@ impl HyperdError {
         match self {
             Self::NoSuchPod => RuntimeError::NoSuchPod(id),
             Self::NameTaken(_) => RuntimeError::AlreadyExists(id),
+            Self::NoAddress => RuntimeError::NoRoom { what: "all addresses are in use".to_owned(), source: Some(Box::new(self)) },
             Self::Busy(_) => RuntimeError::Busy,
             // What hyperd refuses a description it has taken before for is its own trouble, and passes.
             Self::Away(_)
@@ -185,6 +203,7 @@ mod tests {
             (409, &leaked, "name_leaked"),
             (412, "cannot complete the operation, because the pod x is not alive\n", "busy"),
             (500, "pod not ready\n", "busy"),
+            (500, "no available ip addresses on network\n", "no_address"),
             (500, "hyperstart closed\n", "refused"),
             (500, &long, "guest_killed"),
             (500, "finished with errors: map[x__app__00: Create new container failed: hyperstart closed]\n", "guest_killed"),

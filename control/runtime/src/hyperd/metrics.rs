@@ -14,6 +14,7 @@ const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 3
 pub(super) struct Metrics {
     seconds: Vec<(Call, Histogram)>,
     failures: Vec<(&'static str, IntCounter)>,
+    pub(super) misplaced: IntCounter,
 }
 
 impl Metrics {
@@ -24,7 +25,11 @@ impl Metrics {
         let failures =
             IntCounterVec::new(Opts::new("codius_hyperd_failures_total", "Calls to hyperd that failed, by kind of failure."), &["kind"])?;
         registry.register(Box::new(failures.clone()))?;
+        let help = "Running pods that shared an address with another pod, or weren't at the pods' bridge; they are started anew.";
+        let misplaced = IntCounter::new("codius_hyperd_misplaced_pods_total", help)?;
+        registry.register(Box::new(misplaced.clone()))?;
         Ok(Self {
+            misplaced,
             seconds: Call::ALL.map(|call| (call, seconds.with_label_values(&[call.label()]))).into(),
             failures: HyperdError::KINDS.map(|kind| (kind, failures.with_label_values(&[kind]))).into(),
         })

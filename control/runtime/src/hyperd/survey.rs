@@ -18,13 +18,15 @@
 //! only the machine tells the one from the other.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
     Inner,
+    addresses::{self, v4},
     client::Call,
     create::running,
     error::HyperdError,
@@ -37,6 +39,8 @@ use crate::{PodId, PodState, PodStatus, RunningPod};
 
 /// How long after its containers a machine that is dying may still be listed: hyperd takes up to 2 s.
 const DYING_WITHIN: Duration = Duration::from_secs(4);
+/// Characters of a machine's name in that of its link.
+const LINK_CHARS: usize = 12;
 
 /// What has been read of pods that don't change in this respect, so that a look at all of them is two calls.
 #[derive(Debug, Default)]
@@ -46,8 +50,10 @@ pub(super) struct Seen {
     retired: Mutex<HashMap<PodId, Attempt>>,
     /// Since when pods look as if their machine had gone, while it is listed.
     dying: Mutex<HashMap<PodId, (Attempt, Instant)>>,
-    /// Memory of pods that don't run for us in bytes, by pod and machine.
-    others: Mutex<HashMap<(String, String), u64>>,
+    /// What pods' machines hold, by pod and machine.
+    others: Mutex<HashMap<(String, String), Holding>>,
+    /// Running pods, by their incarnation, that can't be told from others: said once.
+    misplaced: Mutex<HashSet<u64>>,
 }
 
 impl Seen {
@@ -74,8 +80,12 @@ impl Seen {
         now.duration_since(seen.1) < DYING_WITHIN
     }
 
-    fn others(&self) -> MutexGuard<'_, HashMap<(String, String), u64>> {
+    fn others(&self) -> MutexGuard<'_, HashMap<(String, String), Holding>> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn misplaced(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.misplaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn remember(&self, id: &PodId, attempt: Attempt, run: RunningPod, memory_bytes: u64) {
@@ -89,6 +99,21 @@ impl Seen {
     fn known(&self, id: &PodId, attempt: Attempt) -> Option<(RunningPod, u64)> {
         self.ours().get(id).filter(|(known, ..)| *known == attempt).map(|(_, run, memory)| (*run, *memory))
     }
+}
+
+/// What a pod's machine holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
+    memory_bytes: u64,
+    address: Option<IpAddr>,
+}
+
+/// Who has an address.
+#[derive(Clone, Debug)]
+pub(super) struct Holder {
+    pub(super) id: String,
+    vm: String,
+    pub(super) address: Option<IpAddr>,
 }
 
 /// The containers of one of our pods.
@@ -118,10 +143,64 @@ pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdE
         tokio::spawn(folders::sweep(Arc::clone(inner)));
     }
     inner.seen.dying().retain(|id, _| statuses.iter().any(|status| status.id == *id));
+    let holders = holders(inner, &pods).await?;
+    inner.addresses.surveyed(holders.iter().filter_map(|holder| holder.address).filter_map(v4).collect());
+    tell_apart(inner, &mut statuses, &holders).await;
     inner.seen.ours().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.retired().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.others().retain(|(id, vm), _| pods.iter().filter_map(|row| PodRow::parse(row)).any(|row| row.id == *id && row.vm == *vm));
     Ok(statuses)
+}
+
+/// All pods with a machine, whoever made them, and where they are.
+pub(super) async fn held(inner: &Inner) -> Result<Vec<Holder>, HyperdError> {
+    holders(inner, &inner.list("pod").await?.pods).await
+}
+
+async fn holders(inner: &Inner, rows: &[String]) -> Result<Vec<Holder>, HyperdError> {
+    let mut holders = Vec::new();
+    for row in rows.iter().filter_map(|row| PodRow::parse(row)).filter(PodRow::holds_memory) {
+        let address = holding_of(inner, &row).await?.address;
+        holders.push(Holder { id: row.id.to_owned(), vm: row.vm.to_owned(), address });
+    }
+    Ok(holders)
+}
+
+/// A pod is only where it says if no other says so, too, and its port is at the bridge that has a policy.
+async fn tell_apart(inner: &Inner, statuses: &mut [PodStatus], holders: &[Holder]) {
+    let bridge = match inner.guard.clone() {
+        Some(guard) => addresses::look(guard.clone()).await.ok().map(|(_, pool, seated)| (guard, pool, seated)),
+        None => None,
+    };
+    let mut misplaced = HashSet::new();
+    for status in statuses {
+        let PodState::Running(run) = status.state else { continue };
+        let shares = |other: &&Holder| other.id != status.id.as_str() && other.address == Some(run.address);
+        let sharing: Vec<&str> = holders.iter().filter(shares).map(|other| other.id.as_str()).collect();
+        let vm = holders.iter().find(|holder| holder.id == status.id.as_str()).map(|holder| holder.vm.as_str());
+        let elsewhere = bridge.as_ref().is_some_and(|(guard, pool, seated)| {
+            let given = v4(run.address).map(|address| pool.port(address));
+            given.into_iter().chain(vm.map(link_of)).any(|link| guard.is_elsewhere(&link, seated))
+        });
+        if sharing.is_empty() && !elsewhere {
+            continue;
+        }
+        misplaced.insert(run.incarnation);
+        if !inner.seen.misplaced().contains(&run.incarnation) {
+            inner.client.misplaced();
+            tracing::error!(
+                pod = %status.id, address = %run.address, sharing = sharing.join(", "), elsewhere,
+                "the pod can't be told from others: pods share its address, or it isn't at the pods' bridge; it is not served"
+            );
+        }
+        status.state = PodState::Misplaced;
+    }
+    *inner.seen.misplaced() = misplaced;
+}
+
+/// The link of a machine that was given none by us.
+fn link_of(vm: &str) -> String {
+    format!("{}0", vm.chars().take(LINK_CHARS).collect::<String>())
 }
 
 fn by_pod(rows: &[String]) -> HashMap<PodId, Containers> {
@@ -270,11 +349,13 @@ async fn take_machine(inner: &Inner, id: &PodId, attempt: Attempt) {
     }
 }
 
-/// What a pod's machine holds, whoever made it. One that can't be asked about counts as one that says nothing of itself.
+/// Memory of a pod's machine, whoever made it.
 async fn memory_of(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdError> {
-    if !row.holds_memory() {
-        return Ok(0);
-    }
+    if row.holds_memory() { Ok(holding_of(inner, row).await?.memory_bytes) } else { Ok(0) }
+}
+
+/// What a pod's machine holds, whoever made it. One that can't be asked about counts as one that says nothing of itself.
+async fn holding_of(inner: &Inner, row: &PodRow<'_>) -> Result<Holding, HyperdError> {
     let key = (row.id.to_owned(), row.vm.to_owned());
     let known = inner.seen.others().get(&key).copied();
     if let Some(known) = known {
@@ -286,11 +367,12 @@ async fn memory_of(inner: &Inner, row: &PodRow<'_>) -> Result<u64, HyperdError> 
         Err(error) if error.is_of_the_daemon() => return Err(error),
         Err(_) => PodSize::default(),
     };
-    // While it is being made it says less than it will.
-    if row.status != "pending" {
-        inner.seen.others().insert(key, size.memory_bytes());
+    let holding = Holding { memory_bytes: size.memory_bytes(), address: size.address() };
+    // While it is being made, or goes, it says less than it will.
+    if row.status != "pending" && holding.address.is_some() {
+        inner.seen.others().insert(key, holding);
     }
-    Ok(size.memory_bytes())
+    Ok(holding)
 }
 
 impl Inner {

@@ -1,8 +1,10 @@
 //! What is sent to hyperd and what is read of its answers. Fields it leaves out when they are empty have defaults.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use super::names::Attempt;
+use super::{addresses::NewInterface, names::Attempt};
 use crate::{ContainerSpec, PodSpec};
 
 /// A pod that says nothing gets this much, in MiB.
@@ -16,6 +18,9 @@ pub(super) struct NewPod {
     resource: Resource,
     log: Log,
     pub(super) containers: Vec<NewContainer>,
+    /// None: hyperd makes one up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    interfaces: Vec<NewInterface>,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,7 +75,7 @@ struct Variable {
 }
 
 impl NewPod {
-    pub(super) fn of(spec: &PodSpec, attempt: Attempt) -> Self {
+    pub(super) fn of(spec: &PodSpec, attempt: Attempt, interface: Option<&NewInterface>) -> Self {
         let container = |container: &ContainerSpec| NewContainer {
             name: attempt.name_of(&spec.id, &container.name),
             image: container.image.clone(),
@@ -84,6 +89,7 @@ impl NewPod {
             resource: Resource { vcpu: spec.machine.vcpus, memory: (spec.machine.memory_bytes / MIB).max(1) },
             log: LOG,
             containers: spec.containers.iter().map(container).collect(),
+            interfaces: interface.cloned().into_iter().collect(),
         }
     }
 }
@@ -196,6 +202,14 @@ impl Info {
 pub(super) struct PodSize {
     #[serde(default)]
     spec: SizeSpec,
+    #[serde(default)]
+    status: SizeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SizeStatus {
+    #[serde(default, rename = "podIP")]
+    pod_ip: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -204,7 +218,16 @@ struct SizeSpec {
     memory: Option<u64>,
 }
 
+/// The first of addresses with the length of their prefix.
+pub(super) fn first_address(pod_ip: &[String]) -> Option<IpAddr> {
+    pod_ip.first()?.split('/').next()?.parse().ok()
+}
+
 impl PodSize {
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        first_address(&self.status.pod_ip)
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         self.spec.memory.unwrap_or(MEMORY_DEFAULT).saturating_mul(MIB)
     }

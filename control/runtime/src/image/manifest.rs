@@ -1,5 +1,7 @@
 //! The JSON of image indexes, manifests and configs (OCI Image Format 1.1, Docker schema 2 has the same fields).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -30,10 +32,10 @@ pub(super) const ACCEPTED: &[&str] = &[OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST,
 #[serde(rename_all = "PascalCase")]
 pub struct ImageSettings {
     /// First words of the command.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words")]
     pub entrypoint: Option<Vec<String>>,
     /// Last words of the command.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words")]
     pub cmd: Option<Vec<String>>,
     /// `NAME=value`.
     #[serde(default)]
@@ -44,6 +46,24 @@ pub struct ImageSettings {
     /// `user[:group]`, names or numbers.
     #[serde(default)]
     pub user: Option<String>,
+    /// Directories that are to be there; what is said of them means nothing.
+    #[serde(default)]
+    pub volumes: Option<BTreeMap<String, Value>>,
+}
+
+/// Words, or one that isn't in a list: Docker reads both.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        List(Vec<String>),
+        One(String),
+    }
+    let words = Option::<Words>::deserialize(deserializer)?;
+    Ok(words.map(|words| match words {
+        Words::List(words) => words,
+        Words::One(word) => vec![word],
+    }))
 }
 
 /// A blob, by what it must be.

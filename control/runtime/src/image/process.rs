@@ -1,21 +1,17 @@
-//! Image config and pod spec together: what is run, as whom.
+//! Image config and pod spec together: what is run. Whatever has to be looked up in the image's files (its user, its
+//! program) is looked up later, where all layers are seen as one.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{self, FileType, OFlags};
-
-use super::{Image, unpack::open_in};
+use super::ImageSettings;
 use crate::{ContainerSpec, RuntimeError};
 
 /// What is searched for commands if the image doesn't say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// As much of an image's passwd or group file as is read, in bytes.
-const FILE_MAX: u64 = 1024 * 1024;
 /// Users and groups of a pod are below this.
 const IDS: u32 = 65_536;
+/// Most volumes of an image: each is a directory of the pod's disk.
+const VOLUMES_MAX: usize = 256;
 
 /// What is run in a container.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,111 +20,101 @@ pub struct Process {
     pub args: Vec<String>,
     /// `NAME=value`; holds private values.
     pub env: Vec<String>,
-    /// Where it starts; an absolute path.
+    /// Where it starts; an absolute path without `.` and `..`.
     pub cwd: String,
-    /// User in the container.
-    pub uid: u32,
-    /// Group in the container.
-    pub gid: u32,
-    /// More groups.
-    pub additional_gids: Vec<u32>,
+    /// `user[:group]`, as the image has it.
+    pub user: String,
+    /// Directories the image wants to be there; absolute paths without `.` and `..`.
+    pub volumes: Vec<String>,
 }
 
 impl std::fmt::Debug for Process {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Process").field("args", &self.args).field("cwd", &self.cwd).field("uid", &self.uid).finish_non_exhaustive()
+        f.debug_struct("Process").field("args", &self.args).field("cwd", &self.cwd).field("user", &self.user).finish_non_exhaustive()
     }
 }
 
-/// What an image and what is asked of it come to. Users are looked up in the image, never in this machine.
-pub fn process_of(image: &Image, spec: &ContainerSpec) -> Result<Process, RuntimeError> {
+/// What an image and what is asked of it come to.
+pub fn process_of(settings: &ImageSettings, spec: &ContainerSpec) -> Result<Process, RuntimeError> {
     let refuse = |reason: String| RuntimeError::ImageRefused { image: spec.image.clone(), reason };
-    let settings = &image.settings;
-    let own = || settings.entrypoint.iter().chain(&settings.cmd).flatten().cloned().collect();
-    let args: Vec<String> = spec.command.clone().unwrap_or_else(own);
-    if args.first().is_none_or(String::is_empty) {
-        return Err(refuse("it says no command, and neither does the manifest".to_owned()));
+    let args = args(settings, spec);
+    match args.first() {
+        None => return Err(refuse("it says no command, and neither does the manifest".to_owned())),
+        Some(program) if program.is_empty() => return Err(refuse("the first word of its command is empty".to_owned())),
+        Some(_) if args.iter().any(|word| word.contains('\0')) => return Err(refuse("its command holds a NUL character".to_owned())),
+        Some(_) => {}
     }
-    let cwd = spec.workdir.as_ref().or(settings.working_dir.as_ref()).filter(|cwd| !cwd.is_empty());
-    let cwd = cwd.cloned().unwrap_or_else(|| "/".to_owned());
-    if !cwd.starts_with('/') {
-        return Err(refuse("its working directory isn't an absolute path".to_owned()));
+    let cwd = spec.workdir.as_deref().filter(|cwd| !cwd.is_empty());
+    let cwd = cwd.or(settings.working_dir.as_deref()).filter(|cwd| !cwd.is_empty()).unwrap_or("/");
+    if !cwd.starts_with('/') || cwd.contains('\0') {
+        return Err(refuse(format!("its working directory {cwd:?} isn't an absolute path")));
     }
-    let user = settings.user.as_deref().unwrap_or_default();
-    let who = User::find(&image.layers, user).ok_or_else(|| refuse(format!("it has no user {user:?}")))?;
-    Ok(Process { args, env: environment(settings.env.as_deref(), &spec.env), cwd, uid: who.uid, gid: who.gid, additional_gids: who.groups })
+    let volumes: Vec<String> = settings.volumes.iter().flatten().map(|(path, _)| clean(path)).collect();
+    if volumes.len() > VOLUMES_MAX || volumes.iter().any(|path| path.contains('\0')) {
+        return Err(refuse(format!("it has {} volumes; at most {VOLUMES_MAX}, with paths without NUL, are made", volumes.len())));
+    }
+    let user = settings.user.clone().unwrap_or_default();
+    if let Some(fault) = user_fault(&user) {
+        return Err(refuse(fault));
+    }
+    let env = environment(settings.env.as_deref(), &spec.env).map_err(refuse)?;
+    Ok(Process { args, env, cwd: clean(cwd), user, volumes })
 }
 
-/// The image's variables, overridden by the pod's.
-fn environment(image: Option<&[String]>, pod: &[(String, String)]) -> Vec<String> {
-    let name_of = |variable: &str| variable.split_once('=').map_or(variable, |(name, _)| name).to_owned();
-    let mut variables: Vec<(String, String)> = vec![("PATH".to_owned(), format!("PATH={PATH}"))];
-    let given = image.unwrap_or_default().iter().filter(|variable| variable.contains('=')).cloned();
-    let given = given.map(|variable| (name_of(&variable), variable));
-    for (name, variable) in given.chain(pod.iter().map(|(name, value)| (name.clone(), format!("{name}={value}")))) {
+/// As Docker puts them together: the pod's command takes the place of the image's, its entrypoint stays.
+fn args(settings: &ImageSettings, spec: &ContainerSpec) -> Vec<String> {
+    // An entrypoint of one empty word stands for none.
+    let entrypoint = settings.entrypoint.iter().flatten().cloned();
+    let entrypoint: Vec<String> = entrypoint.collect();
+    let entrypoint = if entrypoint.len() == 1 && entrypoint[0].is_empty() { Vec::new() } else { entrypoint };
+    let command = spec.command.as_ref().or(settings.cmd.as_ref());
+    entrypoint.into_iter().chain(command.into_iter().flatten().cloned()).collect()
+}
+
+/// What is wrong with `user[:group]`, whomever its files name: a number is nobody else's.
+fn user_fault(user: &str) -> Option<String> {
+    let is_number = |half: &&str| {
+        let digits = half.strip_prefix(['+', '-']).unwrap_or(half);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let is_ours = |half: &str| half.parse::<i64>().is_ok_and(|number| (0..i64::from(IDS)).contains(&number));
+    if user.contains('\0') {
+        return Some("its user holds a NUL character".to_owned());
+    }
+    let beyond = user.split(':').take(2).filter(is_number).find(|half| !is_ours(half))?;
+    Some(format!("its user {user:?} has the number {beyond}, and those of a pod are 0 to {}", IDS - 1))
+}
+
+/// Absolute, and `.` and `..` taken for what they say, not for what links would make of them.
+fn clean(path: &str) -> String {
+    let mut cleaned = PathBuf::from("/");
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => drop(cleaned.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned.to_string_lossy().into_owned()
+}
+
+/// The image's variables, overridden by the pod's. An entry of the image without `=` stands for nothing.
+fn environment(image: Option<&[String]>, pod: &[(String, String)]) -> Result<Vec<String>, String> {
+    let mut variables: Vec<(&str, &str)> = vec![("PATH", PATH)];
+    let image: Vec<(&str, &str)> = image.unwrap_or_default().iter().filter_map(|variable| variable.split_once('=')).collect();
+    for (name, value) in &image {
+        if name.is_empty() {
+            return Err(format!("its variable {:?} has no name", format!("={value}")));
+        }
+        if name.contains('\0') || value.contains('\0') {
+            return Err(format!("its variable {name:?} holds a NUL character"));
+        }
+    }
+    for (name, value) in image.into_iter().chain(pod.iter().map(|(name, value)| (name.as_str(), value.as_str()))) {
         match variables.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = variable,
-            None => variables.push((name, variable)),
+            Some((_, known)) => *known = value,
+            None => variables.push((name, value)),
         }
     }
-    variables.into_iter().map(|(_, variable)| variable).collect()
-}
-
-struct User {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-}
-
-impl User {
-    /// `user`, `user:group`, each a name or a number; empty is root.
-    fn find(layers: &[PathBuf], text: &str) -> Option<Self> {
-        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-        let passwd = file(layers, "etc/passwd");
-        let group_file = file(layers, "etc/group");
-        let user = if user.is_empty() { "0" } else { user };
-        let entry = rows(&passwd).find(|row| row.first() == Some(&user) || row.get(2) == Some(&user));
-        let uid = entry.as_ref().and_then(|row| id(row.get(2)?)).or_else(|| id(user))?;
-        let gid = match group {
-            None => entry.as_ref().and_then(|row| id(row.get(3)?)).unwrap_or(0),
-            Some(group) => {
-                let row = rows(&group_file).find(|row| row.first() == Some(&group));
-                row.and_then(|row| id(row.get(2)?)).or_else(|| id(group))?
-            }
-        };
-        let name = entry.as_ref().and_then(|row| row.first().copied());
-        let member = |row: &Vec<&str>| row.get(3).is_some_and(|members| members.split(',').any(|member| Some(member) == name));
-        let groups = match group {
-            Some(_) => Vec::new(),
-            None => rows(&group_file).filter(member).filter_map(|row| id(row.get(2)?)).filter(|other| *other != gid).collect(),
-        };
-        Some(Self { uid, gid, groups })
-    }
-}
-
-fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().map(|line| line.split(':').collect())
-}
-
-fn id(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|id| *id < IDS)
-}
-
-/// A file as the layers together show it; empty if there is none.
-fn file(layers: &[PathBuf], path: &str) -> String {
-    for layer in layers.iter().rev() {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(root) = fs::open(layer, flags, fs::Mode::empty()) else { continue };
-        // Looked at before it is opened: opening a fifo would wait for ever.
-        let Ok(found) = open_in(&root, Path::new(path), OFlags::PATH) else { continue };
-        let kind = fs::fstat(&found).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if kind != Ok(FileType::RegularFile) {
-            return String::new();
-        }
-        let Ok(open) = open_in(&root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK) else { return String::new() };
-        let mut bytes = Vec::new();
-        let read = std::fs::File::from(open).take(FILE_MAX).read_to_end(&mut bytes);
-        return if read.is_ok() { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() };
-    }
-    String::new()
+    Ok(variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }

@@ -26,7 +26,7 @@ impl ImageRef {
     /// Reads a reference.
     pub fn parse(text: &str) -> Result<Self, RuntimeError> {
         let refuse =
-            |reason: &str| RuntimeError::ImageRefused { image: text.chars().take(LENGTH_MAX).collect(), reason: reason.to_owned() };
+            |reason: &str| RuntimeError::ReferenceRefused { image: text.chars().take(LENGTH_MAX).collect(), reason: reason.to_owned() };
         if text.len() > LENGTH_MAX {
             return Err(refuse("the reference is too long"));
         }

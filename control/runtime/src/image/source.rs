@@ -185,6 +185,6 @@ pub(super) fn disk(operation: &str, source: std::io::Error) -> RuntimeError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             RuntimeError::NoRoom { what: "disk space for its image".to_owned(), source: Some(Box::new(source)) }
         }
-        _ => RuntimeError::Unavailable { operation: operation.to_owned(), source: Some(Box::new(source)) },
+        _ => RuntimeError::of_io(operation, source),
     }
 }

@@ -49,11 +49,23 @@ struct Inner {
     turns: Mutex<HashMap<Digest, Weak<Semaphore>>>,
 }
 
+/// What a record holds. 1: volumes are among the settings; records without a version are older.
+const RECORD_VERSION: u32 = 1;
+
 /// What is remembered of an unpacked image.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Record {
+    #[serde(default)]
+    version: u32,
     pub(super) layers: Vec<String>,
     settings: ImageSettings,
+}
+
+/// An image that was unpacked before.
+struct Recorded {
+    image: Image,
+    /// An older release wrote less of it down than is used today: it is asked for again, and does as it is while it can't be had.
+    is_older: bool,
 }
 
 impl ImageStore {
@@ -80,35 +92,50 @@ impl ImageStore {
     pub async fn inspect(&self, image: &str) -> Result<Option<ImageSettings>, RuntimeError> {
         let image = ImageRef::parse(image)?;
         self.0.source.allows(&image)?;
-        if let Some(ready) = self.0.recorded(&image).await {
-            return Ok(Some(ready.settings));
-        }
-        let described = match self.0.inspections.known(&image) {
-            Some(known) => known.told(&image)?,
-            None if image.is_local() => Some(describe(&self.0.source, &image, Machine::this()).await?),
-            None => self.0.ask(&image).await?,
+        let older = match self.0.recorded(&image).await {
+            Some(Recorded { image: ready, is_older: false }) => return Ok(Some(ready.settings)),
+            older => older.map(|older| Some(older.image.settings)),
         };
-        Ok(described.map(|described| described.settings))
+        let described = match self.0.inspections.known(&image) {
+            Some(known) => known.told(&image),
+            None if image.is_local() => describe(&self.0.source, &image, Machine::this()).await.map(Some),
+            None => self.0.ask(&image).await,
+        };
+        or_older(described.map(|described| described.map(|described| described.settings)), older)
     }
 
     /// The image, downloaded and unpacked if it isn't yet.
     pub async fn ensure(&self, image: &str) -> Result<Image, RuntimeError> {
         let image = ImageRef::parse(image)?;
         self.0.source.allows(&image)?;
-        if let Some(ready) = self.0.recorded(&image).await {
+        if let Some(Recorded { image: ready, is_older: false }) = self.0.recorded(&image).await {
             return Ok(ready);
         }
         let turn = self.0.turn(&image.digest);
         let closed = |_| disk("wait for an image", io::Error::other("closed"));
         let _mine = turn.acquire().await.map_err(closed)?;
-        if let Some(ready) = self.0.recorded(&image).await {
-            return Ok(ready);
-        }
+        let older = match self.0.recorded(&image).await {
+            Some(Recorded { image: ready, is_older: false }) => return Ok(ready),
+            older => older.map(|older| older.image),
+        };
         let _place = self.0.pulls.acquire().await.map_err(closed)?;
         let limit = Duration::from_secs(self.0.limits.seconds_max);
-        time::timeout(limit, self.0.pull(&image, Instant::now() + limit))
-            .await
-            .map_err(|elapsed| unavailable(&image, "it took too long", elapsed))?
+        let pulled = time::timeout(limit, self.0.pull(&image, Instant::now() + limit)).await;
+        or_older(pulled.unwrap_or_else(|elapsed| Err(unavailable(&image, "it took too long", elapsed))), older)
+    }
+}
+
+/// What has come of asking for an image, or what there is of it from an older release: that ran before, and does still.
+fn or_older<T>(asked: Result<T, RuntimeError>, older: Option<T>) -> Result<T, RuntimeError> {
+    match (asked, older) {
+        (Err(error), Some(older)) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an image of an older release can't be had anew, and is used as it is"
+            );
+            Ok(older)
+        }
+        (asked, _) => asked,
     }
 }
 
@@ -133,7 +160,7 @@ impl Inner {
     }
 
     /// An image that was unpacked before, if all its layers are still there; they are in use from now on.
-    async fn recorded(&self, image: &ImageRef) -> Option<Image> {
+    async fn recorded(&self, image: &ImageRef) -> Option<Recorded> {
         let (record, layers) = (self.record_path(&image.digest), self.root.join("layers"));
         task::spawn_blocking(move || recorded(&record, &layers)).await.ok()?
     }
@@ -170,7 +197,7 @@ impl Inner {
         {
             return Err(no_room(image));
         }
-        let written = self.write_down(image, &Record { layers: chain, settings: settings.clone() }).await;
+        let written = self.write_down(image, &Record { version: RECORD_VERSION, layers: chain, settings: settings.clone() }).await;
         written.map_err(|error| disk("write down an image", error))?;
         Ok(Image { layers: wanted.into_iter().map(|layer| layer.path).collect(), settings, uses })
     }
@@ -288,14 +315,14 @@ impl Drop for Unfinished {
     }
 }
 
-fn recorded(record: &Path, layers: &Path) -> Option<Image> {
+fn recorded(record: &Path, layers: &Path) -> Option<Recorded> {
     let file = fs::OpenOptions::new().read(true).write(true).open(record).ok()?;
-    let Record { layers: chain, settings } = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
+    let Record { version, layers: chain, settings } = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
     let layers: Vec<PathBuf> = chain.iter().map(|chain_id| layers.join(chain_id)).collect();
     let uses = layers.iter().map(|layer| LayerUse::take(layer).ok()?).collect::<Option<Vec<_>>>()?;
     // When it was used last: who wasn't for longest makes room.
     file.set_modified(SystemTime::now()).ok();
-    Some(Image { layers, settings, uses })
+    Some(Recorded { image: Image { layers, settings, uses }, is_older: version < RECORD_VERSION })
 }
 
 fn remove_unfinished(directory: &Path) -> io::Result<()> {

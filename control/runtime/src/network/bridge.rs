@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{addresses::Pool, error::PolicyError, neighbours};
+
 /// A file for each bridge that somebody has. Gone after a boot.
 const CLAIMS: &str = "/run/codius/bridges";
 
@@ -39,6 +41,31 @@ pub(super) fn claim(bridge: &str) -> io::Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Addresses of the pods at a bridge.
+pub(super) fn pool(bridge: &str) -> Result<Pool, PolicyError> {
+    let failed = |source| PolicyError::Bridge { bridge: bridge.to_owned(), source };
+    let no = |why| PolicyError::NoBridge { bridge: bridge.to_owned(), why };
+    if !bridge_dir(bridge).join("bridge").exists() {
+        return Err(no("isn't there"));
+    }
+    let (gateway, prefix) = neighbours::address(bridge).map_err(failed)?.ok_or_else(|| no("has no IPv4 address"))?;
+    Pool::of(gateway, prefix).ok_or_else(|| no("has no room for pods in its network (/8 to /30)"))
+}
+
+/// The names of the bridge's ports; none if there is no such bridge.
+pub(super) fn port_names(bridge: &str) -> io::Result<Vec<String>> {
+    let named = |port: &PathBuf| port.file_name()?.to_str().map(str::to_owned);
+    match ports(&bridge_dir(bridge)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        ports => Ok(ports?.iter().filter_map(named).collect()),
+    }
+}
+
+/// Whether there is a link of that name, wherever it is plugged in.
+pub(super) fn is_link(name: &str) -> bool {
+    Path::new("/sys/class/net").join(name).exists()
 }
 
 /// Keeps the bridge's ports apart from each other; repeatable. Fine when there is no such bridge (yet).

@@ -3,8 +3,12 @@
 use std::{fmt, fs, io, path::Path};
 
 use super::{
-    bandwidth, bridge, kernel,
+    addresses::Pool,
+    bandwidth, bridge, guard,
+    kernel::{self, Rules},
+    neighbours,
     policy::{Links, Policy},
+    sources::Sources,
     table::Table,
 };
 
@@ -47,21 +51,31 @@ fn finding(grade: Grade, text: impl Into<String>) -> Finding {
 
 /// Compares policy and kernel. Takes root. Blocks.
 pub fn check(policy: &Policy) -> io::Result<Vec<Finding>> {
-    let mut findings = table(policy)?;
-    match &policy.links {
+    let forwarding = setting("net/ipv4/ip_forward", "1", "the host routes for pods", "pods reach nobody");
+    let mut findings = match &policy.links {
         Links::Prefix(_) => {
-            findings.push(setting("net/ipv4/ip_forward", "1", "the host routes for pods", "pods reach nobody"));
+            let mut findings = table(&Table::from(policy))?;
+            findings.push(forwarding);
             findings.extend(links(&policy.links)?.iter().flat_map(|link| pod_link(link, policy.carried)));
+            findings
         }
-        Links::Bridge(name) => findings.push(bridge(name, bridge::look(name)?)),
-    }
+        Links::Bridge(name) => match bridge::pool(name) {
+            Ok(pool) => {
+                let mut findings = table(&Table::from(&policy.at(pool.subnet)))?;
+                findings.extend(table(&Sources { name: policy.table.clone(), pool })?);
+                findings.extend([forwarding, bridge(name, bridge::look(name)?), neighbours(name, pool)?, own_mac(name)]);
+                findings
+            }
+            Err(error) => vec![finding(Grade::Bad, error.to_string())],
+        },
+    };
     findings.extend(others(policy)?);
     Ok(findings)
 }
 
 /// Packets each row has stopped, for those that count.
 pub fn stopped(policy: &Policy) -> io::Result<Vec<(&'static str, u64)>> {
-    let found = kernel::read(&policy.table)?;
+    let found = kernel::read(&guard::policy_id(policy))?;
     let packets = |id: &str| found.iter().filter(|part| part.row.as_deref() == Some(id)).map(|part| part.packets).sum();
     Ok(policy.rows.iter().map(|row| (row.id, packets(row.id))).collect())
 }
@@ -84,19 +98,19 @@ pub fn links(links: &Links) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn table(policy: &Policy) -> io::Result<Vec<Finding>> {
-    let wanted = kernel::reference(&Table::from(policy))?;
-    let found = kernel::read(&policy.table)?;
+fn table(rules: &impl Rules) -> io::Result<Vec<Finding>> {
+    let wanted = kernel::reference(rules)?;
+    let found = kernel::read(&rules.id())?;
     let different = kernel::differences(&wanted, &found);
     Ok(if different.is_empty() {
         vec![finding(
             Grade::Good,
-            format!("table inet {} is the policy, {} rules", policy.table, wanted.iter().filter(|part| part.row.is_some()).count()),
+            format!("{} is the policy, {} rules", rules.id(), wanted.iter().filter(|part| part.row.is_some()).count()),
         )]
     } else {
         let say = |difference: &String| {
             let remedy = "a running codiusd puts it back within a second or two; one with other settings has to be started anew";
-            finding(Grade::Bad, format!("table inet {}: {difference} ({remedy})", policy.table))
+            finding(Grade::Bad, format!("{}: {difference} ({remedy})", rules.id()))
         };
         different.iter().map(say).collect()
     })
@@ -141,7 +155,6 @@ fn carried(link: &str, wanted: u32) -> Finding {
 
 fn bridge(name: &str, found: bridge::Separation) -> Finding {
     match found {
-        found if !found.there => finding(Grade::Note, format!("bridge {name} isn't there (hyperd makes it)")),
         found if found.were_open > 0 && !found.filtered => finding(
             Grade::Bad,
             format!("bridge {name}: {} of {} pods reach each other: their ports aren't isolated", found.were_open, found.ports),
@@ -153,12 +166,38 @@ fn bridge(name: &str, found: bridge::Separation) -> Finding {
     }
 }
 
+/// Whether pods at the bridge are known by the hardware addresses they were given, whatever they answer.
+fn neighbours(name: &str, pool: Pool) -> io::Result<Finding> {
+    let known = neighbours::known(name)?;
+    let ports = bridge::port_names(name)?;
+    let pods: Vec<_> = ports.iter().filter_map(|port| pool.address_of(port)).collect();
+    let settled = |address| known.iter().any(|each| each.address == address && each.is_permanent() && neighbours::is_ours(pool, each));
+    let open: Vec<String> = pods.iter().filter(|address| !settled(**address)).map(ToString::to_string).collect();
+    if !open.is_empty() {
+        let remedy = "a running codiusd makes them so within a second or two";
+        return Ok(finding(Grade::Bad, format!("bridge {name}: pods aren't neighbours for good: {} ({remedy})", open.join(", "))));
+    }
+    let (others, many) = (ports.len() - pods.len(), pool.addresses().count());
+    let more = if others == 0 { String::new() } else { format!("; {others} ports are of pods this codiusd gave no address") };
+    let used = format!("{} of {many} addresses of pods in {} are in use", pods.len(), pool.subnet);
+    let grade = if pods.len() < many { Grade::Good } else { Grade::Note };
+    Ok(finding(grade, format!("bridge {name}: {used}, each by a neighbour for good{more}")))
+}
+
+fn own_mac(name: &str) -> Finding {
+    if neighbours::has_own_mac(name) {
+        return finding(Grade::Good, format!("bridge {name} has a hardware address of its own"));
+    }
+    let text = "has the lowest hardware address of its pods: when that pod ends, the others reach nobody for a while";
+    finding(Grade::Bad, format!("bridge {name} {text} (a running codiusd gives it one of its own)"))
+}
+
 /// Other programs' tables can't let pass what ours stops, with two exceptions that are looked for here; but they can stop what
 /// ours lets pass.
 fn others(policy: &Policy) -> io::Result<Vec<Finding>> {
     let pods = links(&policy.links)?;
     let mut found = Vec::new();
-    for chain in kernel::other_chains(&policy.table)? {
+    for chain in kernel::other_chains(&[guard::policy_id(policy), guard::sources_id(policy)])? {
         let family = family(chain.family);
         let place = format!("chain {} of table {family} {}", chain.chain, chain.table);
         if family == "netdev" {

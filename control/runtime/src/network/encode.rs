@@ -3,6 +3,7 @@
 use nix::libc;
 
 use super::{
+    kernel::{FAMILY_INET, TableId},
     policy::{Fate, Links},
     ports::{Ports, Protocol},
     subnet::Subnet,
@@ -11,21 +12,20 @@ use super::{
 use crate::netlink::Message;
 
 const NFTABLES: u16 = 10;
-pub(super) const FAMILY_INET: u8 = 1;
 const FAMILY_UNSPECIFIED: u8 = 0;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
-const CMP_EQUAL: u32 = 0;
-const CMP_UNEQUAL: u32 = 1;
+pub(super) const CMP_EQUAL: u32 = 0;
+pub(super) const CMP_UNEQUAL: u32 = 1;
 const CMP_AT_MOST: u32 = 3;
 const CMP_AT_LEAST: u32 = 5;
-const META_INPUT_NAME: u32 = 6;
+pub(super) const META_INPUT_NAME: u32 = 6;
 const META_OUTPUT_NAME: u32 = 7;
 const META_FAMILY: u32 = 15;
 const META_PROTOCOL: u32 = 16;
-const NETWORK_HEADER: u32 = 1;
+pub(super) const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const IPV4_SOURCE: u32 = 12;
 const IPV4_DESTINATION: u32 = 16;
@@ -39,7 +39,7 @@ const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_DROP: u32 = 0;
-const VERDICT_ACCEPT: u32 = 1;
+pub(super) const VERDICT_ACCEPT: u32 = 1;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
 /// How nft knows the type of a set's keys.
@@ -65,27 +65,33 @@ const COMMENT_BYTES_MAX: usize = 128;
 
 /// The batch after which the kernel has this table, whatever was there under its name. It takes all of it or nothing.
 pub(super) fn install(table: &Table) -> Vec<Message> {
-    let mut batch = gone(&table.name);
+    let mut batch = gone(FAMILY_INET, &table.name);
     batch.push(named(libc::NFT_MSG_NEWTABLE, &table.name));
     batch.extend((1..).zip(&table.meters).map(|(id, meter)| new_meter(&table.name, id, *meter)));
     for chain in &table.chains {
         batch.push(new_chain(&table.name, chain));
         batch.extend(chain.rules.iter().map(|rule| new_rule(&table.name, chain.hook, rule)));
     }
-    batch.push(edge(BATCH_END));
+    batch.push(end());
     batch
 }
 
 /// The batch after which there is no such table.
-pub(super) fn remove(table: &str) -> Vec<Message> {
-    let mut batch = gone(table);
-    batch.push(edge(BATCH_END));
+pub(super) fn remove(table: &TableId) -> Vec<Message> {
+    let mut batch = gone(table.family, &table.name);
+    batch.push(end());
     batch
 }
 
 /// Deleting a table that isn't there would be an error: it is made sure of first.
-fn gone(table: &str) -> Vec<Message> {
-    vec![edge(BATCH_BEGIN), named(libc::NFT_MSG_NEWTABLE, table), named(libc::NFT_MSG_DELTABLE, table)]
+pub(super) fn gone(family: u8, table: &str) -> Vec<Message> {
+    let about = |kind| change_in(family, kind).text(1, table);
+    vec![edge(BATCH_BEGIN), about(libc::NFT_MSG_NEWTABLE), about(libc::NFT_MSG_DELTABLE)]
+}
+
+/// The end of a batch.
+pub(super) fn end() -> Message {
+    edge(BATCH_END)
 }
 
 /// `struct nfgenmsg` of a batch's begin and end, which name the subsystem.
@@ -95,19 +101,23 @@ fn edge(kind: u16) -> Message {
 }
 
 /// A request of nf_tables.
-pub(super) fn message(kind: i32, flags: i32) -> Message {
+pub(super) fn message(family: u8, kind: i32, flags: i32) -> Message {
     let kind = (NFTABLES << 8) | u16::try_from(kind).unwrap_or_default();
-    Message::new(kind, flags, &[FAMILY_INET, 0, 0, 0])
+    Message::new(kind, flags, &[family, 0, 0, 0])
 }
 
 /// A request about all families.
 pub(super) fn any_family(kind: i32, flags: i32) -> Message {
-    let kind = (NFTABLES << 8) | u16::try_from(kind).unwrap_or_default();
-    Message::new(kind, flags, &[FAMILY_UNSPECIFIED, 0, 0, 0])
+    message(FAMILY_UNSPECIFIED, kind, flags)
+}
+
+/// A change of something in a table of a family.
+pub(super) fn change_in(family: u8, kind: i32) -> Message {
+    message(family, kind, libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_APPEND)
 }
 
 fn change(kind: i32) -> Message {
-    message(kind, libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+    change_in(FAMILY_INET, kind)
 }
 
 fn named(kind: i32, table: &str) -> Message {
@@ -158,13 +168,13 @@ fn new_rule(table: &str, hook: Hook, rule: &Rule) -> Message {
         .attr(7, &comment(rule.row))
 }
 
-fn comment(text: &str) -> Vec<u8> {
+pub(super) fn comment(text: &str) -> Vec<u8> {
     let text = &text.as_bytes()[..text.len().min(COMMENT_BYTES_MAX)];
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[COMMENT, length], text, &[0]].concat()
 }
 
-fn expression(list: Message, name: &str, fill: impl FnOnce(Message) -> Message) -> Message {
+pub(super) fn expression(list: Message, name: &str, fill: impl FnOnce(Message) -> Message) -> Message {
     list.nest(1, &[], |element| element.text(1, name).nest(2, &[], fill))
 }
 
@@ -212,11 +222,11 @@ fn link_name(links: &Links) -> Vec<u8> {
     }
 }
 
-fn meta(list: Message, key: u32) -> Message {
+pub(super) fn meta(list: Message, key: u32) -> Message {
     expression(list, "meta", |meta| meta.be32(1, REGISTER).be32(2, key))
 }
 
-fn compare(list: Message, operator: u32, with: &[u8]) -> Message {
+pub(super) fn compare(list: Message, operator: u32, with: &[u8]) -> Message {
     expression(list, "cmp", |cmp| cmp.be32(1, REGISTER).be32(2, operator).nest(3, &[], |data| data.attr(DATA_VALUE, with)))
 }
 
@@ -230,7 +240,7 @@ fn mask(list: Message, mask: [u8; 4]) -> Message {
     })
 }
 
-fn load(list: Message, header: u32, offset: u32, length: u32) -> Message {
+pub(super) fn load(list: Message, header: u32, offset: u32, length: u32) -> Message {
     expression(list, "payload", |load| load.be32(1, REGISTER).be32(2, header).be32(3, offset).be32(4, length))
 }
 
@@ -269,7 +279,7 @@ fn add_meter(list: Message, meter: &str, pod: Side, operation: u32, kind: &str, 
     })
 }
 
-fn add_fate(list: Message, fate: Fate) -> Message {
+pub(super) fn add_fate(list: Message, fate: Fate) -> Message {
     let verdict = |list, code| {
         expression(list, "immediate", |data| {
             data.be32(1, VERDICT_REGISTER).nest(2, &[], |value| value.nest(DATA_VERDICT, &[], |verdict| verdict.be32(VERDICT_CODE, code)))

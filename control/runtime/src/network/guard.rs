@@ -4,10 +4,12 @@
 //! table only if that has changed. Whatever is found wrong is put right, counted, and said.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
+    net::Ipv4Addr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -19,10 +21,13 @@ use codiusd_supervisor::{Running, Supervisor};
 use prometheus::IntCounter;
 
 use super::{
+    addresses::Pool,
     bridge,
     error::PolicyError,
-    kernel::{self, Part},
+    kernel::{self, Part, Rules, TableId},
+    neighbours,
     policy::{Links, Policy},
+    sources::Sources,
     table::Table,
 };
 
@@ -41,11 +46,64 @@ pub struct Guard {
 
 #[derive(Debug)]
 struct State {
-    table: Table,
-    links: Links,
-    wanted: Vec<Part>,
+    policy: Policy,
+    held: Mutex<Held>,
     in_force: AtomicBool,
     restored: IntCounter,
+}
+
+/// What the kernel is kept at.
+#[derive(Debug, Default)]
+struct Held {
+    /// Of the bridge as it is now; none: there is none that pods could be on.
+    pool: Option<Pool>,
+    policy: Option<Verified<Table>>,
+    sources: Option<Verified<Sources>>,
+    /// The last change of any table that was looked at.
+    seen: Option<Vec<u8>>,
+}
+
+/// A table that was as it should be when it was installed, and how the kernel told it then.
+#[derive(Debug)]
+struct Verified<R> {
+    rules: R,
+    wanted: Vec<Part>,
+}
+
+impl<R: Rules> Verified<R> {
+    fn install(rules: R) -> Result<Self, PolicyError> {
+        let table = rules.id().to_string();
+        let failed = |source| PolicyError::Install { table: table.clone(), source };
+        kernel::install(&rules).map_err(failed)?;
+        let wanted = kernel::read(&rules.id()).map_err(failed)?;
+        let expected = kernel::reference(&rules).map_err(|source| PolicyError::Unverified { table: table.clone(), source })?;
+        let differences = kernel::differences(&expected, &wanted);
+        if differences.is_empty() { Ok(Self { rules, wanted }) } else { Err(PolicyError::Changed { table, differences }) }
+    }
+
+    /// Puts the table back if it isn't as it was; whether that was necessary.
+    fn look(&self) -> Result<bool, PolicyError> {
+        let id = self.rules.id();
+        let failed = |source| PolicyError::Install { table: id.to_string(), source };
+        let differences = kernel::differences(&self.wanted, &kernel::read(&id).map_err(failed)?);
+        if differences.is_empty() {
+            return Ok(false);
+        }
+        kernel::install(&self.rules).map_err(failed)?;
+        tracing::error!(table = %id, ?differences, "another program has changed the pods' network policy; it was put back");
+        Ok(true)
+    }
+}
+
+/// Who is at the bridge, as the kernel knows it.
+#[derive(Debug, Default)]
+pub(crate) struct Seated {
+    /// Names of its ports.
+    pub(crate) ports: HashSet<String>,
+    /// Addresses that somebody has.
+    pub(crate) taken: HashSet<Ipv4Addr>,
+    /// Addresses that somebody had, who wasn't heard of for a while.
+    pub(crate) doubtful: HashSet<Ipv4Addr>,
 }
 
 impl Guard {
@@ -57,25 +115,16 @@ impl Guard {
     /// Puts the policy in force, in one transaction, and looks after it. Blocks.
     pub fn supervised(policy: &Policy, restored: IntCounter, supervisor: &Supervisor) -> Result<Self, PolicyError> {
         let claim = claim(&policy.links)?;
-        let table = Table::from(policy);
-        let failed = |source| PolicyError::Install { table: policy.table.clone(), source };
-        kernel::install(&table).map_err(failed)?;
-        let wanted = kernel::read(&table.name).map_err(failed)?;
-        let expected = kernel::reference(&table).map_err(|source| PolicyError::Unverified { table: policy.table.clone(), source })?;
-        let differences = kernel::differences(&expected, &wanted);
-        if !differences.is_empty() {
-            return Err(PolicyError::Changed { table: policy.table.clone(), differences });
-        }
-        if let Links::Prefix(_) = policy.links {
-            fs::write(IP_FORWARD, "1").map_err(|source| PolicyError::Setting { setting: IP_FORWARD, source })?;
-        }
-        let state = State { table, links: policy.links.clone(), wanted, in_force: AtomicBool::new(true), restored };
+        let state = State { policy: policy.clone(), held: Mutex::default(), in_force: AtomicBool::new(true), restored };
+        state.held().policy = Some(Verified::install(Table::from(policy))?);
+        fs::write(IP_FORWARD, "1").map_err(|source| PolicyError::Setting { setting: IP_FORWARD, source })?;
         state.separate()?;
         let state = Arc::new(state);
         let (stop, stopped) = channel();
         let looking = Arc::clone(&state);
         let look_after = move |running: &Running| looking.look_after(&stopped, running);
-        let thread = supervisor.thread("network guard", look_after).map_err(failed)?;
+        let thread = supervisor.thread("network guard", look_after);
+        let thread = thread.map_err(|source| PolicyError::Install { table: state.policy_id().to_string(), source })?;
         Ok(Self { state, thread: Mutex::new(Some((stop, thread))), _claim: claim })
     }
 
@@ -91,6 +140,38 @@ impl Guard {
         self.state.separate()
     }
 
+    /// The bridge and the addresses of its pods, as of now. Blocks, for a moment.
+    pub(crate) fn bridge(&self) -> Result<(&str, Pool), PolicyError> {
+        let Links::Bridge(name) = &self.state.policy.links else { return Err(no_bridge()) };
+        let pool = bridge::pool(name)?;
+        if self.state.held().pool != Some(pool) {
+            self.state.separate()?;
+        }
+        Ok((name, pool))
+    }
+
+    /// Who is at the bridge. Blocks, for a moment.
+    pub(crate) fn seated(&self) -> Result<Seated, PolicyError> {
+        let (name, pool) = self.bridge()?;
+        let failed = |source| PolicyError::Bridge { bridge: name.to_owned(), source };
+        let ports = bridge::port_names(name).map_err(failed)?;
+        let mut seated = Seated { taken: ports.iter().filter_map(|port| pool.address_of(port)).collect(), ..Seated::default() };
+        for known in neighbours::known(name).map_err(failed)?.into_iter().filter(|known| !neighbours::is_ours(pool, known)) {
+            if known.is_stale() {
+                seated.doubtful.insert(known.address)
+            } else {
+                seated.taken.insert(known.address)
+            };
+        }
+        seated.ports = ports.into_iter().collect();
+        Ok(seated)
+    }
+
+    /// Whether a link is there, and not at the pods' bridge. Blocks, for a moment.
+    pub(crate) fn is_elsewhere(&self, link: &str, seated: &Seated) -> bool {
+        !seated.ports.contains(link) && bridge::is_link(link)
+    }
+
     /// Ends the looking after it. The policy stays.
     pub(crate) fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -102,7 +183,7 @@ impl Guard {
 
     /// Removes the policy if nobody is on the pods' bridge; it stays with other links, which only who makes them knows.
     pub(crate) fn remove_unless_used(&self) -> io::Result<()> {
-        match &self.state.links {
+        match &self.state.policy.links {
             Links::Bridge(name) if bridge::look(name)?.ports == 0 => self.remove(),
             Links::Bridge(_) | Links::Prefix(_) => Ok(()),
         }
@@ -111,8 +192,28 @@ impl Guard {
     /// Removes the policy: fine as long as no pods run.
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.stop();
-        kernel::remove(&self.state.table.name)
+        remove(&self.state.policy)
     }
+}
+
+/// Removes a policy, whoever has installed it; fine if nobody has. A bridge keeps its hardware address, which nobody else gives it.
+pub(super) fn remove(policy: &Policy) -> io::Result<()> {
+    kernel::remove(&policy_id(policy))?;
+    let Links::Bridge(name) = &policy.links else { return Ok(()) };
+    kernel::remove(&sources_id(policy))?;
+    bridge::pool(name).map_or(Ok(()), |pool| neighbours::unsettle(name, pool))
+}
+
+pub(super) fn policy_id(policy: &Policy) -> TableId {
+    TableId { family: kernel::FAMILY_INET, name: policy.table.clone() }
+}
+
+pub(super) fn sources_id(policy: &Policy) -> TableId {
+    TableId { family: kernel::FAMILY_BRIDGE, name: policy.table.clone() }
+}
+
+fn no_bridge() -> PolicyError {
+    PolicyError::NoBridge { bridge: "none".to_owned(), why: "isn't named" }
 }
 
 impl Drop for Guard {
@@ -129,11 +230,9 @@ fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
 
 impl State {
     fn look_after(&self, stopped: &Receiver<()>, running: &Running) {
-        let mut seen = None;
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             running.fault_point();
-            let table = self.look(&mut seen).map_err(|source| PolicyError::Install { table: self.table.name.clone(), source });
-            let looked = table.and_then(|()| self.separate());
+            let looked = self.look().and_then(|()| self.separate());
             if let Err(error) = &looked
                 && self.in_force()
             {
@@ -150,24 +249,54 @@ impl State {
         self.in_force.load(Ordering::Relaxed)
     }
 
-    /// Puts the table back if it isn't as it was. `seen` is the last change that was looked at.
-    fn look(&self, seen: &mut Option<Vec<u8>>) -> io::Result<()> {
-        let generation = kernel::generation()?;
-        if seen.as_ref() == Some(&generation) {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn policy_id(&self) -> TableId {
+        policy_id(&self.policy)
+    }
+
+    /// Puts tables back that aren't as they were.
+    fn look(&self) -> Result<(), PolicyError> {
+        let mut held = self.held();
+        let generation = kernel::generation().map_err(|source| PolicyError::Install { table: self.policy_id().to_string(), source })?;
+        if held.seen.as_ref() == Some(&generation) {
             return Ok(());
         }
-        let differences = kernel::differences(&self.wanted, &kernel::read(&self.table.name)?);
-        if !differences.is_empty() {
-            kernel::install(&self.table)?;
+        let policy = held.policy.as_ref().map_or(Ok(false), Verified::look)?;
+        let sources = held.sources.as_ref().map_or(Ok(false), Verified::look)?;
+        if policy || sources {
             self.restored.inc();
-            tracing::error!(table = self.table.name, ?differences, "another program has changed the pods' network policy; it was put back");
         }
-        *seen = Some(generation);
+        held.seen = Some(generation);
         Ok(())
     }
 
     fn separate(&self) -> Result<(), PolicyError> {
-        let Links::Bridge(name) = &self.links else { return Ok(()) };
-        bridge::separate(name).map(drop).map_err(|source| PolicyError::Bridge { bridge: name.clone(), source })
+        let Links::Bridge(name) = &self.policy.links else { return Ok(()) };
+        self.follow(name)?;
+        bridge::separate(name).map_err(|source| PolicyError::Bridge { bridge: name.clone(), source })?;
+        let Some(pool) = self.held().pool else { return Ok(()) };
+        let apart = || {
+            neighbours::pin_mac(name, pool)?;
+            neighbours::settle(name, pool, &bridge::port_names(name)?)
+        };
+        apart().map_err(|source| PolicyError::Neighbours { bridge: name.clone(), source })
+    }
+
+    /// Makes the tables those of the bridge's network, which may have come to be, or changed. Without one they stay as they are.
+    fn follow(&self, name: &str) -> Result<(), PolicyError> {
+        let mut held = self.held();
+        let pool = match bridge::pool(name) {
+            Err(PolicyError::NoBridge { .. }) => None,
+            pool => Some(pool?),
+        };
+        if let Some(pool) = pool.filter(|pool| held.sources.as_ref().is_none_or(|sources| sources.rules.pool != *pool)) {
+            held.policy = Some(Verified::install(Table::from(&self.policy.at(pool.subnet)))?);
+            held.sources = Some(Verified::install(Sources { name: self.policy.table.clone(), pool })?);
+        }
+        held.pool = pool;
+        Ok(())
     }
 }

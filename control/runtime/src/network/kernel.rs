@@ -11,7 +11,7 @@ use nix::{
     sys::socket::SockProtocol,
 };
 
-use super::{encode, table::Table};
+use super::{encode, sources, table::Table};
 use crate::netlink::{Message, Socket, attributes};
 
 /// A rule's expressions, and in them name and data of each.
@@ -25,6 +25,7 @@ const HOOK_NUMBER: u16 = 1;
 const HOOK_DEVICE: u16 = 3;
 const HOOK_DEVICES: u16 = 4;
 const GENERATION: u16 = 1;
+const SET_ELEMENTS: u16 = 3;
 /// A question is asked again this often if what it is about changes meanwhile.
 const TRIES_MAX: usize = 16;
 
@@ -58,27 +59,62 @@ pub(super) struct Part {
     identity: Vec<u8>,
 }
 
+pub(super) const FAMILY_INET: u8 = 1;
+pub(super) const FAMILY_BRIDGE: u8 = 7;
+
+/// A table as the kernel tells it from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableId {
+    pub(super) family: u8,
+    pub(super) name: String,
+}
+
+impl std::fmt::Display for TableId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = if self.family == FAMILY_BRIDGE { "bridge" } else { "inet" };
+        write!(f, "table {family} {}", self.name)
+    }
+}
+
+/// What the kernel can be told to have for a table.
+pub(super) trait Rules: std::fmt::Debug + Clone + Send + 'static {
+    fn id(&self) -> TableId;
+    /// What to tell it.
+    fn batch(&self) -> Vec<Message>;
+}
+
+impl Rules for Table {
+    fn id(&self) -> TableId {
+        TableId { family: FAMILY_INET, name: self.name.clone() }
+    }
+
+    fn batch(&self) -> Vec<Message> {
+        encode::install(self)
+    }
+}
+
 /// Makes it the table of its name, in one transaction.
-pub(super) fn install(table: &Table) -> io::Result<()> {
-    open()?.transact(encode::install(table))
+pub(super) fn install(rules: &impl Rules) -> io::Result<()> {
+    open()?.transact(rules.batch())
 }
 
 /// Removes the table of that name; fine when there is none.
-pub(super) fn remove(table: &str) -> io::Result<()> {
+pub(super) fn remove(table: &TableId) -> io::Result<()> {
     open()?.transact(encode::remove(table))
 }
 
 /// Changes with every change of any table on this machine.
 pub(super) fn generation() -> io::Result<Vec<u8>> {
-    let replies = open()?.ask(encode::message(libc::NFT_MSG_GETGEN, 0))?;
+    let replies = open()?.ask(encode::message(FAMILY_INET, libc::NFT_MSG_GETGEN, 0))?;
     let body = replies.first().map(|reply| family_free(reply)).unwrap_or_default();
     Ok(attributes(body).find(|(kind, _)| *kind == GENERATION).map(|(_, value)| value.to_vec()).unwrap_or_default())
 }
 
 /// Everything in the table of that name; nothing if there is no such table.
-pub(super) fn read(table: &str) -> io::Result<Vec<Part>> {
+pub(super) fn read(table: &TableId) -> io::Result<Vec<Part>> {
     for _ in 0..TRIES_MAX {
-        match KINDS.iter().map(|kind| read_kind(kind, table)).collect::<io::Result<Vec<_>>>() {
+        let parts = KINDS.iter().map(|kind| read_kind(kind, table)).chain([elements(table)]);
+        match parts.collect::<io::Result<Vec<_>>>() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             read => return Ok(read?.into_iter().flatten().collect()),
         }
@@ -87,12 +123,12 @@ pub(super) fn read(table: &str) -> io::Result<Vec<Part>> {
 }
 
 /// What the kernel would say of the table, had it been installed and never touched.
-pub(super) fn reference(table: &Table) -> io::Result<Vec<Part>> {
-    let table = table.clone();
+pub(super) fn reference(rules: &impl Rules) -> io::Result<Vec<Part>> {
+    let rules = rules.clone();
     let elsewhere = move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        install(&table)?;
-        read(&table.name)
+        install(&rules)?;
+        read(&rules.id())
     };
     thread::spawn(elsewhere).join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
@@ -127,14 +163,31 @@ fn family_free(reply: &[u8]) -> &[u8] {
     reply.get(4..).unwrap_or_default()
 }
 
-fn read_kind(kind: &Kind, table: &str) -> io::Result<Vec<Part>> {
-    let question: Message = encode::message(kind.question, libc::NLM_F_DUMP).text(1, table);
+/// What is in the set of a table of sources, in an order of its own: those of other tables are the kernel's to fill.
+fn elements(table: &TableId) -> io::Result<Vec<Part>> {
+    if table.family != FAMILY_BRIDGE {
+        return Ok(Vec::new());
+    }
+    let question = encode::message(table.family, libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP).text(1, &table.name).text(2, sources::SET);
+    let replies = match open()?.ask(question) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        replies => replies?,
+    };
+    let lists = replies.iter().flat_map(|reply| attributes(family_free(reply))).filter(|(kind, _)| *kind == SET_ELEMENTS);
+    let mut all: Vec<&[u8]> = lists.flat_map(|(_, list)| attributes(list)).map(|(_, element)| element).collect();
+    all.sort_unstable();
+    let identity = [b"elements", all.concat().as_slice()].concat();
+    Ok(vec![Part { called: format!("what is in set {}", sources::SET), row: None, packets: 0, identity }])
+}
+
+fn read_kind(kind: &Kind, table: &TableId) -> io::Result<Vec<Part>> {
+    let question: Message = encode::message(table.family, kind.question, libc::NLM_F_DUMP).text(1, &table.name);
     let replies = match open()?.ask(question) {
         // Some kinds are only looked up in a table that is there.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
         replies => replies?,
     };
-    Ok(replies.iter().filter(|reply| reply.first() == Some(&encode::FAMILY_INET)).filter_map(|reply| part(kind, table, reply)).collect())
+    Ok(replies.iter().filter(|reply| reply.first() == Some(&table.family)).filter_map(|reply| part(kind, &table.name, reply)).collect())
 }
 
 fn part(kind: &Kind, table: &str, reply: &[u8]) -> Option<Part> {
@@ -203,7 +256,7 @@ pub(super) struct OtherChain {
 }
 
 /// Base chains of all tables but ours, of all families.
-pub(super) fn other_chains(ours: &str) -> io::Result<Vec<OtherChain>> {
+pub(super) fn other_chains(ours: &[TableId]) -> io::Result<Vec<OtherChain>> {
     let mut question = Err(io::ErrorKind::Interrupted.into());
     for _ in 0..TRIES_MAX {
         question = open()?.ask(encode::any_family(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP));
@@ -226,7 +279,7 @@ pub(super) fn other_chains(ours: &str) -> io::Result<Vec<OtherChain>> {
         Some(OtherChain { family: *reply.first()?, table: text(value(1)?), chain: text(value(3)?), hook, drops, devices: named.collect() })
     };
     let found = question?.iter().filter_map(chain).collect::<Vec<_>>();
-    Ok(found.into_iter().filter(|chain| chain.family != encode::FAMILY_INET || chain.table != ours).collect())
+    Ok(found.into_iter().filter(|chain| !ours.iter().any(|table| table.family == chain.family && table.name == chain.table)).collect())
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ const LINK_LOCAL: &[Subnet] = &[Subnet::of([169, 254, 0, 0], 16)];
 const PRIVATE: &[Subnet] =
     &[Subnet::of([10, 0, 0, 0], 8), Subnet::of([172, 16, 0, 0], 12), Subnet::of([192, 168, 0, 0], 16), Subnet::of([100, 64, 0, 0], 10)];
 
+/// The row that gives pods the host's address.
+const NAT: &str = "nat";
+
 /// Links that pods are behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Links {
@@ -189,10 +192,20 @@ impl Policy {
             row("host-bytes", Way::HostToPod, What::Bytes(bytes), Fate::Drop, "no pod keeps this host busy alone"),
         ];
         if let Some(pods) = masquerade {
-            rows.push(row("nat", Way::PodToWorld, What::Source(pods), Fate::Masquerade, "pods have no address of their own in the world"));
+            rows.push(nat(pods));
         }
         rows.retain(|row| row.what.is_something() && !(rules.egress_private && row.id == "private"));
         Self { table: table.to_owned(), links, rows, carried }
+    }
+
+    /// The same for a bridge with this network. If that is a private one, its pods leave under the host's address: hyperd sees to it,
+    /// too, but only when it is started.
+    #[must_use]
+    pub(super) fn at(&self, subnet: Subnet) -> Self {
+        let is_private = PRIVATE.iter().any(|private| private.prefix <= subnet.prefix && private.overlaps(subnet));
+        let mut policy = self.without(NAT);
+        policy.rows.extend(is_private.then(|| nat(subnet)));
+        policy
     }
 
     /// The same without one row, for those who want to know whether it is that row that stops them.
@@ -200,6 +213,11 @@ impl Policy {
     pub fn without(&self, id: &str) -> Self {
         Self { rows: self.rows.iter().filter(|row| row.id != id).cloned().collect(), ..self.clone() }
     }
+}
+
+fn nat(pods: Subnet) -> Row {
+    let why = "pods have no address of their own in the world";
+    Row { id: NAT, way: Way::PodToWorld, what: What::Source(pods), fate: Fate::Masquerade, why }
 }
 
 fn blocked(rules: &NetworkRules, direction: Direction) -> What {
@@ -267,5 +285,24 @@ impl fmt::Display for Fate {
             Self::Reject => "rejected",
             Self::Masquerade => "under the host's address",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_at_a_bridge_with_a_private_network_leave_under_the_hosts_address() {
+        let policy = Policy::new("codius-hyper0", Links::Bridge("hyper0".to_owned()), None, &NetworkRules::default());
+        let table =
+            [("192.168.123.0/24", true), ("10.1.2.0/25", true), ("100.64.3.0/24", true), ("111.1.2.0/24", false), ("8.8.8.0/24", false)];
+        for (network, expected) in table {
+            let subnet: Subnet = network.parse().unwrap();
+            let policy = policy.at(subnet).at(subnet);
+            let rows: Vec<&Row> = policy.rows.iter().filter(|row| row.fate == Fate::Masquerade).collect();
+            assert_eq!(rows.len(), usize::from(expected), "{network}: {rows:?}");
+            assert!(rows.iter().all(|row| row.what == What::Source(subnet)), "{network}: {rows:?}");
+        }
     }
 }

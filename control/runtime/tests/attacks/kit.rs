@@ -85,7 +85,7 @@ impl Host {
         let files =
             [file("bin/toolbox", 0o755), file("bin/toolbox-of-root", 0o4755), NewFile { path: "tmp/.keep", content: b"", mode: 0o644 }];
         let layouts = dir.path().join("layouts");
-        let image = NewImage { name: "toolbox", files: &files, entrypoint: &["/bin/toolbox"], user, ports: &[] };
+        let image = NewImage { name: "toolbox", files: &files, entrypoint: &[], user, ports: &[] };
         let image = layout::write(&layouts, &image).unwrap();
         let images = ImageConfig {
             root: dir.path().join("images"),

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers outside #[test] functions too")]
 
+mod bridge;
+
 use std::{
     io::{BufRead, BufReader},
     net::Ipv4Addr,

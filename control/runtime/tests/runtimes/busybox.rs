@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// Writes it as an OCI layout, to be run as `user`, and answers its reference.
@@ -31,6 +31,11 @@ pub(crate) fn write_with(layouts: &Path, user: &str, files: &[PathBuf]) -> Strin
             files.iter().map(|path| (path.to_str().unwrap().trim_start_matches('/'), fs::read(path).unwrap())).collect();
         layers.push(layer(&files.iter().map(|(path, content)| (*path, &**content, 0o755)).collect::<Vec<_>>()));
     }
+    write_image(layouts, &layers, &json!({ "Cmd": ["/bin/busybox", "httpd", "-f", "-p", "8080"], "User": user }))
+}
+
+/// An image of any layers that says anything of itself.
+pub(crate) fn write_image(layouts: &Path, layers: &[Vec<u8>], settings: &Value) -> String {
     let blobs = layouts.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |kind: &str, bytes: &[u8]| {
@@ -41,7 +46,7 @@ pub(crate) fn write_with(layouts: &Path, user: &str, files: &[PathBuf]) -> Strin
     let stored: Vec<_> = layers.iter().map(|tar| put("layer.v1.tar", tar)).collect();
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Entrypoint": ["/bin/busybox", "httpd", "-f", "-p", "8080"], "User": user },
+        "config": settings,
         "rootfs": { "type": "layers", "diff_ids": stored.iter().map(|layer| &layer["digest"]).collect::<Vec<_>>() },
     });
     let config = put("config.v1+json", config.to_string().as_bytes());
@@ -54,7 +59,7 @@ pub(crate) fn write_with(layouts: &Path, user: &str, files: &[PathBuf]) -> Strin
     format!("local/busybox@{}", manifest["digest"].as_str().unwrap())
 }
 
-fn layer(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
+pub(crate) fn layer(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, content, mode) in files {
         let mut header = tar::Header::new_ustar();

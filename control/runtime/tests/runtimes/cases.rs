@@ -66,9 +66,15 @@ pub(crate) async fn an_exit_is_noticed(host: Host) {
 pub(crate) async fn a_bad_command_leaves_nothing(host: Host) {
     let runtime = host.open();
     for (command, said) in [
-        (&["no-such-program"][..], "container main: \"no-such-program\" is not an executable file of the image"),
-        (&["/etc/passwd"], "container main: \"/etc/passwd\" is not an executable file of the image"),
-        (&["/bin/not-a-program"], "container main: /bin/not-a-program can't be executed: Exec format error (os error 8)"),
+        (
+            &["no-such-program"][..],
+            "container main: \"no-such-program\" isn't in the image: no directory of its PATH has it (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)",
+        ),
+        (&["/etc/passwd"], "container main: \"/etc/passwd\" is not an executable file (mode 0644)"),
+        (
+            &["/bin/not-a-program"],
+            "container main: /bin/not-a-program can't be executed: it is neither a program of this machine nor a script with an interpreter (exec format error)",
+        ),
     ] {
         let error = runtime.start(host.pod('a', vec![host.web("web", 80), host.command("main", command)])).await.unwrap_err();
         assert_eq!(error.to_string(), format!("pod {} failed to start: {said}", id('a')));

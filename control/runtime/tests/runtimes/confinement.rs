@@ -218,7 +218,7 @@ pub(crate) async fn room_that_is_not_there_is_not_sold(mut host: Host) {
     host.disk_bytes = (free + (8 << 30)).next_multiple_of(1 << 20);
     let runtime = host.open(); // pods of before run on, whatever room there is
     let error = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap_err();
-    assert_eq!((error.fault(), error.to_string().contains("the host's is full")), (Fault::Unavailable, true), "{error}");
+    assert_eq!((error.fault(), error.to_string().contains("the host's is full")), (Fault::Capacity, true), "{error}");
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
     drop(runtime);
     host.disk_bytes = 16 << 20;

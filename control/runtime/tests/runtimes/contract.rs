@@ -1,6 +1,9 @@
 //! What every runtime promises, asked of all of them.
 
+use std::sync::Arc;
+
 use codiusd_kit::hyperd::{self, Hyperd, HyperdBuilder};
+use codiusd_runtime::network::{Guard, Links, NetworkRules, Policy, restored_counter};
 use codiusd_runtime::{
     ContainerSpec, HyperdConfig, HyperdRuntime, LogStream, Machine, NoopRuntime, PodSpec, PodState, Runtime, RuntimeError,
 };
@@ -34,6 +37,8 @@ pub(crate) async fn hyperd_keeps_the_contract(_: Host) {
     let hyperd = double().start().await;
     let open = || -> Box<dyn Runtime> { Box::new(open_hyperd(&hyperd)) };
     Subject { open: &open, image: hyperd.image(), is_real: true }.keeps_the_contract().await;
+    let open = || -> Box<dyn Runtime> { Box::new(open_guarded(&hyperd, &hyperd.bridge())) };
+    Subject { open: &open, image: hyperd.image(), is_real: true }.keeps_the_contract().await;
     assert_eq!(hyperd.vms(), 0);
 }
 
@@ -43,6 +48,13 @@ pub(crate) fn double() -> HyperdBuilder {
 
 pub(crate) fn open_hyperd(hyperd: &Hyperd) -> HyperdRuntime {
     HyperdRuntime::new(HyperdConfig { logs: hyperd.logs(), ..HyperdConfig::new(hyperd.socket()) }, &prometheus::Registry::new()).unwrap()
+}
+
+/// The same with addresses, and a policy, of our own.
+pub(crate) fn open_guarded(hyperd: &Hyperd, bridge: &str) -> HyperdRuntime {
+    let policy = Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.to_owned()), None, &NetworkRules::default());
+    let guard = Some(Arc::new(Guard::install(&policy, restored_counter()).unwrap()));
+    HyperdRuntime::new(HyperdConfig { guard, ..HyperdConfig::new(hyperd.socket()) }, &prometheus::Registry::new()).unwrap()
 }
 
 pub(crate) fn pod(seed: char, containers: Vec<ContainerSpec>) -> PodSpec {

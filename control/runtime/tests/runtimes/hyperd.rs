@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
-    contract::{double, open_hyperd, pod, script, web},
+    contract::{double, open_guarded, open_hyperd, pod, script, web},
     kit::{Host, PATIENCE, collect, get, id, state_of, until_exited},
 };
 
@@ -208,4 +208,91 @@ pub(crate) async fn calls_are_measured_and_failures_counted(_: Host) {
     ] {
         assert!(text.contains(line), "{line} isn't in\n{text}");
     }
+}
+
+/// A daemon forgets which addresses are taken, and hands out the first again.
+pub(crate) async fn a_daemon_that_was_killed_hands_out_no_address_twice(_: Host) {
+    let mut hyperd = double().start().await;
+    let runtime = open_guarded(&hyperd, &hyperd.bridge());
+    let first = runtime.start(pod('a', vec![web(hyperd.image(), "one", 8080)])).await.unwrap();
+    hyperd.kill9();
+    hyperd.start_again().await;
+    let second = runtime.start(pod('b', vec![web(hyperd.image(), "two", 8080)])).await.unwrap();
+    assert_ne!(first.address, second.address);
+    assert_eq!((get(first, 8080).await, get(second, 8080).await), ("one".to_owned(), "two".to_owned()));
+    // Renewed, it answers at once, whatever address it has now.
+    runtime.stop(&id('a')).await.unwrap();
+    let renewed = runtime.start(pod('a', vec![web(hyperd.image(), "one", 8080)])).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(get(renewed, 8080).await, "one");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for pod in ['a', 'b'] {
+        runtime.stop(&id(pod)).await.unwrap();
+    }
+}
+
+pub(crate) async fn addresses_come_back_and_run_out_with_a_word(_: Host) {
+    let hyperd = double().prefix(29).start().await;
+    let runtime = std::sync::Arc::new(open_guarded(&hyperd, &hyperd.bridge()));
+    let image = hyperd.image().to_owned();
+    for _ in 0..8 {
+        runtime.start(pod('a', vec![web(&image, "web", 8080)])).await.expect("hyperd never takes an address back, and is asked for none");
+        runtime.stop(&id('a')).await.unwrap();
+    }
+    let started = futures::future::join_all(['a', 'b', 'c', 'd', 'e'].map(|seed| {
+        let (runtime, spec) = (runtime.clone(), pod(seed, vec![web(&image, "web", 8080)]));
+        async move { runtime.start(spec).await.expect("there are five").address }
+    }));
+    let mut addresses = started.await;
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 5, "at once, and each its own: {addresses:?}");
+    runtime.list().await.unwrap();
+    for full in [runtime.has_room().await, runtime.start(pod('f', vec![web(&image, "web", 8080)])).await.map(drop)] {
+        let error = full.expect_err("all five are taken");
+        assert!(matches!(error, RuntimeError::NoRoom { .. }) && error.fault() == Fault::Capacity, "{error:?}");
+    }
+    runtime.stop(&id('c')).await.unwrap();
+    runtime.list().await.unwrap();
+    runtime.has_room().await.expect("one is free again");
+    runtime.start(pod('f', vec![web(&image, "web", 8080)])).await.expect("and can be had");
+}
+
+pub(crate) async fn two_pods_at_one_address_are_not_served(_: Host) {
+    let mut hyperd = double().start().await;
+    let registry = Registry::new();
+    let runtime = HyperdRuntime::new(HyperdConfig::new(hyperd.socket()), &registry).unwrap();
+    let first = runtime.start(pod('a', vec![web(hyperd.image(), "one", 8080)])).await.unwrap();
+    hyperd.kill9();
+    hyperd.start_again().await;
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Running(first)));
+    let body = json!({ "id": "somebody-elses", "containers": [{ "name": "theirs", "image": hyperd.image() }] });
+    let (status, text) = hyperd.call(Method::POST, "/pod/create", Some(&body)).await;
+    assert_eq!(status, 201, "{text}");
+    for _ in 0..2 {
+        assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Misplaced), "another has its address");
+    }
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    assert!(text.contains("codius_hyperd_misplaced_pods_total 1"), "once: {text}");
+    runtime.stop(&id('a')).await.unwrap();
+    let renewed = runtime.start(pod('a', vec![web(hyperd.image(), "one", 8080)])).await.unwrap();
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Running(renewed)), "elsewhere");
+
+    hyperd.kill9();
+    hyperd.start_again().await;
+    let error = runtime.start(pod('b', vec![web(hyperd.image(), "two", 8080)])).await.expect_err("it would be at another's address");
+    assert_eq!(error.fault(), Fault::Unavailable, "{error:?}");
+    assert_eq!(state_of(&runtime, &id('b')).await, None, "and is gone");
+}
+
+pub(crate) async fn pods_run_on_no_other_bridge(_: Host) {
+    let hyperd = double().bridge("hbr").start().await;
+    let runtime = open_guarded(&hyperd, &format!("hyper{}", hyperd.network().octets()[2]));
+    for error in
+        [runtime.ready().await.unwrap_err(), runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.expect_err("no policy")]
+    {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        assert!(error.fault() == Fault::Unavailable && cause.contains("hyper_bridge"), "{error:?}");
+    }
+    assert_eq!(hyperd.vms(), 0);
 }

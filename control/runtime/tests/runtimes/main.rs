@@ -9,7 +9,9 @@ mod busybox;
 mod cases;
 mod confinement;
 mod contract;
+mod corpus;
 mod hyperd;
+mod images;
 mod kit;
 mod surroundings;
 mod survival;
@@ -31,13 +33,18 @@ const CASES: &[(&str, Case)] = cases! {
     contract: embedded_keeps_the_contract, hyperd_keeps_the_contract, noop_keeps_the_contract;
     hyperd: a_lost_answer_to_a_create_is_looked_after, a_hang_up_during_a_create_is_found_and_undone, images_hyperd_cannot_run_are_explained,
         an_exited_pod_gives_its_machine_back, others_pods_are_left_alone_and_counted, a_daemon_that_is_away_is_said_so_and_loses_nothing,
-        a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted;
+        a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted,
+        a_daemon_that_was_killed_hands_out_no_address_twice, addresses_come_back_and_run_out_with_a_word, two_pods_at_one_address_are_not_served,
+        pods_run_on_no_other_bridge;
     unkind: a_machine_that_ends_is_told_from_programs_that_do, runs_of_the_daemon_are_told_apart, logs_are_bounded_and_go_with_their_pods,
         an_image_that_ends_the_guest_is_the_images_fault_and_booted_once;
     cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
         a_bad_command_leaves_nothing, twenty_starts_leave_nothing, logs_follow_over_rotation, a_stop_ends_followers,
         the_same_pod_starts_again_at_once, too_many_starts_are_refused, a_pod_that_ignores_sigterm_ends_in_time, the_log_of_a_fast_writer_ends,
         requests_for_a_pod_that_is_gone_stay_here, nothing_of_a_host_without_pods_is_left, files_of_pods_are_for_root_alone;
+    corpus: well_known_images_start_as_docker_starts_them;
+    images: images_of_all_kinds_start_or_say_why, volumes_of_a_read_only_root_are_written_to,
+        no_link_of_an_image_leads_out_of_it;
     confinement: pods_are_confined, users_of_images_have_no_capabilities, pods_do_not_reach_each_other_or_the_host, pods_reach_the_world_under_the_hosts_address, what_is_sent_is_limited, memory_is_limited_in_the_pod_alone,
         processes_are_limited, what_is_written_is_limited, room_that_is_not_there_is_not_sold;
     surroundings: a_program_finds_a_clean_start, limits_are_seen_from_within, heaps_of_real_runtimes_follow_the_limit,

@@ -51,7 +51,7 @@ const START: &[(&str, &str)] = &[
     ("umask", "0022"),
     ("busybox readlink /proc/1/fd/0", "/dev/null"),
     ("busybox readlink /proc/1/fd/1 | busybox sed 's/[0-9]*//g'", "pipe:[]"),
-    ("busybox env | busybox grep -vE '^(PATH|HOME|PWD|SHLVL|OLDPWD)='", ""),
+    ("busybox env | busybox grep -vE '^(PATH|HOME|HOSTNAME|PWD|SHLVL|OLDPWD)='", ""),
     ("busybox id -G", "0"),
     // A session of its own, without a terminal.
     ("busybox awk '{ print $1, $5, $6, $7, $8 }' /proc/1/stat", "1 1 1 0 -1"),

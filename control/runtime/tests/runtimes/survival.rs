@@ -12,6 +12,7 @@ use std::{
 use codiusd_runtime::{
     EmbeddedConfig, EmbeddedRuntime, PodState, Runtime, RuntimeError,
     embedded::{OpenError, Subnet},
+    error::Fault,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -155,7 +156,7 @@ pub(crate) async fn links_of_others_stay(host: Host) {
     ip(&["link", "add", &link, "type", "veth", "peer", "name", &format!("{}peer", host.config.link_prefix)]);
     let theirs = host.holdings();
     let error = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.expect_err("its link's name is taken");
-    assert!(matches!(error, RuntimeError::Unavailable { .. }), "{error:?}");
+    assert_eq!(error.fault(), Fault::Host, "{error:?}");
     assert_eq!(host.holdings(), theirs);
     runtime.start(host.pod('a', vec![host.web("web", 80)])).await.expect("the next name is free");
     runtime.stop(&id('a')).await.unwrap();

@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::{container, daemon, vm};
+use super::{container, daemon, net, vm};
 
-const USAGE: &str = "usage: hyperd --dir DIR --socket PATH [--network 192.168.N.0/24] [--boot-ms MS] [--time-scale FACTOR] [--dying-crashes PERCENT] \
-     [--chatty-lost PERCENT] [--seed NUMBER] [--image NAME=PROGRAM]...";
+const USAGE: &str = "usage: hyperd --dir DIR --socket PATH [--network 192.168.N.0/24] [--bridge NAME] [--prefix BITS] [--boot-ms MS] \
+     [--time-scale FACTOR] [--dying-crashes PERCENT] [--chatty-lost PERCENT] [--seed NUMBER] [--image NAME=PROGRAM]...";
 
 /// Runs what the command line asks for.
 pub(super) fn main() -> ExitCode {
@@ -66,6 +66,10 @@ pub(super) struct Options {
     pub socket: PathBuf,
     /// Network of the pods, the last octet being 0.
     pub network: Ipv4Addr,
+    /// Length of its prefix, 24 or longer.
+    pub prefix: u8,
+    /// The bridge they are on.
+    pub bridge: String,
     /// How long a machine takes to boot.
     pub boot: Duration,
     /// Factor for all of hyperd's own delays.
@@ -82,7 +86,19 @@ pub(super) struct Options {
 
 impl Options {
     fn of(arguments: &Arguments) -> Result<Self, String> {
-        let known = BTreeSet::from(["dir", "socket", "network", "boot-ms", "time-scale", "image", "dying-crashes", "chatty-lost", "seed"]);
+        let known = BTreeSet::from([
+            "dir",
+            "socket",
+            "network",
+            "bridge",
+            "prefix",
+            "boot-ms",
+            "time-scale",
+            "image",
+            "dying-crashes",
+            "chatty-lost",
+            "seed",
+        ]);
         if let Some((key, _)) = arguments.0.iter().find(|(key, _)| !known.contains(key.as_str())) {
             return Err(format!("--{key} is unknown\n{USAGE}"));
         }
@@ -99,6 +115,8 @@ impl Options {
             dir: arguments.get("dir")?,
             socket: arguments.get("socket")?,
             network: address,
+            prefix: arguments.find("prefix")?.unwrap_or(net::PREFIX),
+            bridge: arguments.find("bridge")?.unwrap_or_else(|| net::bridge(address)),
             boot: Duration::from_millis(arguments.find("boot-ms")?.unwrap_or_default()),
             time_scale: arguments.find("time-scale")?.unwrap_or(1.0),
             dying_crashes: arguments.find("dying-crashes")?.unwrap_or_default(),

@@ -11,6 +11,7 @@ use super::{
     daemon::Daemon,
     logs::{Bounds, Log},
     machine::Machine,
+    net::{self, Nic},
     rootfs,
     spec::{ContainerSpec, PodSpec},
     state::{Container, Live, Phase, Pod, State, Status},
@@ -31,7 +32,15 @@ pub(super) async fn create(daemon: &Arc<Daemon>, body: &[u8]) -> Answer {
         }
         state.bounds.clone()
     };
-    let booted = boot(daemon, &spec, &name).await;
+    let nic = match &spec.interface {
+        Some(asked) => Ok(Nic { link: if asked.link.is_empty() { net::link(&name) } else { asked.link.clone() }, ..asked.clone() }),
+        None => daemon.state().next_nic(&daemon.options, &name),
+    };
+    let handed_out = nic.as_ref().ok().map(|nic| nic.address);
+    let booted = match nic {
+        Ok(nic) => boot(daemon, &spec, &name, nic).await,
+        Err(refusal) => Err(refusal),
+    };
     let made = {
         let mut state = daemon.state();
         state.booting.remove(&incarnation);
@@ -51,7 +60,9 @@ pub(super) async fn create(daemon: &Arc<Daemon>, body: &[u8]) -> Answer {
     daemon.changed();
     if let (Err(_), Ok(machine)) = (&made, &booted) {
         machine.end().await;
-        daemon.state().give_back(machine.address);
+    }
+    if let (Err(_), None, Some(handed_out)) = (&made, &spec.interface, handed_out) {
+        daemon.state().give_back(handed_out);
     }
     made.map(|()| answer::done(StatusCode::CREATED, &spec.id))
 }
@@ -84,6 +95,7 @@ fn reserve(state: &mut State, spec: &PodSpec, machine: &str) -> Result<u64, Refu
         created_at: clock::seconds(),
         names,
         containers: Vec::new(),
+        interface: spec.interface.clone(),
         machine: None,
         live,
     };
@@ -91,11 +103,11 @@ fn reserve(state: &mut State, spec: &PodSpec, machine: &str) -> Result<u64, Refu
     Ok(incarnation)
 }
 
-async fn boot(daemon: &Arc<Daemon>, spec: &PodSpec, name: &str) -> Result<Arc<Machine>, Refusal> {
+async fn boot(daemon: &Arc<Daemon>, spec: &PodSpec, name: &str, nic: Nic) -> Result<Arc<Machine>, Refusal> {
     if spec.vcpu > daemon.host.cores || spec.memory > daemon.host.memory_kib / 1024 {
         return Err(Refusal::new("hyperstart closed"));
     }
-    Machine::boot(daemon, name, &spec.id).await.map_err(|error| {
+    Machine::boot(daemon, name, &spec.id, nic).await.map_err(|error| {
         eprintln!("hyperd: boot of {}: {error}", spec.id);
         Refusal::new("hyperstart closed")
     })
@@ -175,10 +187,10 @@ fn finish(state: &mut State, spec: &PodSpec, incarnation: u64, machine: &Arc<Mac
     state.unlisted.retain(|pod| pod.id != spec.id);
     if let Some(pod) = state.same(&spec.id, incarnation) {
         pod.containers = containers;
-        pod.machine = Some((machine.name.clone(), machine.address));
+        pod.machine = Some((machine.name.clone(), machine.nic.clone()));
         pod.created_at = clock::seconds();
         pod.live.phase = Phase::Running;
-        pod.live.shown_address = Some(machine.address);
+        pod.live.shown_address = Some(machine.nic.cidr());
         pod.live.machine = Some(machine.clone());
     }
 }

@@ -66,8 +66,6 @@ pub(super) struct Daemon {
     pub options: Options,
     pub host: Host,
     pub faults: Faults,
-    /// Held while a machine gets its interface.
-    pub plugging: tokio::sync::Mutex<()>,
     random: Mutex<StdRng>,
     state: Mutex<State>,
     changed: watch::Sender<()>,
@@ -204,14 +202,13 @@ async fn serve(mut options: Options) -> Result<(), String> {
     }
     options.dir = fs::canonicalize(&options.dir).map_err(|error| format!("{}: {error}", options.dir.display()))?;
     rootfs::make_bin(&options.dir).map_err(|error| format!("make the images: {error}"))?;
-    net::make_bridge(options.network)?;
+    net::make_bridge(&options.bridge, options.network, options.prefix)?;
     let caught = |kind| signal(kind).map_err(|error| format!("catch a signal: {error}"));
     let (mut terminate, mut interrupt) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
     let mut hangup = caught(SignalKind::hangup())?;
     let daemon = Arc::new(Daemon {
         host: Host::look(),
         faults: Faults::new(&options.dir, options.boot),
-        plugging: tokio::sync::Mutex::new(()),
         random: Mutex::new(StdRng::seed_from_u64(options.seed)),
         state: Mutex::new(State::default()),
         changed: watch::Sender::new(()),
@@ -265,7 +262,7 @@ async fn restore(daemon: &Arc<Daemon>) -> Result<(), String> {
             state.containers.get(id).and_then(|container| container.log.as_ref()).is_some_and(|log| log.is_chatty())
         });
         let attached = match &pod.machine {
-            Some((name, address)) => match Machine::attach(daemon, name, *address).await {
+            Some((name, nic)) => match Machine::attach(daemon, name, nic.clone()).await {
                 Ok((machine, _)) if is_chatty && daemon.chance(daemon.options.chatty_lost) => {
                     machine.kill().await;
                     Some(Err(format!("machine {name} was lost when it was found again")))
@@ -281,7 +278,7 @@ async fn restore(daemon: &Arc<Daemon>) -> Result<(), String> {
             Some(Ok((machine, (running, stalled)))) => {
                 pod.live.phase = Phase::Running;
                 pod.live.shown_machine = Some(machine.name.clone());
-                pod.live.shown_address = Some(machine.address);
+                pod.live.shown_address = Some(machine.nic.cidr());
                 pod.live.machine = Some(machine);
                 for id in running {
                     if let Some(container) = state.containers.get_mut(&id) {

@@ -47,6 +47,9 @@ pub struct HyperdBuilder {
     time_scale: f64,
     images: BTreeMap<String, PathBuf>,
     pulled: bool,
+    prefix: u8,
+    /// Before the number of the double; none: hyperd's usual one.
+    bridge: Option<&'static str>,
     unkind: Option<Unkind>,
 }
 
@@ -94,6 +97,25 @@ impl HyperdBuilder {
         Self { unkind: Some(unkind), ..self }
     }
 
+    /// Length of the prefix of the pods' network, 24 or longer.
+    #[must_use]
+    pub fn prefix(self, prefix: u8) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// Puts pods on a bridge that is called so, and a number.
+    #[must_use]
+    pub fn bridge(self, name: &'static str) -> Self {
+        Self { bridge: Some(name), ..self }
+    }
+
+    fn bridge_in(&self, network: Ipv4Addr) -> String {
+        match self.bridge {
+            Some(name) => format!("{name}{}", network.octets()[2]),
+            None => net::bridge(network),
+        }
+    }
+
     /// Starts it and waits until it listens.
     pub async fn start(self) -> Hyperd {
         let slot = Claim::take(DOUBLES).await;
@@ -102,7 +124,8 @@ impl HyperdBuilder {
         for (pid, _) in machine::pids_in(network) {
             end_process(pid);
         }
-        net::remove(network);
+        net::remove(&net::bridge(network));
+        net::remove(&self.bridge_in(network));
         let files = tempfile::Builder::new().prefix("hyperd-").tempdir().unwrap_or_else(|error| panic!("make a directory: {error}"));
         let image = format!("{}/codius/httpd@{}", registry::HOST, registry::HTTPD);
         let pull = self.pulled;
@@ -131,7 +154,16 @@ pub struct Hyperd {
 impl Hyperd {
     /// A double without pods and images. `binary` is the kit's `hyperd`; see [`binary`].
     pub fn builder(binary: &str) -> HyperdBuilder {
-        HyperdBuilder { binary: PathBuf::from(binary), boot_ms: 0, time_scale: 0.1, images: BTreeMap::new(), pulled: false, unkind: None }
+        HyperdBuilder {
+            binary: PathBuf::from(binary),
+            boot_ms: 0,
+            time_scale: 0.1,
+            images: BTreeMap::new(),
+            pulled: false,
+            prefix: net::PREFIX,
+            bridge: None,
+            unkind: None,
+        }
     }
 
     /// Where it listens.
@@ -141,7 +173,7 @@ impl Hyperd {
 
     /// The bridge its machines are on.
     pub fn bridge(&self) -> String {
-        net::bridge(self.network)
+        self.options.bridge_in(self.network)
     }
 
     /// Where it keeps its files.
@@ -175,6 +207,7 @@ impl Hyperd {
         let mut command = Command::new(&self.options.binary);
         command.arg("--dir").arg(self.dir()).arg("--socket").arg(self.socket());
         command.args(["--network", &format!("{}/24", self.network), "--boot-ms", &self.options.boot_ms.to_string()]);
+        command.args(["--bridge", &self.bridge(), "--prefix", &self.options.prefix.to_string()]);
         command.args(["--time-scale", &self.options.time_scale.to_string()]);
         if let Some(Unkind { dying_crashes, chatty_lost, seed }) = self.options.unkind {
             let seed = seed.wrapping_mul(1000).wrapping_add(u64::from(self.starts));
@@ -363,6 +396,6 @@ impl Drop for Hyperd {
         }
         self.kill9();
         self.end_machines();
-        net::remove(self.network);
+        net::remove(&self.bridge());
     }
 }

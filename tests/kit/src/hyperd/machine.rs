@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     daemon::Daemon,
     frames::{self, Event},
-    net,
+    net::{self, Nic},
     state::PATIENCE,
     vm,
 };
@@ -36,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Machine {
     pub name: String,
-    pub address: Ipv4Addr,
+    pub nic: Nic,
     pid: u32,
     commands: mpsc::UnboundedSender<frames::Command>,
 }
@@ -46,30 +46,28 @@ type Greeted = (Arc<Machine>, Greeting);
 type Greeting = (Vec<String>, Vec<String>);
 
 impl Machine {
-    /// Makes one and waits until it is ready.
-    pub(super) async fn boot(daemon: &Arc<Daemon>, name: &str, pod: &str) -> Result<Arc<Self>, String> {
+    /// Makes one with this interface and waits until it is ready.
+    pub(super) async fn boot(daemon: &Arc<Daemon>, name: &str, pod: &str, nic: Nic) -> Result<Arc<Self>, String> {
         let ready_at = tokio::time::Instant::now() + daemon.faults.boot();
-        let (address, mut heard) = {
-            // Held until the interface is there, so that nobody else takes the address.
-            let _plugging = daemon.plugging.lock().await;
-            let address = daemon.state().next_address(daemon.options.network);
-            let mut child = spawn(daemon, name, pod, address)?;
+        let mut heard = {
+            let mut child = spawn(daemon, name, pod, &nic)?;
             let (pid, stdin, stdout) = (child.id().unwrap_or_default(), child.stdin.take(), child.stdout.take());
             let mut heard = BufReader::new(stdout.ok_or("no standard output")?).lines();
             hear(&mut heard, vm::UNSHARED).await?;
-            tokio::task::spawn_blocking(move || net::plug(address, pid)).await.map_err(|error| error.to_string())??;
+            let plugged = nic.clone();
+            tokio::task::spawn_blocking(move || net::plug(&plugged, pid)).await.map_err(|error| error.to_string())??;
             let mut stdin = stdin.ok_or("no standard input")?;
             stdin.write_all(format!("{}\n", vm::PLUGGED).as_bytes()).await.map_err(|error| format!("speak to the machine: {error}"))?;
             tokio::spawn(async move { child.wait().await });
-            (address, heard)
+            heard
         };
         hear(&mut heard, vm::READY).await?;
         sleep_until(ready_at).await;
-        Ok(Self::attach(daemon, name, address).await?.0)
+        Ok(Self::attach(daemon, name, nic).await?.0)
     }
 
     /// Connects to one that is there.
-    pub(super) async fn attach(daemon: &Arc<Daemon>, name: &str, address: Ipv4Addr) -> Result<Greeted, String> {
+    pub(super) async fn attach(daemon: &Arc<Daemon>, name: &str, nic: Nic) -> Result<Greeted, String> {
         let socket = vm::socket(&daemon.options.dir, name);
         let pid = pids(&daemon.options.dir).into_iter().find(|(_, machine)| machine == name).map(|(pid, _)| pid);
         let pid = pid.ok_or_else(|| format!("no machine {name}"))?;
@@ -90,7 +88,7 @@ impl Machine {
             Some(Event::Greeting { running, stalled }) => (running, stalled),
             other => return Err(format!("machine {name} doesn't greet: {other:?}")),
         };
-        let machine = Arc::new(Self { name: name.to_owned(), address, pid, commands });
+        let machine = Arc::new(Self { name: name.to_owned(), nic, pid, commands });
         tokio::spawn(listen(daemon.clone(), name.to_owned(), events));
         Ok((machine, greeting))
     }
@@ -122,15 +120,16 @@ impl Machine {
 
     /// Takes its interface away.
     pub(super) async fn unplug(&self) {
-        let address = self.address;
-        let _ = tokio::task::spawn_blocking(move || net::unplug(address)).await;
+        let link = self.nic.link.clone();
+        let _ = tokio::task::spawn_blocking(move || net::unplug(&link)).await;
     }
 }
 
-fn spawn(daemon: &Daemon, name: &str, pod: &str, address: Ipv4Addr) -> Result<Child, String> {
+fn spawn(daemon: &Daemon, name: &str, pod: &str, nic: &Nic) -> Result<Child, String> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(vm::OUTER).arg("--dir").arg(&daemon.options.dir);
-    command.args(["--machine", name, "--pod", pod, "--address", &address.to_string()]);
+    command.args(["--machine", name, "--pod", pod, "--network", &daemon.options.network.to_string()]);
+    command.args(["--cidr", &nic.cidr(), "--gateway", &nic.gateway.to_string()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command.spawn().map_err(|error| format!("start a machine: {error}"))
 }
@@ -168,7 +167,7 @@ pub(super) fn pids(dir: &Path) -> Vec<(u32, String)> {
 
 /// Machines and daemons of a network, whoever made them.
 pub(super) fn pids_in(network: Ipv4Addr) -> Vec<(u32, String)> {
-    let ours = |address: &String| address.parse::<Ipv4Addr>().is_ok_and(|address| net::address(address, 0) == network);
+    let ours = |of: &String| *of == network.to_string();
     let daemons = format!("{network}/24");
     processes(|words| match words.get(1).map(String::as_str) {
         Some(vm::OUTER) => words.get(9).is_some_and(ours),

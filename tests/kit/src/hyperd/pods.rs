@@ -34,7 +34,14 @@ pub(super) async fn start(daemon: &Arc<Daemon>, id: &str) -> Answer {
         Phase::Running | Phase::Paused => start_containers(daemon, id, incarnation).await,
         Phase::Stopped => {
             let name = format!("vm-{}", create::letters());
-            let booted = Machine::boot(daemon, &name, id).await;
+            let nic = {
+                let mut state = daemon.state();
+                match state.same(id, incarnation).and_then(|pod| pod.interface.clone()) {
+                    Some(asked) => asked,
+                    None => state.next_nic(&daemon.options, &name)?,
+                }
+            };
+            let booted = Machine::boot(daemon, &name, id, nic).await;
             let machine = booted.map_err(|error| {
                 eprintln!("hyperd: boot of {id}: {error}");
                 Refusal::new("hyperstart closed")
@@ -52,10 +59,10 @@ pub(super) async fn start(daemon: &Arc<Daemon>, id: &str) -> Answer {
 
 fn take_machine(state: &mut State, id: &str, incarnation: u64, machine: &Arc<Machine>) -> bool {
     let Some(pod) = state.same(id, incarnation).filter(|pod| pod.live.phase == Phase::Stopped) else { return false };
-    pod.machine = Some((machine.name.clone(), machine.address));
+    pod.machine = Some((machine.name.clone(), machine.nic.clone()));
     pod.live.machine = Some(machine.clone());
     pod.live.phase = Phase::Running;
-    pod.live.shown_address.get_or_insert(machine.address);
+    pod.live.shown_address.get_or_insert_with(|| machine.nic.cidr());
     true
 }
 

@@ -26,8 +26,8 @@ pub(super) fn pod_info(daemon: &Daemon, id: &str) -> Answer {
     put("createdAt", json!(pod.created_at));
     put("spec", spec(pod, containers().into_iter().map(container_spec).collect()));
     let mut status = json!({ "phase": phase(pod, &state), "hostIP": daemon.host.address });
-    if let Some(address) = pod.live.shown_address {
-        status["podIP"] = json!([format!("{address}/24")]);
+    if let Some(address) = &pod.live.shown_address {
+        status["podIP"] = json!([address]);
     }
     let statuses: Vec<Value> = containers().into_iter().map(container_status).collect();
     if !statuses.is_empty() {

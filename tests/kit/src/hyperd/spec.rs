@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{answer::Refusal, logs::Bounds};
+use super::{answer::Refusal, logs::Bounds, net::Nic};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(super) struct PodSpec {
     pub containers: Vec<ContainerSpec>,
     /// How much of its logs is kept; none: as before.
     pub bounds: Option<Bounds>,
+    /// The interface it is to have.
+    pub interface: Option<Nic>,
 }
 
 /// A container that is asked for. What isn't given is empty.
@@ -52,7 +54,11 @@ impl PodSpec {
             }
         }
         let bounds = bounds(&pod.object("log", "PodLogConfig")?)?;
-        Ok(Self { bounds, vcpu: resource.number("vcpu")?, memory: resource.number("memory")?, id, containers })
+        let interface = match pod.list("interfaces", "UserInterface")?.first() {
+            Some(asked) => interface(asked)?,
+            None => None,
+        };
+        Ok(Self { bounds, interface, vcpu: resource.number("vcpu")?, memory: resource.number("memory")?, id, containers })
     }
 }
 
@@ -69,6 +75,20 @@ fn bounds(log: &Object<'_>) -> Result<Option<Bounds>, Refusal> {
         _ => number,
     });
     Ok(Some(Bounds { size_max, files_max: files.parse().unwrap_or(1), none: kind == "none" }))
+}
+
+/// The interface that is asked for; none if its address isn't.
+fn interface(asked: &Object<'_>) -> Result<Option<Nic>, Refusal> {
+    let (ip, bridge) = (asked.text("ip")?, asked.text("bridge")?);
+    if ip.is_empty() {
+        let nothing = bridge.is_empty().then_some(None);
+        return nothing.ok_or_else(|| Refusal::new("if configured a bridge, must specify the IP address"));
+    }
+    let invalid = || Refusal::new(format!("invalid CIDR address: {ip}"));
+    let (address, prefix) = ip.split_once('/').ok_or_else(invalid)?;
+    let (address, prefix) = (address.parse().map_err(|_| invalid())?, prefix.parse().map_err(|_| invalid())?);
+    let gateway = asked.text("gateway")?.parse().map_err(|_| invalid())?;
+    Ok(Some(Nic { link: asked.text("ifname")?, bridge, address, prefix, gateway, mac: asked.text("mac")? }))
 }
 
 impl ContainerSpec {

@@ -12,11 +12,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    answer::Refusal,
+    cli::Options,
     clock,
     images::{Images, Stored},
     logs::{Bounds, Log},
     machine::Machine,
-    net,
+    net::{self, Nic},
 };
 
 /// All of it.
@@ -38,7 +40,7 @@ pub(super) struct State {
     pub next_incarnation: u64,
     /// What the last pod asked for is what those get that ask for nothing.
     pub bounds: Bounds,
-    /// Last octet of the address that was handed out last.
+    /// Last octet of the address that was handed out last; each daemon begins anew, and knows of no address of the time before.
     pub last_address: u8,
 }
 
@@ -65,8 +67,11 @@ pub(super) struct Pod {
     pub names: Vec<String>,
     /// Containers' ids.
     pub containers: Vec<String>,
-    /// The machine it has, and the address of that.
-    pub machine: Option<(String, Ipv4Addr)>,
+    /// The interface that was asked for; hyperd makes one up if there is none.
+    #[serde(default)]
+    pub interface: Option<Nic>,
+    /// The machine it has, and the interface of that.
+    pub machine: Option<(String, Nic)>,
     #[serde(skip)]
     pub live: Live,
 }
@@ -81,7 +86,7 @@ pub(super) struct Live {
     /// The machine that is shown: its first.
     pub shown_machine: Option<String>,
     /// The address that is shown: its first.
-    pub shown_address: Option<Ipv4Addr>,
+    pub shown_address: Option<String>,
 }
 
 /// A container.
@@ -234,20 +239,21 @@ impl State {
         })
     }
 
-    /// The last address that was handed out wasn't needed.
+    /// The create that the last address was handed out for has failed.
     pub(super) fn give_back(&mut self, address: Ipv4Addr) {
         if self.last_address == address.octets()[3] {
             self.last_address -= 1;
         }
     }
 
-    /// An address nobody has: upwards, those given back last of all.
-    pub(super) fn next_address(&mut self, network: Ipv4Addr) -> Ipv4Addr {
-        let taken = net::taken(network);
-        let start = self.last_address.max(1);
-        let free = (start + 1..=254).chain(2..=start).find(|last| !taken.contains(last));
-        self.last_address = free.unwrap_or(254);
-        net::address(network, self.last_address)
+    /// An interface as nobody has asked for: its address is the next one, whoever has that already. A pod that ends gives none back.
+    pub(super) fn next_nic(&mut self, options: &Options, machine: &str) -> Result<Nic, Refusal> {
+        let next = self.last_address.max(1) + 1;
+        if next > net::last_address(options.prefix) {
+            return Err(Refusal::new("no available ip addresses on network"));
+        }
+        self.last_address = next;
+        Ok(Nic::allocated(machine, &options.bridge, options.network, options.prefix, next))
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn outer(arguments: &Arguments) -> Result<(), String> {
     if heard.trim() != PLUGGED {
         return Err("the daemon has gone while this machine was made".to_owned());
     }
-    net::configure(arguments.get("address")?)?;
+    net::configure(&arguments.get::<String>("cidr")?, arguments.get("gateway")?)?;
     own(CloneFlags::CLONE_NEWPID)?;
     let inner = Command::new("/proc/self/exe").arg(INNER).args(std::env::args().skip(2)).stdin(Stdio::null()).spawn();
     inner.and_then(|mut inner| inner.wait()).map(drop).map_err(|error| format!("the inner process: {error}"))

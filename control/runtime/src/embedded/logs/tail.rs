@@ -50,7 +50,7 @@ pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bo
 }
 
 fn unreadable(error: io::Error) -> RuntimeError {
-    RuntimeError::Unavailable { operation: "reading the pod's log".to_owned(), source: Some(Box::new(error)) }
+    RuntimeError::of_io("reading the pod's log", error)
 }
 
 struct Reader {

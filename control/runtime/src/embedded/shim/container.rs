@@ -1,6 +1,8 @@
 //! One container: from an order to a process that waits for its start, and the last steps inside that process.
 
 use std::{
+    collections::HashMap,
+    convert::Infallible,
     ffi::CString,
     fs::{self, File},
     io::{self, Read},
@@ -18,10 +20,12 @@ use libcontainer::{
     container::{Container, builder::ContainerBuilder},
     oci_spec::runtime::Spec,
     syscall::syscall::SyscallType,
-    workload::{Executor, ExecutorError, ExecutorValidationError},
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
+    libc,
     sys::{
         prctl,
         signal::Signal,
@@ -31,11 +35,11 @@ use nix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{BENCH, Failure, Step, confined, mounts, spec, sys};
+use super::{BENCH, Failure, Prepared, Step, command, confined, mounts, spec, sys};
 use crate::embedded::record::{ContainerOrder, Order};
 
 /// Most that a failed exec says, in bytes.
-const EXEC_ERROR_BYTES_MAX: u64 = 1024;
+const REPORT_BYTES_MAX: u64 = 64;
 
 /// All write, its owner alone reads.
 const OUTPUT_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IWGRP).union(Mode::S_IWOTH);
@@ -44,29 +48,29 @@ const OUTPUT_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IWGRP
 pub(super) struct Created {
     pub(super) name: String,
     pub(super) pid: Pid,
-    /// Its user in the pod.
-    uid: u32,
+    /// What is run, and as whom.
+    prepared: Prepared,
     /// Read ends of its outputs.
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     handle: Container,
-    /// Closed by a successful exec; has text after a failed one.
+    /// Closed by a successful exec; says what failed, and why, after another.
     exec_error: File,
 }
 
 /// Creates the container: all of its surroundings, and its first process waiting for [`Created::start`].
-pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, mut executor: Exec) -> Result<Created, Failure> {
+pub(super) fn create(order: &Order, container: &ContainerOrder, prepared: Prepared, filters: &[BpfProgram]) -> Result<Created, Failure> {
     let bundle = Path::new(BENCH).join("bundle").join(&container.name);
     let state = Path::new(BENCH).join("state");
     mounts::dir(&bundle).step("preparing the container")?;
     mounts::dir(&state).step("preparing the container")?;
-    let config = write_config(order, container, rootfs, &bundle).step("preparing the container")?;
+    let config = write_config(order, container, &prepared, &bundle).step("preparing the container")?;
 
-    let owner = order.uid_base + container.uid;
+    let owner = order.uid_base + prepared.who.uid;
     let (stdout, stdout_end) = output(owner).step("preparing the container")?;
     let (stderr, stderr_end) = output(owner).step("preparing the container")?;
     let (exec_error, exec_error_end) = pipe2(OFlag::O_CLOEXEC).step("preparing the container")?;
-    executor.report = exec_error_end.as_raw_fd();
+    let executor = Exec::new(&prepared, filters, exec_error_end.as_raw_fd()).step("reading the command")?;
     let handle = ContainerBuilder::new(container.name.clone(), SyscallType::default())
         .with_root_path(&state)
         .step("creating the container")?
@@ -80,29 +84,40 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, rootfs: &Path, m
         .step("creating the container");
     // libcontainer lowers the caller's own standing to the container's, and leaves it there.
     super::protect_from_oom();
-    fs::remove_file(config).step("removing the container's configuration")?; // it holds private values
+    fs::remove_file(config).step("removing the container's configuration")?; // its arguments may be private
     let handle = handle?;
     let pid = handle.pid().ok_or_else(|| io::Error::other("it has no process")).step("creating the container")?;
     let pid = Pid::from_raw(pid.as_raw());
-    Ok(Created { name: container.name.clone(), pid, uid: container.uid, stdout, stderr, handle, exec_error: exec_error.into() })
+    Ok(Created { name: container.name.clone(), pid, prepared, stdout, stderr, handle, exec_error: exec_error.into() })
 }
 
 impl Created {
     /// Lets the process go on to the image's program, and makes sure that it got there as locked up as it should be.
     pub(super) fn start(&mut self, order: &Order) -> Result<(), Failure> {
         self.handle.start().step("starting the container")?;
-        let mut error = String::new();
-        (&mut self.exec_error).take(EXEC_ERROR_BYTES_MAX).read_to_string(&mut error).step("starting the container")?;
-        if !error.is_empty() {
-            return Err(Failure::uploader(format!("container {}: {error}", self.name)));
+        let mut report = Vec::new();
+        (&mut self.exec_error).take(REPORT_BYTES_MAX).read_to_end(&mut report).step("starting the container")?;
+        if let Some(failed) = Failed::read(&report) {
+            return Err(self.explain(order, failed).of(&self.name));
         }
-        confined::check(self.pid, self.uid, order).step("checking that the container is confined")
+        confined::check(self.pid, self.prepared.who.uid, order).step("checking that the container is confined")
+    }
+
+    fn explain(&self, order: &Order, failed: Failed) -> Failure {
+        let error = io::Error::from(failed.errno);
+        match (failed.stage, &self.prepared.program) {
+            (Stage::Enter, _) => Failure::of_image(format!("working directory {}", self.prepared.cwd.display()), error),
+            (Stage::Execute, Some(program)) if command::is_images(failed.errno) => {
+                Failure::image(self.prepared.command(order).explain(program, failed.errno))
+            }
+            (Stage::Confine | Stage::Execute, _) => Failure::from_io("starting the container's program", error),
+        }
     }
 }
 
-fn write_config(order: &Order, container: &ContainerOrder, rootfs: &Path, bundle: &Path) -> io::Result<PathBuf> {
+fn write_config(order: &Order, container: &ContainerOrder, prepared: &Prepared, bundle: &Path) -> io::Result<PathBuf> {
     let path = bundle.join("config.json");
-    let config = spec::config(order, container, &rootfs.to_string_lossy());
+    let config = spec::config(order, container, prepared);
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     serde_json::to_writer(file, &config)?;
     Ok(path)
@@ -118,11 +133,58 @@ fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// How far a container's first process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Into its working directory.
+    Enter,
+    /// Under its system call filters.
+    Confine,
+    /// To its program.
+    Execute,
+}
+
+/// Why it came no further: five bytes, as it may not allocate much any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failed {
+    stage: Stage,
+    errno: Errno,
+}
+
+impl Failed {
+    fn at(stage: Stage) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self { stage, errno }
+    }
+
+    fn written(self) -> [u8; 5] {
+        let stage = match self.stage {
+            Stage::Enter => b'c',
+            Stage::Confine => b'f',
+            Stage::Execute => b'x',
+        };
+        let [a, b, c, d] = (self.errno as i32).to_le_bytes();
+        [stage, a, b, c, d]
+    }
+
+    fn read(report: &[u8]) -> Option<Self> {
+        let [stage, errno @ ..] = report else { return None };
+        let stage = match stage {
+            b'c' => Stage::Enter,
+            b'x' => Stage::Execute,
+            _ => Stage::Confine,
+        };
+        Some(Self { stage, errno: Errno::from_raw(i32::from_le_bytes(errno.try_into().unwrap_or_default())) })
+    }
+}
+
 /// What the container's first process does last.
 #[derive(Clone)]
-pub(super) struct Exec {
+struct Exec {
     /// None: it waits, as it is, for its end.
     program: Option<CString>,
+    /// Made and entered by the container's user itself.
+    cwd: Option<PathBuf>,
+    env: Vec<CString>,
     filters: Vec<BpfProgram>,
     /// Where a failure is reported: a descriptor inherited by number.
     report: RawFd,
@@ -136,31 +198,53 @@ impl Executor for Exec {
         sys::default_signals().map_err(error)
     }
 
+    /// The program is given its variables when it is executed; this process has no use for them.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let Err(error) = self.become_program(spec);
-        let text = error.to_string();
-        sys::write_inherited(self.report, text.as_bytes());
-        Err(ExecutorError::Other(text))
+        let Err(failed) = self.become_program(spec);
+        sys::write_inherited(self.report, &failed.written());
+        Err(ExecutorError::Other(failed.errno.desc().to_owned()))
     }
 }
 
 impl Exec {
-    /// Will execute `program` under `filters`.
-    pub(super) fn new(program: Option<&Path>, filters: &[BpfProgram]) -> Result<Self, Failure> {
-        let program = program.map(|program| CString::new(program.as_os_str().as_bytes())).transpose().step("reading the command")?;
-        Ok(Self { program, filters: filters.to_vec(), report: -1 })
+    fn new(prepared: &Prepared, filters: &[BpfProgram], report: RawFd) -> io::Result<Self> {
+        let program = prepared.program.as_ref().map(|program| CString::new(program.as_os_str().as_bytes())).transpose()?;
+        let cwd = prepared.late_cwd().map(Path::to_owned);
+        Ok(Self { program, cwd, env: prepared.env.clone(), filters: filters.to_vec(), report })
     }
 
-    fn become_program(&self, spec: &Spec) -> io::Result<std::convert::Infallible> {
+    fn become_program(&self, spec: &Spec) -> Result<Infallible, Failed> {
+        if let Some(cwd) = &self.cwd {
+            let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            fs::create_dir_all(cwd).and_then(|()| std::env::set_current_dir(cwd)).map_err(errno).map_err(Failed::at(Stage::Enter))?;
+        }
         let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
-        let argv =
-            args.into_iter().flatten().map(|arg| CString::new(arg.as_bytes()).map_err(io::Error::from)).collect::<io::Result<Vec<_>>>()?;
+        let argv = args.into_iter().flatten().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>();
+        let argv = argv.map_err(|_| Errno::EINVAL).map_err(Failed::at(Stage::Execute))?;
         for filter in &self.filters {
-            seccompiler::apply_filter(filter).map_err(io::Error::other)?;
+            seccompiler::apply_filter(filter).map_err(|_| Errno::last()).map_err(Failed::at(Stage::Confine))?;
         }
         let Some(program) = &self.program else { sys::wait_closing(self.report) };
         // Not execvp: it would look the program up again, and hand what isn't one to a shell.
-        let Err(errno) = nix::unistd::execv(program, &argv);
-        Err(io::Error::other(format!("{} can't be executed: {}", program.to_string_lossy(), io::Error::from(errno))))
+        let Err(errno) = nix::unistd::execve(program, &argv, &self.env);
+        Err(Failed { stage: Stage::Execute, errno })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        for stage in [Stage::Enter, Stage::Confine, Stage::Execute] {
+            let failed = Failed { stage, errno: Errno::ENOEXEC };
+            assert_eq!(Failed::read(&failed.written()), Some(failed));
+        }
+        assert_eq!(Failed::read(b""), None, "a successful exec says nothing");
     }
 }

@@ -1,8 +1,10 @@
 //! The OCI runtime configuration of one container, a pure function of the order.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
-use super::{BENCH, surroundings};
+use super::{BENCH, Prepared, root::is_hosts_own, surroundings};
 use crate::embedded::{
     Defence,
     record::{ContainerOrder, Order},
@@ -46,18 +48,21 @@ const CORE_BYTES: u64 = 1;
 /// The same as a bit mask, as `/proc` shows it.
 pub(super) const ROOT_CAPABILITY_MASK: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
 
-/// The configuration of `container`, whose root file system is at `rootfs`.
-pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) -> Value {
-    let capabilities: &[&str] = if container.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
+/// The configuration of `container`. Its variables aren't in it: its first process has them from us.
+pub(super) fn config(order: &Order, container: &ContainerOrder, prepared: &Prepared) -> Value {
+    let who = &prepared.who;
+    let all_mounts = [mounts(order, container), volumes(order, prepared)].concat();
+    let capabilities: &[&str] = if who.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
     json!({
         "ociVersion": "1.0.2",
-        "root": { "path": rootfs, "readonly": order.read_only },
+        "root": { "path": prepared.rootfs, "readonly": order.read_only },
         "process": {
             "terminal": false,
-            "user": { "uid": container.uid, "gid": container.gid, "umask": 0o022, "additionalGids": container.groups },
+            "user": { "uid": who.uid, "gid": who.gid, "umask": 0o022, "additionalGids": who.groups },
             "args": container.argv,
-            "env": container.env,
-            "cwd": container.cwd,
+            // libcontainer would look for the home of a user without one, with whatever the image has for that.
+            "env": ["HOME=/"],
+            "cwd": if prepared.late_cwd().is_some() { Path::new("/") } else { &prepared.cwd },
             "noNewPrivileges": order.without != Some(Defence::SetUserId),
             "oomScoreAdj": order.bounds.oom_score_adj,
             "capabilities": {
@@ -68,7 +73,7 @@ pub(super) fn config(order: &Order, container: &ContainerOrder, rootfs: &str) ->
                 { "type": "RLIMIT_NOFILE", "soft": order.bounds.open_files, "hard": order.bounds.open_files },
             ],
         },
-        "mounts": mounts(order, container),
+        "mounts": all_mounts,
         "linux": {
             // Absolute: libcontainer takes any other for one to be handed to systemd when there is a user namespace.
             "cgroupsPath": order.pod.cgroup.join(&container.name),
@@ -93,7 +98,17 @@ fn namespaces() -> Value {
     ])
 }
 
-fn mounts(order: &Order, container: &ContainerOrder) -> Value {
+/// Where the root file system is read-only, volumes are still written to: each is mounted over itself.
+fn volumes(order: &Order, prepared: &Prepared) -> Vec<Value> {
+    let volumes = prepared.volumes.iter().filter(|path| order.read_only && !is_hosts_own(path) && path.parent().is_some());
+    let bind = |path: &PathBuf| {
+        let source = prepared.rootfs.join(path.strip_prefix("/").unwrap_or(path));
+        json!({ "destination": path, "type": "bind", "source": source, "options": ["bind", "rw", "nosuid", "nodev"] })
+    };
+    volumes.map(bind).collect()
+}
+
+fn mounts(order: &Order, container: &ContainerOrder) -> Vec<Value> {
     let shm = format!("size={}", order.bounds.shm_bytes);
     let names = surroundings::names_of(container);
     let access = if order.read_only { "ro" } else { "rw" };
@@ -103,7 +118,7 @@ fn mounts(order: &Order, container: &ContainerOrder) -> Value {
             "options": ["bind", access, "nosuid", "nodev", "noexec"],
         })
     };
-    json!([
+    let mounts = json!([
         { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
         { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=64k"] },
         {
@@ -120,5 +135,6 @@ fn mounts(order: &Order, container: &ContainerOrder) -> Value {
         name("hostname"),
         name("hosts"),
         name("resolv.conf"),
-    ])
+    ]);
+    if let Value::Array(mounts) = mounts { mounts } else { Vec::new() }
 }

@@ -121,14 +121,19 @@ async fn a_registry_that_does_not_say_keeps_nobody() {
 fn what_shows_without_layers_is_checked_without_them() {
     let image = || ImageSettings { cmd: Some(vec!["/run".to_owned()]), user: Some("web:staff".to_owned()), ..ImageSettings::default() };
     let spec = || ContainerSpec { name: "a".to_owned(), image: "i".to_owned(), command: None, workdir: None, env: Vec::new() };
-    image::check(image(), &spec()).expect("who the user is shows in the layers");
-    image::check(ImageSettings { cmd: None, ..image() }, &ContainerSpec { command: Some(vec!["/x".to_owned()]), ..spec() }).unwrap();
+    image::check(&image(), &spec()).expect("who the user is shows in the layers");
+    image::check(&ImageSettings { cmd: None, ..image() }, &ContainerSpec { command: Some(vec!["/x".to_owned()]), ..spec() }).unwrap();
     let refused = [
         (ImageSettings { cmd: None, ..image() }, spec(), "no command"),
         (ImageSettings { working_dir: Some("srv".to_owned()), ..image() }, spec(), "working directory"),
+        (ImageSettings { user: Some("65536".to_owned()), ..image() }, spec(), "0 to 65535"),
+        (ImageSettings { user: Some("web:-1".to_owned()), ..image() }, spec(), "0 to 65535"),
+        (ImageSettings { user: Some("99999999999999999999:".to_owned()), ..image() }, spec(), "0 to 65535"),
+        (ImageSettings { user: Some("a\0b".to_owned()), ..image() }, spec(), "NUL"),
+        (ImageSettings { env: Some(vec!["=x".to_owned()]), ..image() }, spec(), "has no name"),
     ];
     for (settings, spec, right) in refused {
-        let error = image::check(settings, &spec).expect_err(right).to_string();
+        let error = image::check(&settings, &spec).expect_err(right).to_string();
         assert!(error.contains(right), "{error}");
     }
 }

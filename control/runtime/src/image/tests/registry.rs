@@ -161,7 +161,7 @@ fn a_registry_that_is_denied_is_so_in_every_spelling() {
         ["ghcr.io/a/b", "GHCR.io/a/b", "ghcr.io:443/a/b", "busybox", "docker.io/library/busybox", "index.docker.io/library/busybox"]
     {
         let error = registries.check(&ImageRef::parse(&format!("{denied}@sha256:{digest}")).unwrap()).expect_err(denied);
-        assert!(matches!(error, RuntimeError::ImageRefused { .. }), "{denied}: {error:?}");
+        assert!(matches!(error, RuntimeError::ReferenceRefused { .. }), "{denied}: {error:?}");
     }
     for fine in ["ghcr.io.example/a/b", "quay.io/ghcr.io/a", "codius/busybox", "docker.io/library2/busybox"] {
         registries.check(&ImageRef::parse(&format!("{fine}@sha256:{digest}")).unwrap()).expect(fine);

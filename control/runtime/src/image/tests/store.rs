@@ -156,3 +156,36 @@ async fn what_a_killed_process_left_half_done_is_removed() {
     fs::remove_dir_all(host.dir.path().join("images/layers").join(&before[0])).unwrap();
     assert_eq!(read(&store.ensure(&image).await.unwrap().layers[0], "f"), "x");
 }
+
+/// What older releases wrote down has no volumes: it is asked for again, its layers aren't, and without its source it does.
+#[tokio::test]
+async fn an_image_of_an_older_release_is_asked_for_again_and_used_meanwhile() {
+    let (host, mut blobs) = (Host::new(), Blobs::default());
+    let plain = blobs.image(&[layer("x")]);
+    let manifest = blobs.json(&plain);
+    let mut config = blobs.json(&manifest["config"]);
+    config["config"]["Volumes"] = serde_json::json!({ "/data": {} });
+    let image = reference(&blobs.manifest(&config, manifest["layers"].as_array().unwrap()));
+    let store = host.store(&blobs);
+    let first = store.ensure(&image).await.unwrap();
+    assert!(first.settings.volumes.is_some());
+    let record = host.dir.path().join("images/images").join(&host.names("images")[0]);
+    let written: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    let mut older = written.clone();
+    older.as_object_mut().unwrap().remove("version");
+    older["settings"].as_object_mut().unwrap().remove("Volumes");
+    fs::write(first.layers[0].join("f"), "unpacked then").unwrap();
+
+    fs::write(&record, older.to_string()).unwrap();
+    assert_eq!(store.inspect(&image).await.unwrap().unwrap().volumes, first.settings.volumes);
+    let again = store.ensure(&image).await.unwrap();
+    assert_eq!((again.settings, &again.layers), (first.settings, &first.layers));
+    assert_eq!(read(&again.layers[0], "f"), "unpacked then");
+    assert_eq!(serde_json::from_slice::<Value>(&fs::read(&record).unwrap()).unwrap(), written);
+
+    fs::write(&record, older.to_string()).unwrap();
+    fs::remove_dir_all(host.layout().join("blobs")).unwrap();
+    assert_eq!(store.inspect(&image).await.unwrap().unwrap().volumes, None);
+    let meanwhile = store.ensure(&image).await.unwrap();
+    assert_eq!((meanwhile.settings.volumes, meanwhile.layers), (None, first.layers));
+}

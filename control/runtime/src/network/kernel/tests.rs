@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -24,6 +25,11 @@ fn policies() -> [Policy; 2] {
         Policy::new("codius-hyper0", Links::Bridge("hyper0".to_owned()), None, &rules),
     ]
 }
+
+/// Tables beside ours.
+const OTHERS: u32 = 300;
+/// Times it is put there again.
+const REPLACEMENTS: u32 = 400;
 
 fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let apart = move || {
@@ -85,13 +91,13 @@ fn every_change_by_others_is_seen_and_undone() {
             let table = Table::from(&policy);
             install(&table).unwrap();
             let wanted = reference(&table).unwrap();
-            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "before {change}");
+            assert_eq!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "before {change}");
             nft(&["-f", "-"], change);
-            assert_ne!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "{change}");
+            assert_ne!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "{change}");
             install(&table).unwrap();
-            assert_eq!(differences(&wanted, &read(&table.name).unwrap()), Vec::<String>::new(), "after {change}");
-            remove(&table.name).unwrap();
-            remove(&table.name).unwrap();
+            assert_eq!(differences(&wanted, &read(&table.id()).unwrap()), Vec::<String>::new(), "after {change}");
+            remove(&table.id()).unwrap();
+            remove(&table.id()).unwrap();
             assert_eq!(nft(&["list", "tables"], "").contains("other"), change != "flush ruleset", "others' tables stay");
         });
     }
@@ -108,7 +114,7 @@ fn a_policy_that_cannot_be_compared_is_not_in_force() {
         seccompiler::apply_filter(&program).unwrap(); // of this thread alone
         let refused = Guard::install(&policy, restored_counter()).expect_err("nobody knows what is in force");
         assert!(matches!(refused, PolicyError::Unverified { .. }), "{refused}");
-        assert_ne!(read(&policy.table).unwrap().len(), 0, "what was installed stays: it does no harm");
+        assert_ne!(read(&Table::from(&policy).id()).unwrap().len(), 0, "what was installed stays: it does no harm");
     });
 }
 
@@ -125,6 +131,35 @@ fn a_guard_puts_the_policy_back() {
             thread::yield_now();
         }
         let wanted = reference(&Table::from(&policy)).unwrap();
-        assert_eq!(differences(&wanted, &read(&policy.table).unwrap()), Vec::<String>::new());
+        assert_eq!(differences(&wanted, &read(&Table::from(&policy).id()).unwrap()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_table_that_is_replaced_while_it_is_read_is_read_once() {
+    let table = Table::from(&policies()[1]);
+    elsewhere(move || {
+        install(&table).unwrap();
+        // The kernel lists tables in order: the one before and the one that comes after it are far apart.
+        let others: String = (0..OTHERS).map(|number| format!("add table inet other-{number}\n")).collect();
+        nft(&["-f", "-"], &others);
+        let replaced = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // It is in the same network.
+            scope.spawn(|| {
+                for _ in 0..REPLACEMENTS {
+                    install(&table).unwrap();
+                }
+                replaced.store(true, Ordering::Relaxed);
+            });
+            let mut reads = 0;
+            while !replaced.load(Ordering::Relaxed) {
+                if let Ok(found) = read_kind(&KINDS[0], &table.id()) {
+                    assert_eq!(found.len(), 1, "after {reads} reads: {found:?}");
+                    reads += 1;
+                }
+            }
+            assert!(reads > 0, "it was never read");
+        });
     });
 }

@@ -1,0 +1,327 @@
+//! A container's root file system, as all its layers together show it: the one place where an image's paths are followed.
+//!
+//! Links are resolved by the kernel with the mounted image as their root (openat2), so none leads out of it, and only regular
+//! files are opened for more than a look: a fifo would be waited for. Nothing of the pod runs yet, so what has been looked at stays.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat},
+    sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat},
+    unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat},
+};
+
+/// Links on the way to one file, at most, as the kernel has it.
+const LINKS_MAX: u32 = 40;
+/// Directories of the root that are hidden below file systems of the host.
+const HOSTS_OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Whether nothing an image has there is seen in its container.
+pub(super) fn is_hosts_own(path: &Path) -> bool {
+    HOSTS_OWN.iter().any(|own| path.starts_with(own))
+}
+
+/// The root file system of a container that is being made.
+pub(super) struct Root {
+    fd: OwnedFd,
+    /// Owner of what is made: the container's root.
+    owner: u32,
+}
+
+impl Root {
+    /// The one at `path`; what is made in it belongs to `owner`.
+    pub(super) fn open(path: &Path, owner: u32) -> io::Result<Self> {
+        Ok(Self { fd: File::open(path)?.into(), owner })
+    }
+
+    /// What is at a path, links followed.
+    pub(super) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        File::from(self.open_at(path, OFlag::O_PATH)?).metadata()
+    }
+
+    /// A regular file, to be read.
+    pub(super) fn file(&self, path: &Path) -> io::Result<File> {
+        if !self.metadata(path)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(self.open_at(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?.into())
+    }
+
+    /// The first bytes of a regular file; `max` at most.
+    pub(super) fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file(path)?.take(max).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Makes sure of a directory, and of all above it; links lead on, and what they lead to is made, too. Returns its path without
+    /// links. Nothing is made below what the host puts its own file systems over.
+    pub(super) fn make_dirs(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut ahead = names(path);
+        let mut real = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            if name == ".." {
+                real.pop();
+                continue;
+            }
+            if is_hosts_own(&real.join(&name)) {
+                real.push(name);
+                continue;
+            }
+            let parent = self.real(&real)?;
+            match kind(&parent, &name)? {
+                Some(SFlag::S_IFDIR) => real.push(name),
+                Some(SFlag::S_IFLNK) => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::ELOOP.into());
+                    }
+                    let target = PathBuf::from(readlinkat(Some(parent.as_raw_fd()), name.as_os_str())?);
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    for name in names(&target).into_iter().rev() {
+                        ahead.push_front(name);
+                    }
+                }
+                Some(_) => return Err(Errno::ENOTDIR.into()),
+                None => {
+                    self.make_dir(&parent, &name)?;
+                    real.push(name);
+                }
+            }
+        }
+        Ok(real)
+    }
+
+    /// Makes sure that a name of `directory` (a path without links) is a directory itself: a file or a link makes room for it.
+    pub(super) fn become_dir(&self, directory: &Path, name: &str) -> io::Result<()> {
+        let parent = self.real(directory)?;
+        match kind(&parent, OsStr::new(name))? {
+            Some(SFlag::S_IFDIR) => return Ok(()),
+            Some(_) => unlinkat(Some(parent.as_raw_fd()), name, UnlinkatFlags::NoRemoveDir)?,
+            None => {}
+        }
+        self.make_dir(&parent, OsStr::new(name))
+    }
+
+    /// The same for a regular file; a directory stays, and is an error.
+    pub(super) fn become_file(&self, directory: &Path, name: &str) -> io::Result<()> {
+        let parent = self.real(directory)?;
+        match kind(&parent, OsStr::new(name))? {
+            Some(SFlag::S_IFREG) => return Ok(()),
+            Some(SFlag::S_IFDIR) => return Err(Errno::EISDIR.into()),
+            Some(_) => unlinkat(Some(parent.as_raw_fd()), name, UnlinkatFlags::NoRemoveDir)?,
+            None => {}
+        }
+        let how = OpenHow::new()
+            .flags(OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .mode(Mode::from_bits_truncate(0o644));
+        drop(owned(openat2(parent.as_raw_fd(), name, how)?));
+        self.give(&parent, OsStr::new(name))
+    }
+
+    fn make_dir(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        mkdirat(Some(parent.as_raw_fd()), name, Mode::from_bits_truncate(0o755))?;
+        self.give(parent, name)
+    }
+
+    fn give(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let owner = (Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)));
+        Ok(fchownat(Some(parent.as_raw_fd()), name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
+    /// A directory by its path without links.
+    fn real(&self, path: &Path) -> io::Result<OwnedFd> {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+        let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        Ok(owned(openat2(self.fd.as_raw_fd(), path, how)?))
+    }
+
+    fn open_at(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC);
+        let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        Ok(owned(openat2(self.fd.as_raw_fd(), path, how)?))
+    }
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+/// What a name of a directory is itself, if there is anything.
+fn kind(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<SFlag>> {
+    match fstatat(Some(parent.as_raw_fd()), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(FileStat { st_mode, .. }) => Ok(Some(SFlag::from_bits_truncate(st_mode) & SFlag::S_IFMT)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, symlink},
+    };
+
+    use nix::unistd::{geteuid, mkfifo};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A directory beside the image, and the image: links `(path, target)`, directories (`path/`) and files.
+    fn image(entries: &[(&str, &str)]) -> (TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("image")).unwrap();
+        fs::write(dir.path().join("secret"), "the host's").unwrap();
+        for (path, target) in entries {
+            let at = dir.path().join("image").join(path.trim_end_matches('/'));
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            match target.strip_prefix("-> ") {
+                Some(target) => symlink(target, &at).unwrap(),
+                None if path.ends_with('/') => fs::create_dir_all(&at).unwrap(),
+                None => fs::write(&at, target).unwrap(),
+            }
+        }
+        let root = Root::open(&dir.path().join("image"), geteuid().as_raw()).unwrap();
+        (dir, root)
+    }
+
+    fn number(error: &io::Error) -> Option<Errno> {
+        error.raw_os_error().map(Errno::from_raw)
+    }
+
+    #[test]
+    fn files_are_read_through_links_that_stay_inside() {
+        let (_dir, root) = image(&[
+            ("file", "here"),
+            ("lib/file", "in lib"),
+            ("absolute", "-> /lib/file"),
+            ("relative", "-> lib/../lib/./file"),
+            ("above", "-> ../../../lib/file"),
+            ("etc", "-> usr/etc"),
+            ("usr/etc/passwd", "-> ../../lib/file"),
+            ("host", "-> ../secret"),
+            ("one", "-> two"),
+            ("two", "-> one"),
+            ("dangling", "-> nothing"),
+            ("directory/", ""),
+        ]);
+        let table = [
+            ("/file", Ok("here")),
+            ("/absolute", Ok("in lib")),
+            ("/relative", Ok("in lib")),
+            ("/above", Ok("in lib")),
+            ("/../../file", Ok("here")),
+            ("/etc/passwd", Ok("in lib")),
+            ("/host", Err(Some(Errno::ENOENT))),
+            ("/../secret", Err(Some(Errno::ENOENT))),
+            ("/one", Err(Some(Errno::ELOOP))),
+            ("/dangling", Err(Some(Errno::ENOENT))),
+            ("/file/below", Err(Some(Errno::ENOTDIR))),
+            ("/directory", Err(None)),
+        ];
+        for (path, expected) in table {
+            let read = root.read(Path::new(path), 64).map(|bytes| String::from_utf8(bytes).unwrap());
+            assert_eq!(read.as_deref().map_err(number), expected, "{path}");
+        }
+        assert_eq!(root.read(Path::new("/file"), 2).unwrap(), b"he", "no more than is wanted");
+    }
+
+    #[test]
+    fn a_fifo_is_looked_at_and_not_waited_for() {
+        let (dir, root) = image(&[]);
+        mkfifo(&dir.path().join("image/fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(number(&root.read(Path::new("/fifo"), 1).unwrap_err()), None);
+        assert!(!root.metadata(Path::new("/fifo")).unwrap().is_file());
+    }
+
+    #[test]
+    fn directories_are_made_where_links_lead_and_never_outside() {
+        let entries = &[
+            ("there/", ""),
+            ("etc", "-> usr/etc"),
+            ("absolute", "-> /var/absolute"),
+            ("out", "-> ../../../../outside"),
+            ("proc-link", "-> /proc/self"),
+            ("one", "-> two"),
+            ("two", "-> one"),
+            ("self", "-> self/x"),
+            ("file", ""),
+        ];
+        let table = [
+            ("/", Ok("/")),
+            ("/a/b/../c/./d", Ok("/a/c/d")),
+            ("/../..", Ok("/")),
+            ("/there/new", Ok("/there/new")),
+            ("/etc/x", Ok("/usr/etc/x")),
+            ("/absolute/x", Ok("/var/absolute/x")),
+            ("/out/x", Ok("/outside/x")),
+            ("/proc/x/y", Ok("/proc/x/y")),
+            ("/proc-link/fd", Ok("/proc/self/fd")),
+            ("/one", Err(Some(Errno::ELOOP))),
+            ("/self", Err(Some(Errno::ELOOP))),
+            ("/file", Err(Some(Errno::ENOTDIR))),
+            ("/file/x", Err(Some(Errno::ENOTDIR))),
+        ];
+        for (path, expected) in table {
+            let (dir, root) = image(entries);
+            let made = root.make_dirs(Path::new(path));
+            assert_eq!(made.as_deref().map_err(number), expected.map(Path::new), "{path}");
+            let mut beside: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            beside.sort();
+            assert_eq!(beside, ["image", "secret"], "{path}: made outside of the image");
+            if let Some(real) = made.ok().filter(|real| !is_hosts_own(real)) {
+                let made = fs::symlink_metadata(dir.path().join("image").join(real.strip_prefix("/").unwrap())).unwrap();
+                assert!(made.is_dir() && made.uid() == geteuid().as_raw(), "{path}");
+            }
+            assert!(!dir.path().join("image/proc").exists(), "{path}: hidden in the container, and made all the same");
+        }
+    }
+
+    #[test]
+    fn a_name_becomes_a_file_or_a_directory_whatever_it_was() {
+        let entries = &[
+            ("file", "kept"),
+            ("directory/kept", ""),
+            ("dangling", "-> ../run/nowhere"),
+            ("absolute", "-> /file"),
+            ("outside", "-> ../../secret"),
+            ("loop", "-> loop"),
+        ];
+        let is_file = |name: &str| (name != "directory").then_some(()).ok_or(Some(Errno::EISDIR));
+        for name in ["file", "directory", "dangling", "absolute", "outside", "loop", "missing"] {
+            let (dir, root) = image(entries);
+            let at = dir.path().join("image").join(name);
+            assert_eq!(root.become_file(Path::new("/"), name).map_err(|error| number(&error)), is_file(name), "{name}");
+            assert_eq!(fs::symlink_metadata(&at).unwrap().is_file(), name != "directory", "{name}");
+            assert_eq!(fs::read_to_string(dir.path().join("image/file")).unwrap(), "kept", "{name}");
+            let (dir, root) = image(entries);
+            let at = dir.path().join("image").join(name);
+            root.become_dir(Path::new("/"), name).unwrap();
+            assert!(fs::symlink_metadata(&at).unwrap().is_dir(), "{name}");
+            assert!(dir.path().join("image/directory/kept").exists(), "{name}");
+            assert_eq!(fs::read_to_string(dir.path().join("secret")).unwrap(), "the host's", "{name}");
+        }
+    }
+}

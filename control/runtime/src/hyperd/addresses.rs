@@ -1,0 +1,157 @@
+//! Which address the next pod gets. hyperd hands the same out again after a restart, whoever has it, and never takes one back; so
+//! pods come with addresses of ours.
+//!
+//! Nothing is written down: an address is taken if a pod that hyperd holds has it, if somebody at the bridge does, or if a start that is
+//! under way is going to.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+use tokio::task;
+
+use super::{Inner, error::HyperdError, survey, unavailable};
+use crate::{
+    PodId, RuntimeError,
+    network::{Guard, PolicyError, Pool, Seated},
+};
+
+/// What starts that are under way are going to have, and what was taken at the last look.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    state: Mutex<State>,
+    /// Held from the look at who has which address until one is reserved, and while a reservation ends.
+    choosing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reserved: HashSet<Ipv4Addr>,
+    last: Option<Ipv4Addr>,
+    /// As of the last survey.
+    held: HashSet<Ipv4Addr>,
+}
+
+impl Addresses {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What pods had at a survey.
+    pub(super) fn surveyed(&self, held: HashSet<Ipv4Addr>) {
+        self.state().held = held;
+    }
+
+    fn reserve(&self, pool: Pool, mut taken: HashSet<Ipv4Addr>, seated: &Seated) -> Option<Ipv4Addr> {
+        let mut state = self.state();
+        taken.extend(state.reserved.iter().chain(&seated.taken));
+        let chosen = pool.choose(state.last, &taken, &seated.doubtful)?;
+        state.reserved.insert(chosen);
+        state.last = Some(chosen);
+        Some(chosen)
+    }
+
+    /// Whether there is one more, as far as was seen.
+    fn has_room(&self, pool: Pool, seated: &Seated) -> bool {
+        let state = self.state();
+        pool.addresses().any(|address| ![&state.reserved, &state.held, &seated.taken].iter().any(|taken| taken.contains(&address)))
+    }
+}
+
+/// The interface of a pod, as `/pod/create` takes it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct NewInterface {
+    pub(super) ifname: String,
+    bridge: String,
+    ip: String,
+    gateway: String,
+    mac: String,
+}
+
+/// An interface for one start, that no other start gets until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    addresses: Arc<Addresses>,
+    address: Ipv4Addr,
+    pub(super) interface: NewInterface,
+}
+
+impl Lease {
+    /// Ends the reservation: whoever looks from now on finds the pod, or nothing of it.
+    pub(super) async fn end(self) {
+        let addresses = Arc::clone(&self.addresses);
+        let _choosing = addresses.choosing.lock().await;
+        drop(self);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.addresses.state().reserved.remove(&self.address);
+    }
+}
+
+/// The pods' bridge: its name, addresses and who is there.
+type Bridge = (String, Pool, Seated);
+
+impl Inner {
+    /// An interface for a new pod; none if the operator has the pods' network in hand.
+    pub(super) async fn lease(&self) -> Result<Option<Lease>, RuntimeError> {
+        let Some(guard) = self.guard.clone() else { return Ok(None) };
+        let _choosing = self.addresses.choosing.lock().await;
+        let held = survey::held(self).await.map_err(|error| unavailable("asking hyperd for addresses in use", error))?;
+        let taken = held.iter().filter_map(|holder| holder.address).filter_map(v4).collect();
+        let (bridge, pool, seated) = look(guard).await?;
+        let address = self.addresses.reserve(pool, taken, &seated).ok_or_else(|| no_room(pool))?;
+        let interface = NewInterface {
+            ifname: pool.port(address),
+            bridge,
+            ip: format!("{address}/{}", pool.subnet.prefix),
+            gateway: pool.gateway.to_string(),
+            mac: pool.mac(address).to_string(),
+        };
+        Ok(Some(Lease { addresses: Arc::clone(&self.addresses), address, interface }))
+    }
+
+    /// Whether one more pod would get an address.
+    pub(super) async fn has_address(&self) -> Result<(), RuntimeError> {
+        let Some(guard) = self.guard.clone() else { return Ok(()) };
+        let (_, pool, seated) = look(guard).await?;
+        if self.addresses.has_room(pool, &seated) { Ok(()) } else { Err(no_room(pool)) }
+    }
+
+    /// Whether no other pod has the address of this one.
+    pub(super) async fn is_alone(&self, id: &PodId, address: IpAddr) -> Result<bool, HyperdError> {
+        let held = survey::held(self).await?;
+        Ok(!held.iter().any(|holder| holder.id != id.as_str() && holder.address == Some(address)))
+    }
+}
+
+/// Looks at the pods' bridge; an error says what is missing of it.
+pub(super) async fn look(guard: Arc<Guard>) -> Result<Bridge, RuntimeError> {
+    let looked = task::spawn_blocking(move || {
+        let (name, pool) = guard.bridge()?;
+        Ok::<_, PolicyError>((name.to_owned(), pool, guard.seated()?))
+    });
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Unavailable {
+        operation: "looking at the pods' bridge".to_owned(),
+        source: Some(source),
+    };
+    looked.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
+}
+
+fn no_room(pool: Pool) -> RuntimeError {
+    let cause = std::io::Error::other(format!("all addresses of pods in {} are in use (BridgeIP in /etc/hyper/config)", pool.subnet));
+    RuntimeError::NoRoom { what: "all addresses are in use".to_owned(), source: Some(Box::new(cause)) }
+}
+
+/// What is of IPv4.
+pub(super) fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
