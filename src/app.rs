@@ -2,6 +2,7 @@
 
 mod error;
 pub(crate) mod pods;
+pub(crate) mod sizes;
 mod tested;
 
 use std::{
@@ -20,6 +21,7 @@ use codiusd_control::{
     capacity::CapacityLedger,
     clock::SystemClock,
     house::House,
+    machines::Machines,
     orders::Orders,
     pay::{Asset, Desk, Tariff, asset_of},
     peers::{Peers, PeersConfig},
@@ -109,6 +111,7 @@ impl App {
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
         let test_image = tested::image(config).await?;
+        let machines = sizes_sold(config)?;
         let runtime = pods::runtime(config, &registry, &supervisor).await?;
 
         let routes = Arc::new(RouteTable::new());
@@ -136,15 +139,17 @@ impl App {
         keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
 
         let mut tasks = chores(&interledger, asset, &desk, &keeper);
-        let orders = Orders::new(tariff.clone(), config.machines.clone(), desk, keeper.clone(), receiver, interledger.account());
+        let orders = Orders::new(tariff.clone(), machines.clone(), desk, keeper.clone(), receiver, interledger.account());
         let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
         tasks.spawn(supervisor.service("peers", find_peers(peers.clone(), gate.clone())));
         let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
         let listener = bind_socket(&socket)?;
         let draining = CancellationToken::new();
-        let api_config =
-            ApiConfig { metrics: config.public_metrics.then_some(registry), ..api_config(config, &public_uri, &draining, gate, tariff) };
+        let api_config = ApiConfig {
+            metrics: config.public_metrics.then_some(registry),
+            ..api_config(config, &public_uri, &draining, gate, tariff, machines)
+        };
         let (api, api_stop) = serve_api(&supervisor, listener, api_config, orders, peers);
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
@@ -398,11 +403,26 @@ fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
     hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())
 }
 
+fn sizes_sold(config: &Config) -> Result<Machines, StartError> {
+    let (sold, unsold) = sizes::sold(config)?;
+    for (size, against) in unsold {
+        tracing::warn!(%size, against, "a size of CODIUS_MACHINES is not sold: no pod can be started with it");
+    }
+    Ok(sold)
+}
+
 fn local_uri(port: u16) -> Url {
     format!("http://localhost:{port}").parse().unwrap_or_else(|_| unreachable!("a port makes a valid URL"))
 }
 
-fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, gate: Gate, cost_per_month: Tariff) -> ApiConfig {
+fn api_config(
+    config: &Config,
+    public_uri: &Url,
+    draining: &CancellationToken,
+    gate: Gate,
+    cost_per_month: Tariff,
+    machines: Machines,
+) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
         gate,
@@ -410,7 +430,7 @@ fn api_config(config: &Config, public_uri: &Url, draining: &CancellationToken, g
         additional_host_info: config.additional_host_info,
         public_uri: public_uri.as_str().trim_end_matches('/').to_owned(),
         cost_per_month,
-        rules: pods::rules(config),
+        rules: pods::rules(config, machines),
         duration_default: DURATION_DEFAULT.min(config.duration_max),
         duration_max: config.duration_max,
     }

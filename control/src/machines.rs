@@ -68,6 +68,18 @@ impl Machines {
         self.0.iter()
     }
 
+    /// Those that nothing is `against`, and the others with what is.
+    pub fn partition<A>(&self, against: impl Fn(&Size) -> Option<A>) -> (Self, Vec<(Size, A)>) {
+        let (mut fit, mut others) = (Vec::new(), Vec::new());
+        for size in self.iter().cloned() {
+            match against(&size) {
+                None => fit.push(size),
+                Some(reason) => others.push((size, reason)),
+            }
+        }
+        (Self(fit.into()), others)
+    }
+
     /// All names, for people.
     pub(crate) fn names(&self) -> String {
         let names: Vec<String> = self.iter().map(|size| format!("\"{}\"", size.name)).collect();

@@ -38,6 +38,6 @@ mod watch;
 pub use crashes::Marks;
 pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
 pub use metrics::PodMetrics;
-pub use operator::{BanError, Doing, PodFacts};
+pub use operator::{BanError, Doing, PodFacts, RunFacts};
 pub use shares::{Capacity, DiskShare, Resource, Room, Shares};
-pub use state::{Order, Pod, PodRecord};
+pub use state::{Order, Pod, PodRecord, Term};

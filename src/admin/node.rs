@@ -44,24 +44,20 @@ pub(super) async fn pod(State(desk): State<Arc<Desk>>, Query(Which { id }): Quer
     let text = id.filter(|id| !id.is_empty()).ok_or(AdminError::NoHash)?;
     let facts = text.parse::<PodId>().ok().and_then(|id| desk.orders.keeper().facts(&id));
     let facts = facts.ok_or(AdminError::NoPod(text))?;
-    let (start, expiry, address) = facts
-        .run
-        .map(|(start, expiry, address)| (format!("{start:.3}"), format!("{expiry:.3}"), address))
-        .map_or((None, None, None), |(start, expiry, address)| (Some(start), Some(expiry), Some(address)));
     Ok(Json(json!({
         "id": facts.order.spec.id,
         "running": facts.doing == Doing::Running,
-        "start": start,
-        "expiry": expiry,
+        "start": facts.run.map(|run| format!("{:.3}", run.since)),
+        "expiry": facts.run.map(|run| format!("{:.3}", run.term.expires_at)),
         "memory": facts.memory_bytes / MIB,
         "totalUptime": bought_seconds(&facts),
         "port": facts.order.port,
-        "ip": address,
+        "ip": facts.run.map(|run| run.address),
     })))
 }
 
 pub(super) async fn uptime(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    let seconds = desk.orders.keeper().survey().iter().map(bought_seconds).fold(0, i64::saturating_add);
+    let seconds = desk.orders.keeper().survey().iter().map(bought_seconds).fold(0, u64::saturating_add);
     let mut earnings = earnings(&desk.orders.totals());
     if let Some(asset) = desk.orders.asset() {
         earnings.entry(asset.code).or_insert_with(|| "0".to_owned());
@@ -69,9 +65,9 @@ pub(super) async fn uptime(State(desk): State<Arc<Desk>>) -> Json<Value> {
     Json(json!({ "aggregate_pod_uptime": seconds.to_string(), "aggregate_earnings": earnings }))
 }
 
-/// What a pod that runs will have run when its time is over, since it was last started.
-fn bought_seconds(pod: &PodFacts) -> i64 {
-    pod.run.map_or(0, |(start, expiry, _)| start.duration_until(expiry).as_secs().max(0))
+/// What was bought in all for a pod that runs.
+fn bought_seconds(pod: &PodFacts) -> u64 {
+    pod.run.map_or(0, |run| run.term.bought_seconds.into())
 }
 
 /// What was earned by currency, exactly. An asset that has changed its scale is one currency still; only if the sum has more

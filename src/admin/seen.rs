@@ -87,9 +87,9 @@ fn shown(pod: &PodFacts, traffic: Option<&PodTraffic>) -> Value {
         "received": traffic.map(|traffic| traffic.received),
         "sent": traffic.map(|traffic| traffic.sent),
     });
-    if let (Some((start, expiry, _)), Some(remaining)) = (pod.run, pod.remaining) {
-        shown["start"] = format!("{start:.3}").into();
-        shown["expiry"] = format!("{expiry:.3}").into();
+    if let (Some(run), Some(remaining)) = (pod.run, pod.remaining) {
+        shown["start"] = format!("{:.3}", run.since).into();
+        shown["expiry"] = format!("{:.3}", run.term.expires_at).into();
         shown["remaining"] = remaining.as_secs().into();
     }
     shown

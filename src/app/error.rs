@@ -85,6 +85,14 @@ pub enum StartError {
     /// A metric that is registered twice.
     #[error("metrics can't be registered")]
     Metrics(#[from] prometheus::Error),
+    /// The size that every host has can't be started here.
+    #[error("CODIUS_MACHINES has a size that no pod can be started with, {size}: {against}; give small another size")]
+    Small {
+        /// As it would be written.
+        size: String,
+        /// Why not.
+        against: String,
+    },
     /// The machine's memory.
     #[error("can't read how much memory this machine has")]
     Memory(#[source] io::Error),

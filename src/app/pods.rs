@@ -3,6 +3,7 @@
 use std::{fs, io, num::NonZeroUsize, sync::Arc, thread};
 
 use codiusd_control::{
+    machines::Machines,
     manifest::Rules,
     pods::{Capacity, DiskShare},
 };
@@ -121,13 +122,13 @@ pub(super) fn addresses(config: &Config) -> codiusd_proxy::Policy {
 }
 
 /// What this host runs. A port the front door reaches no pod at, or that is closed, is refused before anyone pays for it.
-pub(super) fn rules(config: &Config) -> Rules {
+pub(super) fn rules(config: &Config, machines: Machines) -> Rules {
     let why_not = |port: u16| {
         let closed = network::ingress_denied(&config.network.blocked, Protocol::Tcp, port);
         closed.or_else(|| codiusd_proxy::refuses_port(port).then_some("no pod is reached at it, for what listens there is no web server"))
     };
     let denied_ports = (1..=u16::MAX).filter_map(|port| Some((port, why_not(port)?.to_owned()))).collect();
-    Rules { machines: config.machines.clone(), denied_ports, ..Rules::default() }
+    Rules { machines, denied_ports, ..Rules::default() }
 }
 
 /// What pods may hold of this machine. Only the embedded runtime keeps their disks below our directory.

@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
 use crate::{
-    app::pods::network_policy,
+    app::{pods::network_policy, sizes::sold},
     causes::in_full,
     config::{Config, RuntimeChoice},
 };
@@ -28,7 +28,7 @@ const DISK_MIN: u64 = 10 * GIB;
 const CLOCK_MIN: u64 = 1_735_689_600;
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
-    let mut found = vec![clock(), disk(&config.root), open_files(config)];
+    let mut found = vec![clock(), disk(&config.root), open_files(config), sizes(config)];
     match &config.runtime {
         RuntimeChoice::Embedded => found.extend([privileges(), namespaces(), overlay(), seccomp(), control_groups()]),
         RuntimeChoice::Hyperd(socket) => found.push(hyperd(socket)),
@@ -54,6 +54,21 @@ fn clock() -> Finding {
             "systemd-timesyncd or chrony, unless what this machine runs on does: certificates and payments are judged by it",
         ),
         Err(error) => Finding::note("clock", format!("the kernel doesn't say who keeps it right: {error}"), "see that it is right: date"),
+    }
+}
+
+fn sizes(config: &Config) -> Finding {
+    let remedy = "CODIUS_MACHINES: sizes this machine can start; uploads of others are refused";
+    match sold(config) {
+        Ok((sold, unsold)) if unsold.is_empty() => {
+            let names: Vec<&str> = sold.iter().map(|size| size.name.as_str()).collect();
+            Finding::good("sizes", format!("{} can be started", names.join(", ")))
+        }
+        Ok((_, unsold)) => {
+            let unsold: Vec<String> = unsold.iter().map(|(size, against)| format!("{}: {against}", size.name)).collect();
+            Finding::note("sizes", format!("not sold, for no pod can be started with them: {}", unsold.join("; ")), remedy)
+        }
+        Err(error) => Finding::bad("sizes", in_full(&error), remedy),
     }
 }
 

@@ -245,3 +245,25 @@ async fn what_an_exited_pod_had_left_is_kept_and_its_memory_is_free() {
     let left = jiff::Timestamp::now().duration_until(expiry(&host, &hash).await).as_secs();
     assert!((600..=660).contains(&left), "what was left is added: {left} s");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_no_machine_starts_with_are_not_sold() {
+    let hyperd = double().await;
+    let cpus = std::thread::available_parallelism().expect("processors");
+    let wide = cpus.get() + 1;
+    let machines = format!(
+        "most cpus={cpus} memory=64MiB disk=64MiB price=1, wide cpus={wide} memory=64MiB disk=64MiB price=1, low cpus=1 memory=32MiB disk=64MiB price=1"
+    );
+    let host = on(&hyperd).set("CODIUS_MACHINES", machines).start().await;
+    Payer::connect(host.ilp()).await.run_pod(&host, &named(&hyperd, "most").machine("most"), 60).await;
+    for size in ["wide", "low"] {
+        let refused =
+            host.api(Method::POST, "/pods?duration=60", Some(named(&hyperd, size).machine(size).json()), Some(&pay_token())).await;
+        assert_eq!((refused.status, refused.header("pay")), (StatusCode::BAD_REQUEST, None), "{}", refused.text());
+        assert_eq!(refused.json()["message"], "manifest.machine: must be \"small\" or \"most\"");
+    }
+    let names: Vec<Value> = info(&host).await["machines"].as_array().expect("sizes").iter().map(|size| size["name"].clone()).collect();
+    assert_eq!(names, ["small", "most"]);
+    let doctor = host.run(&["doctor"]).await;
+    assert!(doctor.text.contains(&format!("wide: this machine has {cpus} processors")), "{}", doctor.text);
+}

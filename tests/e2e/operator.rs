@@ -11,7 +11,7 @@ use codiusd_kit::{
 use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{expiry, host, quote};
+use crate::{expiry, host, quote, seconds_between};
 
 /// How long what is left of a pod may stay.
 const CLEAN_WITHIN: Duration = Duration::from_secs(20);
@@ -123,6 +123,27 @@ async fn the_tools_of_the_node_codiusds_operators_work() {
     }
     assert_eq!(info["expiry"], bought.answer.json()["expiry"]);
     assert_eq!(see(&host, "/getAllUptime").await, json!({ "aggregate_pod_uptime": "600", "aggregate_earnings": { "XRP": "0.002283106" } }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_that_was_bought_stays_what_it_was() {
+    let mut host = operated().start().await;
+    let hash = Payer::connect(host.ilp()).await.run_pod(&host, &Upload::of(host.image()), 600).await;
+    // The pods of this host end with it, and are started anew.
+    host.kill9();
+    let killed = jiff::Timestamp::now();
+    until("a second to pass", LOGGED_WITHIN, async || (seconds_between(killed, jiff::Timestamp::now()) > 1.0).then_some(())).await;
+    host.start_again().await;
+    let bought = async |expected: u64| {
+        let info = see(&host, &format!("/getPodInfo?id={hash}")).await;
+        let all = see(&host, "/getAllUptime").await["aggregate_pod_uptime"].clone();
+        (info["totalUptime"] == expected && all == expected.to_string()).then_some(())
+    };
+    until("the pod with all the time that was bought", LOGGED_WITHIN, async || bought(600).await).await;
+    let more = format!("/pods?manifestHash={hash}&duration=60");
+    let extended = Payer::connect(host.ilp()).await.buy(&host, Method::PUT, &more, None, &pay_token(), u64::MAX).await;
+    assert_eq!(extended.answer.status, StatusCode::OK, "{}", extended.answer.text());
+    bought(660).await.expect("what was bought in all");
 }
 
 #[tokio::test(flavor = "multi_thread")]

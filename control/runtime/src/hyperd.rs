@@ -66,6 +66,8 @@ use killers::Killers;
 use metrics::Metrics;
 use survey::Seen;
 
+/// The least memory of a pod, in bytes: the guest of a virtual machine with 32 MiB never comes up.
+pub const MEMORY_MIN: u64 = 64 << 20;
 /// How long a daemon that is ready takes to say so.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 

@@ -22,7 +22,7 @@ use crate::{
     manifest::Upload,
     pay::{Asset, Desk},
     peers::{PeersConfig, Reach, Rhythm},
-    pods::{Capacity, Gone, Keeper, KeeperConfig, Pod, PodMetrics, PodRecord, Routes},
+    pods::{Capacity, Gone, Keeper, KeeperConfig, Pod, PodMetrics, PodRecord, Routes, Term},
     store::Store,
 };
 
@@ -95,7 +95,7 @@ impl Office {
             let order = Upload::parse(upload.as_bytes(), &Rules::default()).unwrap().order(&Rules::default(), "http://host.example");
             runtime.start(order.spec.clone()).await.unwrap();
             let expires_at = clock.now() + Duration::from_secs(3600);
-            found.push(PodRecord { order, pod: Pod::Running { expires_at } });
+            found.push(PodRecord { order, pod: Pod::Running { term: Term { expires_at, bought_seconds: 60 } } });
         }
         let keeper = Keeper::new(config, runtime, Arc::new(NoRoutes), desk.clone(), store, clock, pods);
         keeper.recover(found).await.unwrap();

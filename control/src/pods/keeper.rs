@@ -398,7 +398,7 @@ impl Keeper {
 fn running<'a>(table: &'a HashMap<PodId, Entry>, id: &PodId) -> Result<(&'a Entry, Timestamp), Refusal> {
     let entry = table.get(id).ok_or_else(|| Refusal::NoSuchPod(id.clone()))?;
     match entry.stage {
-        Stage::Running { expires_at, .. } => Ok((entry, expires_at)),
+        Stage::Running { term, .. } => Ok((entry, term.expires_at)),
         Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown => Err(Refusal::Changing(id.clone())),
         Stage::Clearing | Stage::Exited { .. } => Err(Refusal::Stopped(id.clone())),
     }

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use codiusd_runtime::{ContainerSpec, Machine, PodId, PodSpec, Runtime};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::{sync::watch, time};
 
-use super::{Capacity, Gone, Keeper, KeeperConfig, Order, PodMetrics, PodRecord, Routes};
+use super::{Capacity, Gone, Keeper, KeeperConfig, Order, PodMetrics, PodRecord, Routes, Term};
 use crate::{
     capacity::CapacityLedger,
     clock::SystemClock,
@@ -83,8 +83,8 @@ pub(super) fn order(letter: &str, image: &str) -> Order {
     Order { spec, machine: "small".to_owned(), manifest: "{}".into(), port: Some(80), debug: false }
 }
 
-pub(super) fn in_an_hour() -> Timestamp {
-    Timestamp::now() + SignedDuration::from_hours(1)
+pub(super) fn an_hour() -> Term {
+    Term::new(Timestamp::now(), 3600)
 }
 
 /// A keeper that has recovered these pods, and is quick to try again; and the file it keeps them in.

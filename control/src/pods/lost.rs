@@ -15,7 +15,7 @@ use tokio::time;
 use super::{
     crashes::{self, LostOne, Mark, Marks},
     keeper::{Inner, Refusal},
-    state::Order,
+    state::{Order, Term},
 };
 use crate::store::{StoreFailed, Write};
 
@@ -128,7 +128,7 @@ impl Inner {
     }
 
     /// Starts a pod anew when what it waits for has come, or ends it if its time is over before.
-    pub(super) async fn renewed(&self, order: &Arc<Order>, expires_at: Timestamp, wait: Wait) {
+    pub(super) async fn renewed(&self, order: &Arc<Order>, term: Term, wait: Wait) {
         let turn = async {
             time::sleep(wait.calm).await;
             match wait.trial {
@@ -138,12 +138,12 @@ impl Inner {
         };
         let turn = tokio::select! {
             turn = turn => turn,
-            () = time::sleep(self.until(expires_at)) => None,
+            () = time::sleep(self.until(term.expires_at)) => None,
         };
         if turn.is_some() {
             *self.on_trial() = Some(order.spec.id.clone());
         }
-        self.revive(order, expires_at).await;
+        self.revive(order, term).await;
         if let (Some(_turn), Some(trial)) = (turn, wait.trial) {
             time::sleep(trial).await;
             *self.on_trial() = None;

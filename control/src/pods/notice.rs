@@ -242,21 +242,21 @@ impl Inner {
 
     /// Running -> Reviving: stopped if it is still there, and started anew until the same end.
     fn renew(self: &Arc<Self>, pod: &Before, why: Renewal, wait: Wait) {
-        let (order, expires_at) = {
+        let (order, term) = {
             let mut table = self.table();
-            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(&pod.id) else { return };
+            let Some(&Entry { ref order, stage: Stage::Running { run, term } }) = table.get(&pod.id) else { return };
             let order = order.clone();
             if run.incarnation != pod.run.incarnation {
                 return;
             }
             self.routes.withdraw(&pod.id, Gone::Restarting(self.clock.now()));
             table.set_stage(&pod.id, Stage::Reviving);
-            (order, expires_at)
+            (order, term)
         };
         tracing::warn!(pod = %pod.id, reason = why.label(), "pod is started anew; its end stays as it was");
         self.metrics.renewed(why);
         let inner = Arc::clone(self);
-        self.store.supervisor().spawn_job("new start of a pod", async move { inner.renewed(&order, expires_at, wait).await });
+        self.store.supervisor().spawn_job("new start of a pod", async move { inner.renewed(&order, term, wait).await });
     }
 
     /// Running -> Exited, by way of `Clearing` while what is there of it is cleared away. Nothing happens if the pod has
@@ -265,13 +265,13 @@ impl Inner {
         let permit = self.store.reserve().await?;
         let (durable, order, exited) = {
             let mut table = self.table();
-            let Some(&Entry { ref order, stage: Stage::Running { run, expires_at } }) = table.get(id) else { return Ok(()) };
+            let Some(&Entry { ref order, stage: Stage::Running { run, term } }) = table.get(id) else { return Ok(()) };
             let order = order.clone();
             if run.incarnation != incarnation {
                 return Ok(());
             }
             self.routes.withdraw(id, Gone::Exited(self.clock.now()));
-            let (seconds, forget_at) = self.what_is_left(expires_at);
+            let (seconds, forget_at) = self.what_is_left(term.expires_at);
             // The log of a debug pod is kept with it; of any other nothing is.
             table.set_stage(id, if order.debug { Stage::Exited { seconds, forget_at } } else { Stage::Clearing });
             let write = Write::PodProgress(id.clone(), Pod::Exited { seconds, forget_at });

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{
     keeper::{Inner, Keeper, Refusal},
-    state::{Entry, Order, Stage},
+    state::{Entry, Order, Stage, Term},
 };
 use crate::{
     house::{BANS_MAX, Ban, House},
@@ -62,12 +62,23 @@ pub struct PodFacts {
     pub order: Arc<Order>,
     /// What it does.
     pub doing: Doing,
-    /// Since when and until when it runs, and its address.
-    pub run: Option<(Timestamp, Timestamp, IpAddr)>,
+    /// Of one that runs.
+    pub run: Option<RunFacts>,
     /// How long it still runs.
     pub remaining: Option<Duration>,
     /// What it holds of the machine's memory, in bytes.
     pub memory_bytes: u64,
+}
+
+/// What is known of a pod that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct RunFacts {
+    /// When it was last started.
+    pub since: Timestamp,
+    /// What was bought, and until when it runs.
+    pub term: Term,
+    /// Where it is.
+    pub address: IpAddr,
 }
 
 /// The operator has banned as much as can be kept.
@@ -220,15 +231,15 @@ impl Inner {
             Stage::Exited { .. } if self.marks_of(&entry.order.spec.id).end_new_starts() => (Doing::Crashed, None),
             Stage::Clearing | Stage::Exited { .. } => (Doing::Exited, None),
             Stage::Reviving => (Doing::Restarting, None),
-            Stage::Running { run, expires_at } => {
+            Stage::Running { run, term } => {
                 let since = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
-                (Doing::Running, Some((since, *expires_at, run.address)))
+                (Doing::Running, Some(RunFacts { since, term: *term, address: run.address }))
             }
             Stage::Starting { .. } => (Doing::Starting, None),
             Stage::Stopping => (Doing::Stopping, None),
             Stage::Unknown => (Doing::Unknown, None),
         };
-        let remaining = run.map(|(_, expires_at, _)| self.until(expires_at));
+        let remaining = run.map(|run| self.until(run.term.expires_at));
         let memory_bytes = entry.holds().map_or(0, |machine| machine.memory_bytes);
         PodFacts { order: entry.order.clone(), doing, run, remaining, memory_bytes }
     }
@@ -246,13 +257,13 @@ mod tests {
         house::HouseRows,
         pods::{
             Pod, PodRecord,
-            kit::{Board, WITHIN, in_an_hour, order, recovered},
+            kit::{Board, WITHIN, an_hour, order, recovered},
         },
     };
 
     /// A keeper of these pods, which have run until now; and the file it keeps them in.
     async fn keeper(kept: HouseRows, orders: &[Order]) -> (tempfile::TempDir, Keeper) {
-        let stored = orders.iter().map(|order| PodRecord { order: order.clone(), pod: Pod::Running { expires_at: in_an_hour() } });
+        let stored = orders.iter().map(|order| PodRecord { order: order.clone(), pod: Pod::Running { term: an_hour() } });
         let house = House::new(kept, CostPerMonth::DEFAULT);
         recovered(house, Arc::new(NoopRuntime::new()), Arc::new(Board::default()), stored.collect()).await
     }

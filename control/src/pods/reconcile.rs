@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use codiusd_runtime::{PodId, PodState, PodStatus, RunningPod};
 use jiff::Timestamp;
 
-use super::state::{Pod, PodRecord};
+use super::state::{Pod, PodRecord, Term};
 
 /// What has to be done about one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub(super) enum Repair {
     /// It was being started and doesn't run: its payment is free again.
     GiveBack { segment: String, kept_seconds: u32 },
     /// It runs and has time left.
-    Adopt { run: RunningPod, expires_at: Timestamp },
+    Adopt { run: RunningPod, term: Term },
     /// It should run and is gone (the machine or the runtime was restarted): it is started again.
-    Revive { expires_at: Timestamp },
+    Revive { term: Term },
     /// Its machine has ended while nobody looked: it is marked, and started again unless it was too often.
-    Crashed { expires_at: Timestamp },
+    Crashed { term: Term },
     /// It has exited while nobody looked.
     Exited { expires_at: Timestamp },
     /// It had exited before; what it has left is kept.
@@ -44,13 +44,11 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
     match (pod.clone(), found) {
         (Pod::Starting { segment, seconds, .. }, Some(PodState::Running(run))) => Repair::Complete { run: *run, segment, seconds },
         (Pod::Starting { segment, kept_seconds, .. }, _) => Repair::GiveBack { segment, kept_seconds },
-        (Pod::Running { expires_at }, _) if expires_at <= now => Repair::Forget,
-        (Pod::Running { expires_at }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, expires_at },
-        (Pod::Running { expires_at }, Some(PodState::Crashed)) => Repair::Crashed { expires_at },
-        (Pod::Running { expires_at }, Some(PodState::Exited)) => Repair::Exited { expires_at },
-        (Pod::Running { expires_at }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => {
-            Repair::Revive { expires_at }
-        }
+        (Pod::Running { term }, _) if term.expires_at <= now => Repair::Forget,
+        (Pod::Running { term }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, term },
+        (Pod::Running { term }, Some(PodState::Crashed)) => Repair::Crashed { term },
+        (Pod::Running { term }, Some(PodState::Exited)) => Repair::Exited { expires_at: term.expires_at },
+        (Pod::Running { term }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => Repair::Revive { term },
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
         (Pod::Exited { seconds, forget_at }, _) => Repair::Keep { seconds, forget_at },
     }
@@ -71,25 +69,26 @@ mod tests {
     fn every_pair_of_stored_and_found_has_one_repair() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (now, later) = (at(100), at(200));
+        let until = |expires_at| Term { expires_at, bought_seconds: 60 };
         let starting = || Pod::Starting { segment: "s".to_owned(), seconds: 60, kept_seconds: 5 };
         let running = PodState::Running(RUN);
         let table = [
             (starting(), Some(running), Repair::Complete { run: RUN, segment: "s".to_owned(), seconds: 60 }),
             (starting(), Some(PodState::Exited), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (starting(), None, Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { expires_at: later }, Some(running), Repair::Adopt { run: RUN, expires_at: later }),
-            (Pod::Running { expires_at: later }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
-            (Pod::Running { expires_at: later }, Some(PodState::Crashed), Repair::Crashed { expires_at: later }),
+            (Pod::Running { term: until(later) }, Some(running), Repair::Adopt { run: RUN, term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
+            (Pod::Running { term: until(later) }, Some(PodState::Crashed), Repair::Crashed { term: until(later) }),
             (starting(), Some(PodState::Crashed), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { expires_at: later }, None, Repair::Revive { expires_at: later }),
-            (Pod::Running { expires_at: later }, Some(PodState::Lost), Repair::Revive { expires_at: later }),
-            (Pod::Running { expires_at: later }, Some(PodState::Unstarted), Repair::Revive { expires_at: later }),
+            (Pod::Running { term: until(later) }, None, Repair::Revive { term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Lost), Repair::Revive { term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Unstarted), Repair::Revive { term: until(later) }),
             (starting(), Some(PodState::Unstarted), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { expires_at: later }, Some(PodState::Misplaced), Repair::Revive { expires_at: later }),
+            (Pod::Running { term: until(later) }, Some(PodState::Misplaced), Repair::Revive { term: until(later) }),
             (starting(), Some(PodState::Misplaced), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (starting(), Some(PodState::Lost), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { expires_at: now }, Some(running), Repair::Forget),
-            (Pod::Running { expires_at: now }, None, Repair::Forget),
+            (Pod::Running { term: until(now) }, Some(running), Repair::Forget),
+            (Pod::Running { term: until(now) }, None, Repair::Forget),
             (Pod::Exited { seconds: 9, forget_at: later }, None, Repair::Keep { seconds: 9, forget_at: later }),
             (Pod::Exited { seconds: 9, forget_at: now }, Some(PodState::Exited), Repair::Forget),
         ];

@@ -11,7 +11,7 @@ use super::{
     crashes::Mark,
     keeper::{Gone, Inner, Keeper},
     reconcile::{Repair, reconcile},
-    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage},
+    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, Term},
 };
 use crate::store::{StoreFailed, Write};
 
@@ -83,8 +83,10 @@ impl Keeper {
     /// come again: who needn't is told so.
     async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<Option<BoxFuture<'static, ()>>, StoreFailed> {
         let repair = match repair {
-            Repair::Crashed { expires_at } if self.0.mark(id, Mark::Strike).await?.end_new_starts() => Repair::Exited { expires_at },
-            Repair::Crashed { expires_at } => Repair::Revive { expires_at },
+            Repair::Crashed { term } if self.0.mark(id, Mark::Strike).await?.end_new_starts() => {
+                Repair::Exited { expires_at: term.expires_at }
+            }
+            Repair::Crashed { term } => Repair::Revive { term },
             repair => repair,
         };
         let place = |stage| {
@@ -103,16 +105,16 @@ impl Keeper {
                 gone(if kept_seconds == 0 { Gone::Stopped } else { Gone::Exited(now) });
                 return Ok(Some(Box::pin(async move { inner.undo_start(&name).await })));
             }
-            Repair::Adopt { run, expires_at } => {
-                place(Stage::Running { run, expires_at });
+            Repair::Adopt { run, term } => {
+                place(Stage::Running { run, term });
                 self.0.publish(id, &run);
             }
-            Repair::Crashed { expires_at } | Repair::Revive { expires_at } => {
+            Repair::Crashed { term } | Repair::Revive { term } => {
                 place(Stage::Reviving);
                 // Visitors are told to come again, not that there is no such pod.
                 gone(Gone::Restarting(now));
                 let order = order.clone();
-                return Ok(Some(Box::pin(async move { inner.revive(&order, expires_at).await })));
+                return Ok(Some(Box::pin(async move { inner.revive(&order, term).await })));
             }
             Repair::Exited { expires_at } => {
                 let (seconds, forget_at) = self.0.what_is_left(expires_at);
@@ -160,8 +162,8 @@ impl Inner {
 
     /// Starts a pod that was lost, or that is worn; it keeps its end. It ran before: unless it is its own containers that don't
     /// begin, this is tried until its time is over.
-    pub(super) async fn revive(&self, order: &Arc<Order>, expires_at: Timestamp) {
-        let id = &order.spec.id;
+    pub(super) async fn revive(&self, order: &Arc<Order>, term: Term) {
+        let (id, expires_at) = (&order.spec.id, term.expires_at);
         let mut tries = 0;
         let started = loop {
             tries += 1;
@@ -189,7 +191,7 @@ impl Inner {
         match started {
             Ok(run) => {
                 self.answers(order, &run).await;
-                place(Stage::Running { run, expires_at });
+                place(Stage::Running { run, term });
                 self.publish(id, &run);
             }
             Err(_) if expires_at <= self.clock.now() => {
@@ -217,7 +219,6 @@ mod tests {
     use async_trait::async_trait;
     use codiusd_runtime::{Capabilities, LogLines, NoopRuntime, PodSpec, PodState, RunningPod, Runtime, RuntimeError};
     use codiusd_supervisor::Cause;
-    use jiff::SignedDuration;
     use tokio::sync::watch;
 
     use super::*;
@@ -226,7 +227,7 @@ mod tests {
         pay::CostPerMonth,
         pods::{
             Doing,
-            kit::{Board, Told, WITHIN, in_an_hour, order, recovered},
+            kit::{Board, Told, WITHIN, an_hour, order, recovered},
         },
     };
 
@@ -313,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_task_that_changes_a_pod_is_not_lost() {
-        let lost = vec![stored("a", Pod::Running { expires_at: in_an_hour() })];
+        let lost = vec![stored("a", Pod::Running { term: an_hour() })];
         let (_files, keeper) = recovered(house(), Arc::new(Broken::default()), Arc::new(Board::default()), lost).await;
         let failure = time::timeout(WITHIN, keeper.supervisor().failed()).await.expect("waited for the failure to be noticed");
         assert_eq!((failure.name, failure.cause), ("recovery of a pod", Cause::Panicked));
@@ -322,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn visitors_of_a_lost_pod_are_told_to_come_again_until_it_is_back() {
         let (runtime, board) = (Arc::new(Away { lists: true, ..Away::default() }), Arc::new(Board::default()));
-        let lost = vec![stored("a", Pod::Running { expires_at: in_an_hour() })];
+        let lost = vec![stored("a", Pod::Running { term: an_hour() })];
         let (_files, _keeper) = recovered(house(), runtime.clone(), board.clone(), lost).await;
         assert_eq!(board.told(), [Told::Restarting], "before anything is served");
         runtime.back.send_replace(true);
@@ -331,20 +332,20 @@ mod tests {
 
     #[tokio::test]
     async fn visitors_are_told_to_come_again_until_the_runtime_says_what_has_become_of_pods() {
-        let (now, expires_at) = (Timestamp::now(), in_an_hour());
-        let forget_at = expires_at;
+        let now = Timestamp::now();
+        let forget_at = an_hour().expires_at;
         let starting = |kept_seconds| Pod::Starting { segment: "unknown".to_owned(), seconds: 60, kept_seconds };
         let runtime = Arc::new(Away { exited: vec![order("b", "image").spec.id], ..Away::default() });
         runtime.runs.start(order("a", "image").spec).await.unwrap();
         let rows = [
-            (stored("a", Pod::Running { expires_at }), Told::Routed),
-            (stored("b", Pod::Running { expires_at }), Told::Exited),
+            (stored("a", Pod::Running { term: an_hour() }), Told::Routed),
+            (stored("b", Pod::Running { term: an_hour() }), Told::Exited),
             (stored("c", Pod::Exited { seconds: 60, forget_at }), Told::Exited),
             (stored("d", starting(0)), Told::Stopped),
             (stored("e", starting(60)), Told::Exited),
-            (stored("f", Pod::Running { expires_at: now - SignedDuration::from_secs(1) }), Told::Stopped),
-            (stored("g", Pod::Running { expires_at }), Told::Routed),
-            (stored("h", Pod::Running { expires_at }), Told::Stopped),
+            (stored("f", Pod::Running { term: Term::new(now, 0) }), Told::Stopped),
+            (stored("g", Pod::Running { term: an_hour() }), Told::Routed),
+            (stored("h", Pod::Running { term: an_hour() }), Told::Stopped),
         ];
         let (mut records, told): (Vec<PodRecord>, Vec<Told>) = rows.into_iter().unzip();
         records[7].order.port = None;

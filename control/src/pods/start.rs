@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::{
     keeper::{Gone, Inner, Receipt, Refusal},
     listen,
-    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, later, upstream},
+    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, Term, upstream},
     table::Table,
 };
 use crate::store::{StoreFailed, Write};
@@ -23,15 +23,15 @@ use crate::store::{StoreFailed, Write};
 impl Inner {
     /// Uses the payment up and moves the end of a pod that runs.
     pub(super) fn extend(&self, table: &mut Table, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Vec<Write>), Refusal> {
-        let Some(&Entry { stage: Stage::Running { run, expires_at }, .. }) = table.get(id) else {
+        let Some(&Entry { stage: Stage::Running { run, term }, .. }) = table.get(id) else {
             return Err(Refusal::NoSuchPod(id.clone()));
         };
-        let until = later(expires_at, seconds);
-        let (receipt, answer) = self.answer(id, until);
+        let term = term.extended(seconds);
+        let (receipt, answer) = self.answer(id, term.expires_at);
         let mut writes = vec![self.desk.begin(segment)?];
         writes.extend(self.desk.finish(segment, answer)?);
-        table.set_stage(id, Stage::Running { run, expires_at: until });
-        writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at: until }));
+        table.set_stage(id, Stage::Running { run, term });
+        writes.push(Write::PodProgress(id.clone(), Pod::Running { term }));
         Ok((receipt, writes))
     }
 
@@ -103,11 +103,11 @@ impl Inner {
                 Some(Stage::Starting { segment, seconds, .. }) => (segment.clone(), *seconds),
                 stage => unreachable!("only the task that starts a pod changes it, but {id} became {stage:?}"),
             };
-            let expires_at = later(started_at, seconds);
-            let (receipt, answer) = self.answer(id, expires_at);
+            let term = Term::new(started_at, seconds);
+            let (receipt, answer) = self.answer(id, term.expires_at);
             let mut writes = self.desk.finish(&segment, answer).unwrap_or_else(|_| unreachable!("payment {segment} was begun"));
-            writes.push(Write::PodProgress(id.clone(), Pod::Running { expires_at }));
-            table.insert(id.clone(), Entry { order: order.clone(), stage: Stage::Running { run, expires_at } });
+            writes.push(Write::PodProgress(id.clone(), Pod::Running { term }));
+            table.insert(id.clone(), Entry { order: order.clone(), stage: Stage::Running { run, term } });
             (receipt, permit.send(writes))
         };
         durable.await?;

@@ -39,6 +39,27 @@ impl fmt::Debug for Order {
     }
 }
 
+/// The time a running pod was bought. New starts, of the pod or of the host, don't change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When it is over.
+    pub expires_at: Timestamp,
+    /// What was bought in all since the pod was last uploaded anew, in seconds; with what it had left then.
+    pub bought_seconds: u32,
+}
+
+impl Term {
+    /// Of a pod that was started at `from`.
+    pub(super) fn new(from: Timestamp, seconds: u32) -> Self {
+        Self { expires_at: later(from, seconds), bought_seconds: seconds }
+    }
+
+    /// With `seconds` more.
+    pub(super) fn extended(self, seconds: u32) -> Self {
+        Self { expires_at: later(self.expires_at, seconds), bought_seconds: self.bought_seconds.saturating_add(seconds) }
+    }
+}
+
 /// A pod as it is kept in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pod {
@@ -53,8 +74,8 @@ pub enum Pod {
     },
     /// Runs.
     Running {
-        /// Until when.
-        expires_at: Timestamp,
+        /// For how long, and until when.
+        term: Term,
     },
     /// Its containers have exited.
     Exited {
@@ -84,7 +105,7 @@ pub(super) enum Stage {
     },
     Running {
         run: RunningPod,
-        expires_at: Timestamp,
+        term: Term,
     },
     Exited {
         seconds: u32,

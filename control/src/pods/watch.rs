@@ -68,7 +68,7 @@ impl Keeper {
 /// When an entry ends by itself.
 fn end_of(entry: &Entry) -> Option<Timestamp> {
     match entry.stage {
-        Stage::Running { expires_at, .. } => Some(expires_at),
+        Stage::Running { term, .. } => Some(term.expires_at),
         Stage::Exited { forget_at, .. } => Some(forget_at),
         Stage::Clearing | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown => None,
     }
@@ -90,7 +90,7 @@ impl Inner {
         let mut table = self.table();
         let Some(entry) = table.get(id).filter(|entry| end_of(entry).is_some()) else { return false };
         let why = match entry.stage {
-            Stage::Running { expires_at, .. } if expires_at <= self.clock.now() => Gone::Expired(expires_at),
+            Stage::Running { term, .. } if term.expires_at <= self.clock.now() => Gone::Expired(term.expires_at),
             _ => Gone::Stopped,
         };
         self.routes.withdraw(id, why);

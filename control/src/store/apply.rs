@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params}
 
 use super::rows::{PaymentRow, PaymentState, Totals, Write};
 use crate::pay::Asset;
-use crate::pods::{Pod, PodRecord};
+use crate::pods::{Pod, PodRecord, Term};
 
 /// Names of what the operator has said.
 pub(super) const COST: &str = "cost_per_month";
@@ -118,8 +118,8 @@ fn progress(to: &Transaction<'_>, hash: &str, pod: &Pod) -> rusqlite::Result<()>
         Pod::Starting { segment, seconds, kept_seconds } => upsert.execute(named_params! {
             ":hash": hash, ":state": "starting", ":segment": segment, ":seconds": seconds, ":kept": kept_seconds, ":at": None::<i64>,
         })?,
-        Pod::Running { expires_at } => upsert.execute(named_params! {
-            ":hash": hash, ":state": "running", ":segment": None::<&str>, ":seconds": None::<u32>, ":kept": None::<u32>,
+        Pod::Running { term: Term { expires_at, bought_seconds } } => upsert.execute(named_params! {
+            ":hash": hash, ":state": "running", ":segment": None::<&str>, ":seconds": bought_seconds, ":kept": None::<u32>,
             ":at": milliseconds(*expires_at),
         })?,
         Pod::Exited { seconds, forget_at } => upsert.execute(named_params! {

@@ -13,7 +13,7 @@ use super::{
 use crate::house::{Ban, HouseRows};
 use crate::machines::SMALL;
 use crate::pay::{Asset, CostPerMonth};
-use crate::pods::{Marks, Order, Pod, PodRecord};
+use crate::pods::{Marks, Order, Pod, PodRecord, Term};
 
 /// What may be wrong with the file.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ fn pods(connection: &Connection) -> Result<Vec<PodRecord>, LoadError> {
             "starting" => {
                 Pod::Starting { segment: row.get("segment")?, seconds: row.get("seconds")?, kept_seconds: row.get("kept_seconds")? }
             }
-            "running" => Pod::Running { expires_at: time(row, "at")? },
+            "running" => Pod::Running { term: Term { expires_at: time(row, "at")?, bought_seconds: row.get("seconds")? } },
             "exited" => Pod::Exited { seconds: row.get("seconds")?, forget_at: time(row, "at")? },
             _ => return Err(bad("pods.state")),
         };

@@ -64,6 +64,10 @@ const MIGRATIONS: &[&str] = &[
         last INTEGER NOT NULL                -- when the last one was made
     ) STRICT, WITHOUT ROWID;
     ",
+    "
+    -- Of a running pod, seconds is what was bought in all. It wasn't kept until now: what is left of it at least is known.
+    UPDATE pods SET seconds = max(0, at / 1000 - unixepoch()) WHERE state = 'running';
+    ",
 ];
 
 /// Brings an older (or new) database up to date.

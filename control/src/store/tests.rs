@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     pay::Asset,
-    pods::{Marks, Order, Pod, PodRecord},
+    pods::{Marks, Order, Pod, PodRecord, Term},
 };
 
 /// The tables as a model: what the file should hold after some writes.
@@ -93,7 +93,7 @@ async fn what_was_committed_is_read_back() {
     let added = Totals { received: 400, earned: 300, forfeited: 1 };
     let pods = [
         Pod::Starting { segment: "open".to_owned(), seconds: 60, kept_seconds: 5 },
-        Pod::Running { expires_at: Timestamp::from_millisecond(99_999).unwrap() },
+        Pod::Running { term: Term { expires_at: Timestamp::from_millisecond(99_999).unwrap(), bought_seconds: 42 } },
         Pod::Exited { seconds: 3, forget_at: Timestamp::from_millisecond(77_777).unwrap() },
     ];
     let rows = [
@@ -122,7 +122,7 @@ async fn what_was_committed_is_read_back() {
 async fn marks_outlive_their_pod_until_they_are_forgotten() {
     let (_directory, path) = fresh();
     let (store, _) = Store::open(&path).unwrap();
-    let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
+    let pod = record(Pod::Running { term: Term { expires_at: Timestamp::UNIX_EPOCH, bought_seconds: 42 } });
     let id = pod.order.spec.id.clone();
     let marks = |strikes| Marks { strikes, suspicions: 2, last: Timestamp::from_millisecond(77_777).unwrap() };
     commit(&store, vec![Write::Pod(Box::new(pod)), Write::Marks(id.clone(), marks(0)), Write::Marks(id.clone(), marks(1))]).await.unwrap();
@@ -137,7 +137,7 @@ async fn forgetting_takes_everything_along() {
     let (_directory, path) = fresh();
     let (store, _) = Store::open(&path).unwrap();
     let credit = CreditRow { condition: [7; 32], amount: 400 };
-    let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
+    let pod = record(Pod::Running { term: Term { expires_at: Timestamp::UNIX_EPOCH, bought_seconds: 42 } });
     let id = pod.order.spec.id.clone();
     commit(
         &store,
@@ -191,7 +191,7 @@ fn files_with_a_secret(directory: &Path) -> Vec<std::ffi::OsString> {
 async fn private_values_go_with_their_pod() {
     let (directory, path) = fresh();
     let (store, _) = Store::open(&path).unwrap();
-    let pod = record(Pod::Running { expires_at: Timestamp::UNIX_EPOCH });
+    let pod = record(Pod::Running { term: Term { expires_at: Timestamp::UNIX_EPOCH, bought_seconds: 42 } });
     let forget = || vec![Write::ForgetPod(pod.order.spec.id.clone())];
     let gone = async |why: &str| {
         let until = Instant::now() + Duration::from_secs(10);
