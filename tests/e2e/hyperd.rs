@@ -1,11 +1,11 @@
 //! Pods at hyperd (its double), as operators and clients see it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use codiusd_kit::{
     CodiusCli, Host, HostBuilder, Payer, Upload,
     hyperd::{self, Hyperd},
-    payer::pay_token,
+    payer::{Bought, pay_token},
     process::Process,
     until, web,
 };
@@ -29,6 +29,11 @@ fn on(hyperd: &Hyperd) -> HostBuilder {
 fn talking(hyperd: &Hyperd) -> Upload {
     let script = "i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.1; done & exec /bin/httpd -f -p 8080 -h /www";
     Upload::of(hyperd.image()).command(&["/bin/sh", "-c", script])
+}
+
+/// A page with its name.
+fn named(hyperd: &Hyperd, name: &str) -> Upload {
+    Upload::of(hyperd.image()).command(&["/bin/sh", "-c", &format!("echo {name} > /www/index.html; exec /bin/httpd -f -p 8080 -h /www")])
 }
 
 async fn info(host: &Host) -> Value {
@@ -168,6 +173,67 @@ async fn restarts_of_either_are_survived() {
     assert_eq!(expiry(&host, &hash).await, end, "its end stays");
     let books = host.books();
     assert_eq!(books.received, books.earned, "and nothing was charged for it");
+}
+
+/// A daemon that is killed leaves its machines, and hands their addresses out anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_url_serves_anothers_pod_after_the_daemon_was_killed() {
+    for managed in [true, false] {
+        let mut hyperd = double().await;
+        let host = on(&hyperd).set("CODIUS_HYPER_BRIDGE", if managed { hyperd.bridge() } else { "none".to_owned() }).start().await;
+        let payer = Payer::connect(host.ilp()).await;
+        let mut pods = BTreeMap::new();
+        for name in ["first", "second", "third", "fourth"] {
+            let Bought { answer, .. } = payer.upload(&host, &named(&hyperd, name), 600).await;
+            // An address that the daemon chose, and a pod has, is no place for another.
+            let refused = !managed && answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.text().contains("what was paid is kept");
+            assert!(refused || answer.status == StatusCode::OK, "{}", answer.text());
+            if !refused {
+                pods.insert(answer.json()["manifestHash"].as_str().expect("a hash").to_owned(), name);
+            }
+            until("each pod at its own URL, and nobody else", WITHIN, async || {
+                let mut served = 0;
+                for (hash, name) in &pods {
+                    let answer = host.pod(hash, "/").await;
+                    if answer.status == StatusCode::OK {
+                        assert_eq!(answer.text().trim(), *name, "codiusd hands out addresses: {managed}");
+                        served += 1;
+                    }
+                }
+                (served == pods.len()).then_some(())
+            })
+            .await;
+            hyperd.kill9();
+            hyperd.start_again().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_are_used_again_and_none_is_sold_that_is_not_there() {
+    let hyperd = Hyperd::builder(&hyperd::binary().display().to_string()).prefix(29).start().await;
+    let host = on(&hyperd).start().await;
+    let payer = Payer::connect(host.ilp()).await;
+    // A machine is gone a moment before the host has looked at who is left.
+    let has_room = async |upload: &Upload| {
+        let quoted = host.api(Method::POST, "/pods?duration=1", Some(upload.json()), Some(&pay_token())).await;
+        (quoted.status == StatusCode::PAYMENT_REQUIRED).then_some(())
+    };
+    for name in ["first", "second", "third", "fourth"] {
+        payer.run_pod(&host, &named(&hyperd, name), 600).await;
+    }
+    for name in ["fifth", "sixth", "seventh", "eighth"] {
+        let upload = named(&hyperd, name);
+        until("the one free address", WITHIN, async || has_room(&upload).await).await;
+        payer.run_pod(&host, &upload, 1).await;
+        until("its end", WITHIN, async || (hyperd.vms() == 4).then_some(())).await;
+    }
+    let last = named(&hyperd, "last");
+    until("the one free address", WITHIN, async || has_room(&last).await).await;
+    payer.run_pod(&host, &last, 600).await;
+    let refused = payer.upload(&host, &named(&hyperd, "one too many"), 600).await;
+    assert_eq!((refused.answer.status, refused.paid), (StatusCode::SERVICE_UNAVAILABLE, 0), "{}", refused.answer.text());
+    assert!(refused.answer.text().contains("all addresses are in use"), "{}", refused.answer.text());
 }
 
 /// Between its old machine and its new one a pod is nowhere, and still paid for.

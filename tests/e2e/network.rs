@@ -68,13 +68,14 @@ fn is_there(table: &str) -> bool {
     list.expect("run nft").success()
 }
 
-/// Asks its neighbours for their pages, again and again, and serves who has answered in the last whole round.
+/// Asks its neighbours for their pages, again and again, and serves who has answered in the last whole round. The daemon's first two
+/// addresses and codiusd's first are asked.
 fn nosy(hyperd: &Hyperd) -> Upload {
     let [a, b, c, _] = hyperd.network().octets();
     // Not by wget: one that is linked statically crashes where no services file is.
     let visit = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {a}.{b}.{c}.$i 8080 | grep -q HTTP && echo reached $i");
     let round =
-        format!("{{ echo begin $n; for i in 2 3 4; do {visit}; done; echo end; }} > /www/next 2>/dev/null; mv /www/next /www/found");
+        format!("{{ echo begin $n; for i in 2 3 254; do {visit}; done; echo end; }} > /www/next 2>/dev/null; mv /www/next /www/found");
     let script = format!("n=0; while :; do n=$((n+1)); {round}; sleep 0.1; done & exec /bin/httpd -f -p 8080 -h /www");
     Upload::of(hyperd.image()).command(&["/bin/sh", "-c", &script])
 }

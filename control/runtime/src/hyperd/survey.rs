@@ -135,6 +135,7 @@ pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdE
             Err(_) => foreign = foreign.saturating_add(memory_of(inner, &row).await?),
         }
     }
+    let holders = holders(inner, &pods).await?;
     if generation::current(&inner.client).await? != generation {
         return Err(HyperdError::Lost("it was restarted while it was asked".into()));
     }
@@ -143,7 +144,6 @@ pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdE
         tokio::spawn(folders::sweep(Arc::clone(inner)));
     }
     inner.seen.dying().retain(|id, _| statuses.iter().any(|status| status.id == *id));
-    let holders = holders(inner, &pods).await?;
     inner.addresses.surveyed(holders.iter().filter_map(|holder| holder.address).filter_map(v4).collect());
     tell_apart(inner, &mut statuses, &holders).await;
     inner.seen.ours().retain(|id, _| statuses.iter().any(|status| status.id == *id));
