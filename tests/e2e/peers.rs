@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use codiusd_kit::{Host, until};
-use http::{Method, StatusCode};
+use codiusd_kit::{Host, until, web};
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::host;
@@ -65,4 +65,23 @@ async fn a_host_is_told_of_others_and_looks_for_itself() {
     knows(&told, &[&other]).await;
     assert_eq!(submit(&told, &[]).await["peers"], json!([uri]));
     knows(&other, &[&told]).await;
+}
+
+/// Nothing runs at a host of the noop runtime, so it never passes its test.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_fails_its_self_test_neither_announces_itself_nor_asks_others() {
+    let asked = host().without_pods().start().await;
+    let with_bootstrap = || host().without_pods().set("CODIUS_BOOTSTRAP_PEERS", asked.uri());
+    let untested = with_bootstrap().set("CODIUS_SELF_TEST", "on").set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0");
+    let untested = untested.start().await;
+    // It has as much time as one that doesn't test itself, and more.
+    let well = with_bootstrap().start().await;
+    knows(&asked, &[&well]).await;
+    for _ in 0..3 {
+        let test = Request::post("/self-test").header("host", "localhost").body(web::full(String::new())).unwrap();
+        let report = web::send(untested.admin(), test).await.unwrap().json();
+        assert_eq!(report["selfTestSuccess"], false, "{report}");
+    }
+    assert_eq!(known(&asked).await, [well.uri()], "it isn't told of");
+    assert_eq!(known(&untested).await, [""; 0], "it has asked nobody");
 }

@@ -3,8 +3,15 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use codiusd_kit::{Host, Payer, Upload, payer::pay_token, process::Signal, until, web};
+use codiusd_kit::{
+    Host, Payer, Upload,
+    hyperd::{self, Hyperd},
+    payer::pay_token,
+    process::Signal,
+    until, web,
+};
 use http::{Method, Request, StatusCode, header};
+use serde_json::json;
 
 use crate::{host, tls::make_certificates};
 
@@ -49,10 +56,8 @@ const TASKS: &[(&str, &str, Trigger)] = &[
 ];
 /// Of a host with an uplink, certificates and a self-test.
 const OTHERS: &[(&str, &str)] = &[("end", "uplink"), ("panic", "certificates"), ("panic", "self-test")];
-/// Run while the host starts, before a signal can reach it: tests of `control/src/pods/recover.rs` end one of them.
-const AT_THE_START: &[&str] = &["recovery", "recovery of a pod", "stop of banned pods"];
-/// A pod of the embedded runtime that ends has exited: only one that hyperd has lost is started anew.
-const AT_HYPERD: &[&str] = &["new start of a pod"];
+/// Of a host whose pods are at hyperd, which makes them last.
+const AT_HYPERD: &[&str] = &["new start of a pod", "recovery of a pod", "recovery", "stop of banned pods"];
 
 /// Asks for the fault, and waits until it has been taken.
 async fn inject(host: &mut Host, fault: &str, name: &str) {
@@ -78,8 +83,8 @@ async fn ends(host: &mut Host, fault: &str, name: &str) {
 }
 
 /// A request whose answer may never come.
-async fn ask(to: std::net::SocketAddr, request: http::request::Builder, body: &str) {
-    let request = request.header(header::CONTENT_TYPE, "application/json").body(web::full(body.to_owned())).expect("a request");
+async fn ask(to: std::net::SocketAddr, request: http::request::Builder, body: String) {
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(web::full(body)).expect("a request");
     drop(web::send(to, request).await);
 }
 
@@ -90,7 +95,7 @@ async fn paid(host: &mut Host, method: Method, target: &str, body: Option<&serde
     payer.pay(first.header("pay").expect("a price"), u64::MAX).await.expect("pay");
     inject(host, fault, name).await;
     let request = Request::builder().method(method).uri(target).header(header::HOST, host.authority()).header("pay-token", token);
-    ask(host.edge(), request, &body.map(ToString::to_string).unwrap_or_default()).await;
+    ask(host.edge(), request, body.map(ToString::to_string).unwrap_or_default()).await;
 }
 
 async fn bring_about(host: &mut Host, pod: &str, trigger: Trigger, (fault, name): (&str, &str)) {
@@ -109,7 +114,7 @@ async fn bring_about(host: &mut Host, pod: &str, trigger: Trigger, (fault, name)
             inject(host, fault, name).await;
             let admin = host.admin();
             let request = Request::post("/pods/stop").header(header::HOST, admin.to_string());
-            ask(admin, request, &format!(r#"{{"manifestHash":"{hash}"}}"#)).await;
+            ask(admin, request, json!({ "manifestHash": hash }).to_string()).await;
         }
     }
 }
@@ -142,6 +147,69 @@ async fn every_other_task_that_ends_ends_the_process() {
         inject(&mut host, fault, name).await;
         ends(&mut host, fault, name).await;
         host.start_again().await;
+    }
+}
+
+/// What makes the task run, for long enough to be ended: hyperd doesn't answer what it needs.
+async fn bring_about_at_hyperd(host: &mut Host, hyperd: &mut Hyperd, pod: &str, name: &str) {
+    let create = json!({ "method": "POST", "call": "/pod/create", "nth": 1, "do": "hang" });
+    let delete = json!({ "method": "DELETE", "call": "/pod", "nth": 1, "do": "hang" });
+    match name {
+        "new start of a pod" => {
+            hyperd.fault(create).await;
+            hyperd.kill_machine(pod);
+        }
+        "recovery of a pod" => {
+            host.kill9();
+            hyperd.kill_machine(pod);
+            hyperd.fault(create).await;
+            host.start_again().await;
+        }
+        "recovery" => {
+            host.kill9();
+            hyperd.kill9();
+            host.start_again().await;
+        }
+        "stop of banned pods" => {
+            hyperd.fault(delete.clone()).await;
+            let (admin, ban) = (host.admin(), json!({ "manifestHash": pod, "stop": true }).to_string());
+            let request = |method: Method, path: &str| Request::builder().method(method).uri(path).header(header::HOST, admin.to_string());
+            let banned = tokio::spawn(ask(admin, request(Method::POST, "/ban"), ban));
+            let bans = async || web::send(admin, web::get(&admin.to_string(), "/bans")).await.ok()?.text().contains(pod).then_some(());
+            until("the ban to be kept", WITHIN, bans).await;
+            host.kill9();
+            banned.await.expect("the request to be over");
+            hyperd.clear_faults().await;
+            hyperd.fault(delete).await;
+            host.start_again().await;
+        }
+        _ => panic!("nothing brings about {name}"),
+    }
+    inject(host, "panic", name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_of_pods_at_hyperd_that_ends_ends_the_process() {
+    for name in AT_HYPERD {
+        let mut hyperd = Hyperd::builder(&hyperd::binary().display().to_string()).start().await;
+        let host = host().keep_pods().set("CODIUS_ADMIN_API", "true").set("CODIUS_ADMIN_PORT", "0");
+        let host = host.set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string()).set("CODIUS_HYPER_BRIDGE", hyperd.bridge());
+        let mut host = host.start().await;
+        let upload = Upload::of(hyperd.image()).command(&["/bin/httpd", "-f", "-p", "8080", "-h", "/www"]);
+        let pod = Payer::connect(host.ilp()).await.run_pod(&host, &upload, 3600).await;
+        bring_about_at_hyperd(&mut host, &mut hyperd, &pod, name).await;
+        ends(&mut host, "panic", name).await;
+        if hyperd.runs() {
+            hyperd.clear_faults().await;
+        } else {
+            hyperd.start_again().await;
+        }
+        host.start_again().await;
+        let expected = if *name == "stop of banned pods" { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        until(&format!("what the pod is to be after {name}"), ENDS_WITHIN, async || {
+            (host.pod(&pod, "/").await.status == expected).then_some(())
+        })
+        .await;
     }
 }
 
@@ -178,10 +246,6 @@ fn the_tables_have_every_supervised_task() {
             }
         }
     }
-    let known = TASKS
-        .iter()
-        .map(|(_, name, _)| *name)
-        .chain(OTHERS.iter().map(|(_, name)| *name))
-        .chain(AT_THE_START.iter().chain(AT_HYPERD).copied());
+    let known = TASKS.iter().map(|(_, name, _)| *name).chain(OTHERS.iter().map(|(_, name)| *name)).chain(AT_HYPERD.iter().copied());
     assert_eq!(found, known.map(str::to_owned).collect());
 }
