@@ -31,13 +31,26 @@ fn bridge_dir(bridge: &str) -> PathBuf {
     Path::new("/sys/class/net").join(bridge)
 }
 
-/// Takes the bridge, until the file is closed; none if another codiusd has it. Its table would be that of who came last, and
+/// A bridge that no other codiusd has.
+#[derive(Debug)]
+pub(super) struct Claim(File);
+
+impl Drop for Claim {
+    /// Closing the file isn't enough: a child process has it, too, from its fork until its exec.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the pods' bridge can't be given back yet");
+        }
+    }
+}
+
+/// Takes the bridge, until the claim is dropped; none if another codiusd has it. Its table would be that of who came last, and
 /// each would put back its own for ever.
-pub(super) fn claim(bridge: &str) -> io::Result<Option<File>> {
+pub(super) fn claim(bridge: &str) -> io::Result<Option<Claim>> {
     DirBuilder::new().recursive(true).mode(0o700).create(CLAIMS)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(Path::new(CLAIMS).join(bridge))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(Claim(file))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }

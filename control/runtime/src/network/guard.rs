@@ -5,8 +5,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io,
+    fs, io,
     net::Ipv4Addr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,7 +21,7 @@ use prometheus::IntCounter;
 
 use super::{
     addresses::Pool,
-    bridge,
+    bridge::{self, Claim},
     error::PolicyError,
     kernel::{self, Part, Rules, TableId},
     neighbours,
@@ -41,7 +40,7 @@ pub struct Guard {
     state: Arc<State>,
     thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
     /// Of the bridge.
-    _claim: Option<File>,
+    _claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -222,7 +221,7 @@ impl Drop for Guard {
     }
 }
 
-fn claim(links: &Links) -> Result<Option<File>, PolicyError> {
+fn claim(links: &Links) -> Result<Option<Claim>, PolicyError> {
     let Links::Bridge(bridge) = links else { return Ok(None) };
     let failed = |source| PolicyError::Bridge { bridge: bridge.clone(), source };
     bridge::claim(bridge).map_err(failed)?.map(Some).ok_or_else(|| PolicyError::BridgeInUse { bridge: bridge.clone() })
