@@ -2,15 +2,14 @@
 
 mod error;
 pub(crate) mod pods;
+mod root;
 pub(crate) mod sizes;
 mod tested;
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    io,
+    fs::File,
     net::SocketAddr,
     num::NonZeroU32,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -34,7 +33,6 @@ use codiusd_ilp::{
     stream::receiver::Receiver,
 };
 use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Pulse, RouteTable, TlsConfig};
-use codiusd_runtime::embedded;
 use codiusd_supervisor::{Failure, Supervisor};
 pub use error::StartError;
 use tokio::{
@@ -50,7 +48,7 @@ use crate::{
     admin::{Admin, Seen},
     bridge::Bridge,
     client::{LOCAL_CONNECTOR, connector},
-    config::{self, Config, IlpChoice, RuntimeChoice},
+    config::{self, Config, IlpChoice},
     figures::{HostFacts, HostFigures},
     open_files,
     ready::ReadyFile,
@@ -100,18 +98,16 @@ impl App {
     /// Starts a host. When this returns it serves, and its pods from before do. Clients that come earlier wait. `inherited` are sockets
     /// that listen for it already.
     pub async fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        if config.runtime == RuntimeChoice::Embedded {
-            embedded::check_privileges()?;
-        }
+        pods::check_privileges(config)?;
         let tls = tls(config)?;
         let certificates = tls.as_ref().map(|tls| tls.certificates.clone());
-        let (run, locks) = take_root(config)?;
+        let (run, locks) = root::take(config)?;
         let supervisor = Supervisor::default();
         let (store, snapshot) = Store::supervised(&config.root.join("codius.db"), supervisor.clone())?;
         let store_failed = store.failure();
         let registry = prometheus::Registry::new();
         let test_image = tested::image(config).await?;
-        let machines = sizes_sold(config)?;
+        let machines = sizes::sold(config)?;
         let runtime = pods::runtime(config, &registry, &supervisor).await?;
 
         let routes = Arc::new(RouteTable::new());
@@ -144,7 +140,7 @@ impl App {
         tasks.spawn(supervisor.service("peers", find_peers(peers.clone(), gate.clone())));
         let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
         let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
-        let listener = bind_socket(&socket)?;
+        let listener = root::bind_socket(&socket)?;
         let draining = CancellationToken::new();
         let api_config = ApiConfig {
             metrics: config.public_metrics.then_some(registry),
@@ -156,13 +152,12 @@ impl App {
         tasks.spawn(supervisor.job("self-test", tested::keep_trying(self_test)));
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
-        let stop_pods = config.stop_pods_at_exit;
         Ok(Self {
             edge,
             certificates,
             interledger,
             keeper,
-            stop_pods,
+            stop_pods: config.stop_pods_at_exit,
             drain_within: config.front_door.drain,
             api,
             api_stop,
@@ -340,52 +335,6 @@ async fn wait_for_account(interledger: &Interledger) {
     }
 }
 
-/// Makes the directories. Containers' set-up, an unprivileged user of this machine, must be able to pass through.
-fn prepare_root(root: &Path) -> Result<PathBuf, StartError> {
-    let make = |path: &Path, mode: u32| {
-        let made = DirBuilder::new().recursive(true).mode(mode).create(path);
-        made.map_err(|source| StartError::Root { path: path.to_owned(), operation: "make the directory", source })
-    };
-    make(root, 0o711)?;
-    let run = root.join("run");
-    make(&run, 0o700)?;
-    Ok(run)
-}
-
-/// Keeps a second codiusd out. The lock goes with the process, however that ends.
-fn lock(root: &Path) -> Result<File, StartError> {
-    let path = root.join("lock");
-    match lock_file(&path) {
-        Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(StartError::Locked(root.to_owned())),
-        Err(source) => Err(StartError::Root { path, operation: "lock it", source }),
-    }
-}
-
-/// A file, locked; none if another process has it locked.
-fn lock_file(path: &Path) -> io::Result<Option<File>> {
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-/// Keeps two hosts from one hyperd: each would take the other's pods for orphans.
-fn claim(config: &Config) -> Result<Option<File>, StartError> {
-    let RuntimeChoice::Hyperd(socket) = &config.runtime else { return Ok(None) };
-    let path = socket.with_extension("codiusd.lock");
-    match lock_file(&path) {
-        Ok(Some(file)) => Ok(Some(file)),
-        Ok(None) => Err(StartError::HyperdInUse(socket.clone())),
-        Err(error) => {
-            tracing::warn!(%error, file = %path.display(), "can't be locked; make sure that no other codiusd uses this hyperd");
-            Ok(None)
-        }
-    }
-}
-
 fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
     match choice {
         IlpChoice::Embedded(listen) => {
@@ -401,14 +350,6 @@ fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
 fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())
-}
-
-fn sizes_sold(config: &Config) -> Result<Machines, StartError> {
-    let (sold, unsold) = sizes::sold(config)?;
-    for (size, against) in unsold {
-        tracing::warn!(%size, against, "a size of CODIUS_MACHINES is not sold: no pod can be started with it");
-    }
-    Ok(sold)
 }
 
 fn local_uri(port: u16) -> Url {
@@ -446,14 +387,6 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
     }
 }
 
-/// Makes the host's directories, and keeps other hosts out of them while the locks are held.
-fn take_root(config: &Config) -> Result<(PathBuf, (File, Option<File>)), StartError> {
-    let run = prepare_root(&config.root)?;
-    let locks = (lock(&config.root)?, claim(config)?);
-    ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
-    Ok((run, locks))
-}
-
 /// Serves the control API until what is returned is sent or dropped.
 fn serve_api(
     supervisor: &Supervisor,
@@ -470,17 +403,6 @@ fn serve_api(
         }
     });
     (served, stop)
-}
-
-/// The office's socket, in a directory only we may enter.
-fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
-    let fail =
-        |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    UnixListener::bind(path).map_err(fail)
 }
 
 /// Tells the desk what payments are received in, whenever that changes.

@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_what_is_so() {
         let xrp = |scale, earned| (Asset { code: "XRP".to_owned(), scale }, Totals { received: earned, earned, forfeited: 0 });
-        let max = Shares { memory_bytes: 1 << 30, vcpus: u64::MAX, disk_bytes: u64::MAX };
+        let max = Shares { memory_bytes: 1 << 30, vcpus: u64::MAX, disk_bytes: u64::MAX, addresses: u64::MAX };
         let facts = HostFacts {
             started: 5,
             uplink: true,

@@ -35,6 +35,8 @@ struct Places {
     found: HashMap<PodId, u64>,
     /// Memory the runtime holds for others than Codius hosts, as of the last look.
     foreign_bytes: u64,
+    /// Pods the runtime has addresses for, as of the last look.
+    addresses: u64,
     /// Disk that pods may still take, as of the last measurement.
     disk_bytes: u64,
     /// Measurements that have begun, and the one that counts.
@@ -57,11 +59,13 @@ impl Places {
             self.holds.values().filter(|hold| hold.until > now).map(|hold| (&hold.pod, &hold.machine)).collect();
         held.extend(&self.pods);
         let uncounted = self.found.iter().filter(|(pod, _)| !self.pods.contains_key(*pod) && is_other(pod));
-        let memory_bytes = uncounted.fold(self.foreign_bytes, |sum, (_, bytes)| sum.saturating_add(*bytes));
-        let others = Shares { memory_bytes, ..Shares::default() };
+        let others = uncounted.filter(|(_, bytes)| **bytes > 0).fold(
+            Shares { memory_bytes: self.foreign_bytes, ..Shares::default() },
+            |sum, (_, bytes)| Shares { memory_bytes: sum.memory_bytes.saturating_add(*bytes), addresses: sum.addresses + 1, ..sum },
+        );
         let held = held.into_iter().filter(|(pod, _)| is_other(pod)).fold(others, |sum, (_, machine)| sum.and(machine));
         let Capacity { memory_bytes, vcpus, .. } = *capacity;
-        Room { max: Shares { memory_bytes, vcpus, disk_bytes: self.disk_bytes }, held }
+        Room { max: Shares { memory_bytes, vcpus, disk_bytes: self.disk_bytes, addresses: self.addresses }, held }
     }
 
     /// Whether there is a place for the pod, be it its own.
@@ -82,6 +86,7 @@ impl CapacityLedger {
             holds: HashMap::new(),
             found: HashMap::new(),
             foreign_bytes: 0,
+            addresses: u64::MAX,
             disk_bytes,
             measurements: 0,
             measured: 0,
@@ -135,10 +140,10 @@ impl CapacityLedger {
         self.places().found.remove(pod);
     }
 
-    /// What the runtime has: pods with their memory, and memory for others.
-    pub(crate) fn looked(&self, found: HashMap<PodId, u64>, foreign_bytes: u64) {
+    /// What the runtime has: pods with their memory, memory for others, and addresses for pods.
+    pub(crate) fn looked(&self, found: HashMap<PodId, u64>, foreign_bytes: u64, addresses: u64) {
         let mut places = self.places();
-        (places.found, places.foreign_bytes) = (found, foreign_bytes);
+        (places.found, places.foreign_bytes, places.addresses) = (found, foreign_bytes, addresses);
     }
 
     /// Looks how much disk there is; blocks. What can't be said stays what it was, and of two that look at once the later one counts.

@@ -10,7 +10,7 @@ use codiusd_control::{
 use codiusd_proxy::{Network, PodNetworks, UpstreamPolicy};
 use codiusd_runtime::{
     EmbeddedConfig, EmbeddedRuntime, HyperdConfig, HyperdRuntime, NoopRuntime, Runtime, RuntimeError,
-    embedded::Subnet,
+    embedded::{self, Subnet},
     image::{ImageConfig, ImageLimits},
     network::{self, Guard, Links, Policy, Protocol},
 };
@@ -18,6 +18,14 @@ use codiusd_supervisor::Supervisor;
 
 use super::StartError;
 use crate::config::{Config, RuntimeChoice};
+
+/// Containers need root, which is better said before anything is made.
+pub(super) fn check_privileges(config: &Config) -> Result<(), StartError> {
+    if config.runtime == RuntimeChoice::Embedded {
+        embedded::check_privileges()?;
+    }
+    Ok(())
+}
 
 pub(super) async fn runtime(
     config: &Config,

@@ -13,8 +13,17 @@ use crate::config::{Config, RuntimeChoice};
 
 const MIB: u64 = 1 << 20;
 
+/// The sizes that are sold; the others are logged.
+pub(super) fn sold(config: &Config) -> Result<Machines, StartError> {
+    let (sold, unsold) = divided(config)?;
+    for (size, against) in unsold {
+        tracing::warn!(%size, against, "a size of CODIUS_MACHINES is not sold: no pod can be started with it");
+    }
+    Ok(sold)
+}
+
 /// The sizes that are sold, and the others with what is against them; an error if `small` is one of these, which every host has.
-pub(crate) fn sold(config: &Config) -> Result<(Machines, Vec<(Size, String)>), StartError> {
+pub(crate) fn divided(config: &Config) -> Result<(Machines, Vec<(Size, String)>), StartError> {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let (sold, unsold) = config.machines.partition(|size| against(&config.runtime, processors, &size.machine));
     match unsold.iter().find(|(size, _)| size.name == SMALL) {

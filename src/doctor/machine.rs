@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
 use crate::{
-    app::{pods::network_policy, sizes::sold},
+    app::{pods::network_policy, sizes::divided},
     causes::in_full,
     config::{Config, RuntimeChoice},
 };
@@ -59,7 +59,7 @@ fn clock() -> Finding {
 
 fn sizes(config: &Config) -> Finding {
     let remedy = "CODIUS_MACHINES: sizes this machine can start; uploads of others are refused";
-    match sold(config) {
+    match divided(config) {
         Ok((sold, unsold)) if unsold.is_empty() => {
             let names: Vec<&str> = sold.iter().map(|size| size.name.as_str()).collect();
             Finding::good("sizes", format!("{} can be started", names.join(", ")))

@@ -12,7 +12,7 @@ use codiusd_kit::{
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::{expiry, host, seconds_between};
+use crate::{expiry, host, pay_at_once, seconds_between};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -228,12 +228,19 @@ async fn addresses_are_used_again_and_none_is_sold_that_is_not_there() {
         payer.run_pod(&host, &upload, 1).await;
         until("its end", WITHIN, async || (hyperd.vms() == 4).then_some(())).await;
     }
-    let last = named(&hyperd, "last");
-    until("the one free address", WITHIN, async || has_room(&last).await).await;
-    payer.run_pod(&host, &last, 600).await;
+    let last = ["one", "another", "a third"].map(|name| named(&hyperd, name));
+    until("the one free address", WITHIN, async || has_room(&last[0]).await).await;
+    let mut ended = pay_at_once(&host, &last).await;
+    ended.sort_unstable();
+    assert_eq!(
+        ended.iter().map(|(status, _)| status.as_u16()).collect::<Vec<_>>(),
+        [200, 503, 503],
+        "it goes to who pays first: {ended:?}"
+    );
+    assert_eq!((ended[1].1, ended[2].1), (0, 0), "and the others pay nothing");
     let refused = payer.upload(&host, &named(&hyperd, "one too many"), 600).await;
     assert_eq!((refused.answer.status, refused.paid), (StatusCode::SERVICE_UNAVAILABLE, 0), "{}", refused.answer.text());
-    assert!(refused.answer.text().contains("all addresses are in use"), "{}", refused.answer.text());
+    assert!(refused.answer.text().contains("Address usage exceeded"), "{}", refused.answer.text());
 }
 
 /// Between its old machine and its new one a pod is nowhere, and still paid for.

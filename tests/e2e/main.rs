@@ -50,10 +50,12 @@ mod stopping;
 mod supervision;
 mod tls;
 
-use codiusd_kit::{Host, HostBuilder};
+use codiusd_kit::{Host, HostBuilder, Payer, Upload, payer::pay_token};
+use futures::future::join_all;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::Barrier;
 
 fn host() -> HostBuilder {
     Host::builder(env!("CARGO_BIN_EXE_codiusd"))
@@ -64,6 +66,24 @@ async fn quote(host: &Host, upload: &Value, seconds: u32) -> u64 {
     let answer = host.api(Method::OPTIONS, &format!("/pods?duration={seconds}"), Some(upload), None).await;
     assert_eq!(answer.status, StatusCode::OK, "quote: {}", answer.text());
     answer.json()["price"].as_str().and_then(|price| price.parse().ok()).unwrap_or_else(|| panic!("no price: {}", answer.text()))
+}
+
+/// Uploads each by a payer of its own, who all pay when the last one has been told the price: how each ended, and what was taken for it.
+async fn pay_at_once(host: &Host, uploads: &[Upload]) -> Vec<(StatusCode, u64)> {
+    let together = Barrier::new(uploads.len());
+    let one = async |upload: &Upload| {
+        let (payer, token) = (Payer::connect(host.ilp()).await, pay_token());
+        let post = async || host.api(Method::POST, "/pods?duration=600", Some(upload.json()), Some(&token)).await;
+        let quoted = post().await;
+        let pay = quoted.header("pay").unwrap_or_else(|| panic!("what nobody has paid for is offered to all: {}", quoted.text()));
+        together.wait().await;
+        let delivered = match payer.pay(pay, u64::MAX).await {
+            Ok(delivery) => delivery.delivered,
+            Err(refused) => refused.delivery.delivered,
+        };
+        (post().await.status, delivered)
+    };
+    join_all(uploads.iter().map(one)).await
 }
 
 /// When the pod expires, as `GET /pods` says.

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use codiusd_kit::{Payer, Upload, payer::pay_token, process::Signal, until, web};
 use http::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::host;
 
@@ -72,7 +72,8 @@ async fn a_failed_upload_is_followed_by_its_request_id() {
     let access = files.path().join("access.log");
     let mut host = host().set("CODIUS_ACCESS_LOG", access.display().to_string()).set("RUST_LOG", "debug").start().await;
     let payer = Payer::connect(host.ilp()).await;
-    let upload = Upload::of(host.image()).command(&["/no/such/program"]);
+    let nowhere = json!({ "id": "nowhere", "image": host.image(), "workdir": "/codius-demo-page" });
+    let upload = Upload::of(host.image()).container(nowhere);
     let refused = payer.upload(&host, &upload, 60).await;
     let told = refused.answer.json();
     assert_eq!((refused.answer.status, refused.paid > 0), (StatusCode::UNPROCESSABLE_ENTITY, true), "{told}");

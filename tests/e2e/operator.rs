@@ -137,7 +137,7 @@ async fn time_that_was_bought_stays_what_it_was() {
     let bought = async |expected: u64| {
         let info = see(&host, &format!("/getPodInfo?id={hash}")).await;
         let all = see(&host, "/getAllUptime").await["aggregate_pod_uptime"].clone();
-        (info["totalUptime"] == expected && all == expected.to_string()).then_some(())
+        (info["totalUptime"] == expected && all == json!(expected.to_string())).then_some(())
     };
     until("the pod with all the time that was bought", LOGGED_WITHIN, async || bought(600).await).await;
     let more = format!("/pods?manifestHash={hash}&duration=60");

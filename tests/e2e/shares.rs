@@ -1,12 +1,11 @@
 //! Sizes of pods, what they cost, and what is refused because something is short, before any money moves.
 
-use std::{sync::Arc, thread};
+use std::thread;
 
 use codiusd_kit::{Host, Payer, Upload, payer::pay_token};
 use http::{Method, StatusCode};
-use tokio::{sync::Barrier, task::JoinSet};
 
-use crate::{host, quote};
+use crate::{host, pay_at_once, quote};
 
 const PLACES_PER_PROCESSOR: usize = 8;
 
@@ -112,25 +111,9 @@ async fn the_last_place_is_held_by_who_pays_for_it() {
 async fn more_payers_than_places_fill_every_place_and_the_others_pay_nothing() {
     let cpus = thread::available_parallelism().unwrap().get();
     let places = cpus * PLACES_PER_PROCESSOR;
-    let host = Arc::new(host().without_pods().set("CODIUS_CPU_OVERCOMMIT", PLACES_PER_PROCESSOR.to_string()).start().await);
-    let together = Arc::new(Barrier::new(places + 4));
-    let mut payers = JoinSet::new();
-    for _ in 0..places + 4 {
-        let (host, together) = (host.clone(), together.clone());
-        payers.spawn(async move {
-            let (payer, upload, token) = (Payer::connect(host.ilp()).await, Upload::of(host.image()), pay_token());
-            let quoted = ask(&host, &upload, &token).await;
-            let pay = quoted.header("pay").expect("a place that nobody has paid for is offered to all").to_owned();
-            // All have been told the price before the first one pays.
-            together.wait().await;
-            let delivered = match payer.pay(&pay, u64::MAX).await {
-                Ok(delivery) => delivery.delivered,
-                Err(refused) => refused.delivery.delivered,
-            };
-            (ask(&host, &upload, &token).await.status, delivered)
-        });
-    }
-    let ended = payers.join_all().await;
+    let host = host().without_pods().set("CODIUS_CPU_OVERCOMMIT", PLACES_PER_PROCESSOR.to_string()).start().await;
+    let uploads: Vec<Upload> = (0..places + 4).map(|_| Upload::of(host.image())).collect();
+    let ended = pay_at_once(&host, &uploads).await;
     let ran = ended.iter().filter(|(status, _)| *status == StatusCode::OK).count();
     assert_eq!(ran, places, "every place is used: {ended:?}");
     for (status, delivered) in &ended {

@@ -178,10 +178,6 @@ impl Runtime for HyperdRuntime {
         answered.map(drop).map_err(|error| unavailable("reaching hyperd", error))
     }
 
-    async fn has_room(&self) -> Result<(), RuntimeError> {
-        self.inner.has_address().await
-    }
-
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
         let reference = ImageRef::parse(image)?;
         if reference.is_local() {
@@ -219,6 +215,10 @@ impl Runtime for HyperdRuntime {
 
     fn foreign_memory_bytes(&self) -> u64 {
         self.inner.foreign_memory_bytes.load(Ordering::Relaxed)
+    }
+
+    fn addresses(&self) -> u64 {
+        self.inner.addresses.for_pods()
     }
 
     fn daemon(&self) -> Option<u64> {

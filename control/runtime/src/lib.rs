@@ -47,11 +47,6 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether one more pod could be started beside those that are there. Called before any money moves for a new pod; quick.
-    async fn has_room(&self) -> Result<(), RuntimeError> {
-        Ok(())
-    }
-
     /// Whether `image` is a reference this runtime can be asked to run: it parses, checks the pinning, and looks into local layouts.
     async fn check_image(&self, image: &str) -> Result<(), RuntimeError>;
 
@@ -76,6 +71,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Memory held, as of the last `list`, by pods that aren't a Codius host's at all, in bytes.
     fn foreign_memory_bytes(&self) -> u64 {
         0
+    }
+
+    /// Pods of this host that can have an address at once, as of the last `list`.
+    fn addresses(&self) -> u64 {
+        u64::MAX
     }
 
     /// Which run of the daemon behind this runtime answered the last `list`; none if there is no daemon. A run that has changed while

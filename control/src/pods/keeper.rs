@@ -278,10 +278,6 @@ impl Keeper {
         for container in &order.spec.containers {
             self.0.runtime.check_container(container).await?;
         }
-        let is_new = matches!(decide(self.0.table().get(&order.spec.id)), Decision::Start { .. });
-        if is_new {
-            self.0.runtime.has_room().await?;
-        }
         let table = self.0.table();
         match decide(table.get(&order.spec.id)) {
             Decision::Start { .. } => self.0.startable(order).and_then(|()| self.0.fits(order)),

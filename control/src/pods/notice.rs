@@ -216,7 +216,7 @@ impl Inner {
     /// What the runtime has takes memory, also where no pod of the table is known to hold it.
     pub(super) fn count(&self, found: &[PodStatus]) {
         let bytes = found.iter().map(|status| (status.id.clone(), status.memory_bytes)).collect();
-        self.capacity.looked(bytes, self.runtime.foreign_memory_bytes());
+        self.capacity.looked(bytes, self.runtime.foreign_memory_bytes(), self.runtime.addresses());
     }
 
     fn look_at_worn(self: &Arc<Self>, pod: &Before, earlier: &mut Earlier) {

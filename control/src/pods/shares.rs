@@ -1,10 +1,11 @@
-//! What pods share: memory, processors and disk; what of it is held, and whether one more pod fits.
+//! What pods share: memory, processors, disk and addresses; what of it is held, and whether one more pod fits.
 //!
 //! | of | there is | a pod holds |
 //! |---|---|---|
 //! | memory | a share of the machine's | its limit, all of it: what is promised can be used |
 //! | processors | the machine's, times how far they are overcommitted | its virtual ones |
 //! | disk | what is free where the host's files are, but for a part that is left alone | its limit until it is started; from then on it is set aside, and not free any more |
+//! | addresses | what the runtime has for pods | one, while it is somewhere |
 
 use std::{fmt, io, path::PathBuf};
 
@@ -58,6 +59,8 @@ impl Capacity {
 /// Something pods hold of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
+    /// Addresses.
+    Address,
     /// Processors.
     Cpu,
     /// Disk.
@@ -69,6 +72,7 @@ pub enum Resource {
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Address => "Address",
             Self::Cpu => "CPU",
             Self::Disk => "Disk",
             Self::Memory => "Memory",
@@ -85,6 +89,8 @@ pub struct Shares {
     pub vcpus: u64,
     /// Disk, in bytes.
     pub disk_bytes: u64,
+    /// Pods, each of which has an address.
+    pub addresses: u64,
 }
 
 impl Shares {
@@ -95,6 +101,7 @@ impl Shares {
             memory_bytes: self.memory_bytes.saturating_add(machine.memory_bytes),
             vcpus: self.vcpus.saturating_add(machine.vcpus.into()),
             disk_bytes: self.disk_bytes.saturating_add(machine.disk_bytes),
+            addresses: self.addresses.saturating_add(1),
         }
     }
 }
@@ -121,6 +128,7 @@ impl Room {
             (Resource::Memory, then.memory_bytes, self.max.memory_bytes),
             (Resource::Cpu, then.vcpus, self.max.vcpus),
             (Resource::Disk, then.disk_bytes, self.max.disk_bytes),
+            (Resource::Address, then.addresses, self.max.addresses),
         ];
         table.into_iter().find(|(_, then, max)| then > max).map(|(resource, ..)| resource)
     }
@@ -142,20 +150,21 @@ mod tests {
 
     #[test]
     fn a_pod_fits_if_there_is_enough_of_everything() {
-        let shares = |memory_bytes, vcpus, disk_bytes| Shares { memory_bytes, vcpus, disk_bytes };
+        let shares = |memory_bytes, vcpus, disk_bytes, addresses| Shares { memory_bytes, vcpus, disk_bytes, addresses };
         let machine = Machine { vcpus: 2, memory_bytes: 100, disk_bytes: 1000 };
-        let room = Room { max: shares(200, 4, 2000), held: shares(100, 2, 1000) };
+        let room = Room { max: shares(200, 4, 2000, 3), held: shares(100, 2, 1000, 2) };
         assert_eq!(room.short_of(&machine), None, "exactly");
         let table = [
-            (shares(101, 2, 1000), Resource::Memory),
-            (shares(100, 3, 1000), Resource::Cpu),
-            (shares(100, 2, 1001), Resource::Disk),
-            (shares(u64::MAX, 2, 1000), Resource::Memory),
-            (shares(300, 9, 9000), Resource::Memory),
+            (shares(101, 2, 1000, 2), Resource::Memory),
+            (shares(100, 3, 1000, 2), Resource::Cpu),
+            (shares(100, 2, 1001, 2), Resource::Disk),
+            (shares(100, 2, 1000, 3), Resource::Address),
+            (shares(u64::MAX, 2, 1000, 2), Resource::Memory),
+            (shares(300, 9, 9000, 9), Resource::Memory),
         ];
         for (held, short) in table {
             assert_eq!(Room { held, ..room }.short_of(&machine), Some(short), "{held:?}");
         }
-        assert_eq!(Room { held: shares(300, 0, 0), ..room }.free_memory_bytes(), 0);
+        assert_eq!(Room { held: shares(300, 0, 0, 0), ..room }.free_memory_bytes(), 0);
     }
 }

@@ -47,7 +47,7 @@ async fn until_it_is_known(world: &mut World, seed: u64) -> usize {
         world.calm().await;
         world.send_again().await;
         let culprit = world.facts(CULPRIT);
-        if let Some((since, ..)) = culprit.as_ref().and_then(|pod| pod.run)
+        if let Some(since) = culprit.as_ref().and_then(|pod| pod.run).map(|run| run.since)
             && last != Some(since)
         {
             (starts, last) = (starts + 1, Some(since));

@@ -7,7 +7,10 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::Serialize;
@@ -19,10 +22,12 @@ use crate::{
     network::{Guard, PolicyError, Pool, Seated},
 };
 
-/// What starts that are under way are going to have, and what was taken at the last look.
-#[derive(Debug, Default)]
+/// What starts that are under way are going to have, and how many there are.
+#[derive(Debug)]
 pub(super) struct Addresses {
     state: Mutex<State>,
+    /// For pods of this host, as of the last survey.
+    for_pods: AtomicU64,
     /// Held from the look at who has which address until one is reserved, and while a reservation ends.
     choosing: tokio::sync::Mutex<()>,
 }
@@ -31,8 +36,12 @@ pub(super) struct Addresses {
 struct State {
     reserved: HashSet<Ipv4Addr>,
     last: Option<Ipv4Addr>,
-    /// As of the last survey.
-    held: HashSet<Ipv4Addr>,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self { state: Mutex::default(), for_pods: AtomicU64::new(u64::MAX), choosing: tokio::sync::Mutex::default() }
+    }
 }
 
 impl Addresses {
@@ -40,9 +49,19 @@ impl Addresses {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What pods had at a survey.
-    pub(super) fn surveyed(&self, held: HashSet<Ipv4Addr>) {
-        self.state().held = held;
+    /// How many pods of this host can have one.
+    pub(super) fn for_pods(&self) -> u64 {
+        self.for_pods.load(Ordering::Relaxed)
+    }
+
+    /// Counts those of the pool that are ours or nobody's. `held` are all that pods have, `ours` those of this host's.
+    pub(super) fn count(&self, pool: Pool, held: &HashSet<Ipv4Addr>, ours: &HashSet<Ipv4Addr>, seated: &Seated) {
+        let state = self.state();
+        let is_anothers = |address: &Ipv4Addr| {
+            (held.contains(address) || seated.taken.contains(address)) && !ours.contains(address) && !state.reserved.contains(address)
+        };
+        let count = pool.addresses().filter(|address| !is_anothers(address)).count();
+        self.for_pods.store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn reserve(&self, pool: Pool, mut taken: HashSet<Ipv4Addr>, seated: &Seated) -> Option<Ipv4Addr> {
@@ -52,12 +71,6 @@ impl Addresses {
         state.reserved.insert(chosen);
         state.last = Some(chosen);
         Some(chosen)
-    }
-
-    /// Whether there is one more, as far as was seen.
-    fn has_room(&self, pool: Pool, seated: &Seated) -> bool {
-        let state = self.state();
-        pool.addresses().any(|address| ![&state.reserved, &state.held, &seated.taken].iter().any(|taken| taken.contains(&address)))
     }
 }
 
@@ -114,13 +127,6 @@ impl Inner {
             mac: pool.mac(address).to_string(),
         };
         Ok(Some(Lease { addresses: Arc::clone(&self.addresses), address, interface }))
-    }
-
-    /// Whether one more pod would get an address.
-    pub(super) async fn has_address(&self) -> Result<(), RuntimeError> {
-        let Some(guard) = self.guard.clone() else { return Ok(()) };
-        let (_, pool, seated) = look(guard).await?;
-        if self.addresses.has_room(pool, &seated) { Ok(()) } else { Err(no_room(pool)) }
     }
 
     /// Whether no other pod has the address of this one.

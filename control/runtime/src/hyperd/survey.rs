@@ -144,7 +144,6 @@ pub(super) async fn survey(inner: &Arc<Inner>) -> Result<Vec<PodStatus>, HyperdE
         tokio::spawn(folders::sweep(Arc::clone(inner)));
     }
     inner.seen.dying().retain(|id, _| statuses.iter().any(|status| status.id == *id));
-    inner.addresses.surveyed(holders.iter().filter_map(|holder| holder.address).filter_map(v4).collect());
     tell_apart(inner, &mut statuses, &holders).await;
     inner.seen.ours().retain(|id, _| statuses.iter().any(|status| status.id == *id));
     inner.seen.retired().retain(|id, _| statuses.iter().any(|status| status.id == *id));
@@ -172,6 +171,12 @@ async fn tell_apart(inner: &Inner, statuses: &mut [PodStatus], holders: &[Holder
         Some(guard) => addresses::look(guard.clone()).await.ok().map(|(_, pool, seated)| (guard, pool, seated)),
         None => None,
     };
+    if let Some((_, pool, seated)) = &bridge {
+        let is_ours = |holder: &&Holder| statuses.iter().any(|status| status.id.as_str() == holder.id);
+        let address = |holder: &Holder| holder.address.and_then(v4);
+        let held = holders.iter().filter_map(address).collect();
+        inner.addresses.count(*pool, &held, &holders.iter().filter(is_ours).filter_map(address).collect(), seated);
+    }
     let mut misplaced = HashSet::new();
     for status in statuses {
         let PodState::Running(run) = status.state else { continue };
