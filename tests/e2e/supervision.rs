@@ -156,10 +156,8 @@ async fn bring_about_at_hyperd(host: &mut Host, hyperd: &mut Hyperd, pod: &str, 
     let delete = json!({ "method": "DELETE", "call": "/pod", "nth": 1, "do": "hang" });
     match name {
         "new start of a pod" => {
-            // A pod that has outlived its daemon is started anew. It is the first thing that is done with the new one.
-            inject(host, "panic", name).await;
-            hyperd.kill9();
-            return hyperd.start_again().await;
+            hyperd.fault(create).await;
+            hyperd.kill_machine(pod);
         }
         "recovery of a pod" => {
             host.kill9();

@@ -145,7 +145,10 @@ pub enum PodState {
     Exited,
     /// Its machine ended by itself, with programs in it, under a daemon that lives: its own doing, or something of the host that hit
     /// it alone. It still holds its name until stopped.
-    Crashed,
+    Crashed {
+        /// Tells this run of the pod from any other one.
+        incarnation: u64,
+    },
     /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
     Lost,
     /// It runs, but whoever asks at its address may reach another: it is not to be served there. It still holds its name until stopped.

@@ -45,12 +45,14 @@ pub struct Marks {
     pub suspicions: u32,
     /// When the last mark was made.
     pub last: Timestamp,
+    /// The run of the pod that was last seen to take its machine down: it is marked for that once, however often it is found.
+    pub crashed: Option<u64>,
 }
 
 impl Marks {
     /// None yet.
     pub(super) fn none(now: Timestamp) -> Self {
-        Self { strikes: 0, suspicions: 0, last: now }
+        Self { strikes: 0, suspicions: 0, last: now, crashed: None }
     }
 
     pub(super) fn count(self) -> u32 {
@@ -77,7 +79,13 @@ impl Marks {
             Mark::Strike => (1, 0),
             Mark::Suspicion => (0, 1),
         };
-        Self { strikes: self.strikes.saturating_add(strikes), suspicions: self.suspicions.saturating_add(suspicions), last: now }
+        Self { strikes: self.strikes.saturating_add(strikes), suspicions: self.suspicions.saturating_add(suspicions), last: now, ..self }
+    }
+
+    /// With a strike for the crash of this run, unless it has that already.
+    pub(super) fn with_crash(self, incarnation: u64, now: Timestamp) -> Self {
+        let crashed = Some(incarnation);
+        if self.crashed == crashed { self } else { Self { crashed, ..self.with(Mark::Strike, now) } }
     }
 }
 
@@ -172,11 +180,14 @@ mod tests {
             (1, 7, true, true),
             (4, 4, true, true),
         ] {
-            let marks = Marks { strikes, suspicions, last: at(0) };
+            let marks = Marks { strikes, suspicions, ..Marks::none(at(0)) };
             assert_eq!((marks.end_new_starts(), marks.are_too_many()), (stopped, refused), "{strikes} {suspicions}");
         }
         let marks = Marks::none(at(0)).with(Mark::Strike, at(1)).with(Mark::Suspicion, at(2));
-        assert_eq!(marks, Marks { strikes: 1, suspicions: 1, last: at(2) });
+        assert_eq!(marks, Marks { strikes: 1, suspicions: 1, last: at(2), crashed: None });
+        let crashed = Marks::none(at(0)).with_crash(7, at(1)).with(Mark::Suspicion, at(2));
+        assert_eq!(crashed.with_crash(7, at(3)), crashed, "it is found again");
+        assert_eq!(crashed.with_crash(8, at(3)), Marks { strikes: 2, suspicions: 1, last: at(3), crashed: Some(8) });
         assert!(!marks.are_forgotten(at(25)) && marks.are_forgotten(at(26)));
     }
 

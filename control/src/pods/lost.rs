@@ -61,12 +61,21 @@ impl Inner {
 
     /// Adds a mark, and answers what there is then. It is durable when this returns.
     pub(super) async fn mark(&self, id: &PodId, mark: Mark) -> Result<Marks, StoreFailed> {
+        self.change_marks(id, |marks, now| marks.with(mark, now)).await
+    }
+
+    /// The same for a pod whose machine has ended alone.
+    pub(super) async fn mark_crash(&self, id: &PodId, incarnation: u64) -> Result<Marks, StoreFailed> {
+        self.change_marks(id, |marks, now| marks.with_crash(incarnation, now)).await
+    }
+
+    async fn change_marks(&self, id: &PodId, change: impl FnOnce(Marks, Timestamp) -> Marks) -> Result<Marks, StoreFailed> {
         let permit = self.store.reserve().await?;
         let now = self.clock.now();
         let (marked, durable) = {
             let mut marks = self.marks();
             let before = marks.get(id).copied().filter(|marks| !marks.are_forgotten(now)).unwrap_or_else(|| Marks::none(now));
-            let marked = before.with(mark, now);
+            let marked = change(before, now);
             let mut forgotten: Vec<PodId> = marks.iter().filter(|(_, marks)| marks.are_forgotten(now)).map(|(id, _)| id.clone()).collect();
             if marks.len() >= MARKED_MAX && !marks.contains_key(id) {
                 forgotten.extend(marks.iter().min_by_key(|(_, marks)| marks.last).map(|(id, _)| id.clone()));
@@ -82,7 +91,7 @@ impl Inner {
         };
         durable.await?;
         tracing::warn!(
-            pod = %id, ?mark, strikes = marked.strikes, suspicions = marked.suspicions,
+            pod = %id, strikes = marked.strikes, suspicions = marked.suspicions,
             "the pod's machine was lost, or the daemon while it was started"
         );
         Ok(marked)

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    crashes::{self, Mark, Marks},
+    crashes::{self, Marks},
     keeper::{Gone, Inner},
     lost::Wait,
     metrics::Renewal,
@@ -128,7 +128,7 @@ impl Inner {
                 }
                 // Its own task is changing it.
                 Some((PodState::Running(_) | PodState::Unstarted, _)) => {}
-                Some((PodState::Crashed, _)) => self.crashed(&pod).await?,
+                Some((PodState::Crashed { .. }, _)) => self.crashed(&pod).await?,
                 Some((PodState::Exited, _)) => self.exited(&pod.id, pod.run.incarnation, "all containers of the pod have exited").await?,
                 Some((PodState::Lost, _)) => self.renew(&pod, Renewal::Lost, Wait { calm, trial: None }),
                 Some((PodState::Misplaced, _)) => self.renew(&pod, Renewal::Misplaced, Wait { calm, trial: None }),
@@ -170,7 +170,7 @@ impl Inner {
         if !self.still_runs(pod) {
             return Ok(());
         }
-        let marks = self.mark(&pod.id, Mark::Strike).await?;
+        let marks = self.mark_crash(&pod.id, pod.run.incarnation).await?;
         self.renew_or_stop(pod, Renewal::Crashed, marks, Wait::default()).await
     }
 

@@ -19,7 +19,7 @@ pub(super) enum Repair {
     /// It should run and is gone (the machine or the runtime was restarted): it is started again.
     Revive { term: Term },
     /// Its machine has ended while nobody looked: it is marked, and started again unless it was too often.
-    Crashed { term: Term },
+    Crashed { term: Term, incarnation: u64 },
     /// It has exited while nobody looked.
     Exited { expires_at: Timestamp },
     /// It had exited before; what it has left is kept.
@@ -46,7 +46,7 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
         (Pod::Starting { segment, kept_seconds, .. }, _) => Repair::GiveBack { segment, kept_seconds },
         (Pod::Running { term }, _) if term.expires_at <= now => Repair::Forget,
         (Pod::Running { term }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, term },
-        (Pod::Running { term }, Some(PodState::Crashed)) => Repair::Crashed { term },
+        (Pod::Running { term }, Some(&PodState::Crashed { incarnation })) => Repair::Crashed { term, incarnation },
         (Pod::Running { term }, Some(PodState::Exited)) => Repair::Exited { expires_at: term.expires_at },
         (Pod::Running { term }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => Repair::Revive { term },
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
@@ -71,15 +71,15 @@ mod tests {
         let (now, later) = (at(100), at(200));
         let until = |expires_at| Term { expires_at, bought_seconds: 60 };
         let starting = || Pod::Starting { segment: "s".to_owned(), seconds: 60, kept_seconds: 5 };
-        let running = PodState::Running(RUN);
+        let (running, crashed) = (PodState::Running(RUN), PodState::Crashed { incarnation: 7 });
         let table = [
             (starting(), Some(running), Repair::Complete { run: RUN, segment: "s".to_owned(), seconds: 60 }),
             (starting(), Some(PodState::Exited), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (starting(), None, Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { term: until(later) }, Some(running), Repair::Adopt { run: RUN, term: until(later) }),
             (Pod::Running { term: until(later) }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
-            (Pod::Running { term: until(later) }, Some(PodState::Crashed), Repair::Crashed { term: until(later) }),
-            (starting(), Some(PodState::Crashed), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
+            (Pod::Running { term: until(later) }, Some(crashed), Repair::Crashed { term: until(later), incarnation: 7 }),
+            (starting(), Some(crashed), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { term: until(later) }, None, Repair::Revive { term: until(later) }),
             (Pod::Running { term: until(later) }, Some(PodState::Lost), Repair::Revive { term: until(later) }),
             (Pod::Running { term: until(later) }, Some(PodState::Unstarted), Repair::Revive { term: until(later) }),

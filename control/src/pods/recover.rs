@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use tokio::time;
 
 use super::{
-    crashes::Mark,
     keeper::{Gone, Inner, Keeper},
     reconcile::{Repair, reconcile},
     state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, Term},
@@ -83,10 +82,10 @@ impl Keeper {
     /// come again: who needn't is told so.
     async fn repair(&self, id: &PodId, order: Arc<Order>, repair: Repair) -> Result<Option<BoxFuture<'static, ()>>, StoreFailed> {
         let repair = match repair {
-            Repair::Crashed { term } if self.0.mark(id, Mark::Strike).await?.end_new_starts() => {
+            Repair::Crashed { term, incarnation } if self.0.mark_crash(id, incarnation).await?.end_new_starts() => {
                 Repair::Exited { expires_at: term.expires_at }
             }
-            Repair::Crashed { term } => Repair::Revive { term },
+            Repair::Crashed { term, .. } => Repair::Revive { term },
             repair => repair,
         };
         let place = |stage| {
@@ -109,7 +108,7 @@ impl Keeper {
                 place(Stage::Running { run, term });
                 self.0.publish(id, &run);
             }
-            Repair::Crashed { term } | Repair::Revive { term } => {
+            Repair::Crashed { term, .. } | Repair::Revive { term } => {
                 place(Stage::Reviving);
                 // Visitors are told to come again, not that there is no such pod.
                 gone(Gone::Restarting(now));

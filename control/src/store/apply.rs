@@ -53,8 +53,10 @@ fn apply(to: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             to.prepare_cached("DELETE FROM manifests WHERE hash = ?")?.execute([id.as_str()])?;
         }
         Write::Marks(id, marks) => {
-            let mut insert = to.prepare_cached("INSERT OR REPLACE INTO marks (hash, strikes, suspicions, last) VALUES (?, ?, ?, ?)")?;
-            insert.execute(params![id.as_str(), marks.strikes, marks.suspicions, milliseconds(marks.last)])?;
+            let mut insert =
+                to.prepare_cached("INSERT OR REPLACE INTO marks (hash, strikes, suspicions, last, crashed) VALUES (?, ?, ?, ?, ?)")?;
+            let crashed = marks.crashed.map(u64::to_be_bytes);
+            insert.execute(params![id.as_str(), marks.strikes, marks.suspicions, milliseconds(marks.last), crashed])?;
         }
         Write::Payment(row) => payment(to, row)?,
         Write::Peer(uri) => {

@@ -104,7 +104,8 @@ fn marks(connection: &Connection) -> Result<Vec<(PodId, Marks)>, LoadError> {
     while let Some(row) = rows.next()? {
         let hash: String = row.get("hash")?;
         let id = hash.parse().map_err(|_| LoadError::Corrupt(format!("marks.hash {hash}")))?;
-        marks.push((id, Marks { strikes: row.get("strikes")?, suspicions: row.get("suspicions")?, last: time(row, "last")? }));
+        let crashed = row.get::<_, Option<[u8; 8]>>("crashed")?.map(u64::from_be_bytes);
+        marks.push((id, Marks { strikes: row.get("strikes")?, suspicions: row.get("suspicions")?, last: time(row, "last")?, crashed }));
     }
     Ok(marks)
 }

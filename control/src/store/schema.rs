@@ -67,6 +67,7 @@ const MIGRATIONS: &[&str] = &[
     "
     -- Of a running pod, seconds is what was bought in all. It wasn't kept until now: what is left of it at least is known.
     UPDATE pods SET seconds = max(0, at / 1000 - unixepoch()) WHERE state = 'running';
+    ALTER TABLE marks ADD COLUMN crashed BLOB;   -- incarnation that was last marked for taking its machine down
     ",
 ];
 

@@ -124,7 +124,7 @@ async fn marks_outlive_their_pod_until_they_are_forgotten() {
     let (store, _) = Store::open(&path).unwrap();
     let pod = record(Pod::Running { term: Term { expires_at: Timestamp::UNIX_EPOCH, bought_seconds: 42 } });
     let id = pod.order.spec.id.clone();
-    let marks = |strikes| Marks { strikes, suspicions: 2, last: Timestamp::from_millisecond(77_777).unwrap() };
+    let marks = |strikes| Marks { strikes, suspicions: 2, last: Timestamp::from_millisecond(77_777).unwrap(), crashed: Some(u64::MAX) };
     commit(&store, vec![Write::Pod(Box::new(pod)), Write::Marks(id.clone(), marks(0)), Write::Marks(id.clone(), marks(1))]).await.unwrap();
     commit(&store, vec![Write::ForgetPod(id.clone())]).await.unwrap();
     assert_eq!(Store::open(&path).unwrap().1.marks, [(id.clone(), marks(1))]);

@@ -287,7 +287,7 @@ async fn without_machine(inner: &Inner, id: &PodId, attempt: Attempt, earlier: b
         return Ok(PodState::Lost);
     }
     if looks_lost(&info) {
-        return Ok(PodState::Crashed);
+        return Ok(PodState::Crashed { incarnation: attempt.incarnation() });
     }
     inner.seen.retired().insert(id.clone(), attempt);
     Ok(PodState::Exited)

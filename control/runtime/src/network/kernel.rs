@@ -111,15 +111,34 @@ pub(super) fn generation() -> io::Result<Vec<u8>> {
 }
 
 /// Everything in the table of that name; nothing if there is no such table.
+///
+/// Its parts are asked for one kind after the other. They belong together if no table has changed meanwhile, or if they are the same when
+/// they are asked for again: on a machine whose firewall is always being changed there may be no quiet moment.
 pub(super) fn read(table: &TableId) -> io::Result<Vec<Part>> {
+    let mut earlier: Option<Vec<Part>> = None;
     for _ in 0..TRIES_MAX {
-        let parts = KINDS.iter().map(|kind| read_kind(kind, table)).chain([elements(table)]);
-        match parts.collect::<io::Result<Vec<_>>>() {
+        let before = generation()?;
+        match read_once(table) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return Ok(read?.into_iter().flatten().collect()),
+            Err(error) => return Err(error),
+            Ok(parts) => {
+                if generation()? == before || earlier.as_ref().is_some_and(|earlier| are_same(earlier, &parts)) {
+                    return Ok(parts);
+                }
+                earlier = Some(parts);
+            }
         }
     }
     Err(io::Error::other("the firewall's tables change all the time"))
+}
+
+fn read_once(table: &TableId) -> io::Result<Vec<Part>> {
+    let parts = KINDS.iter().map(|kind| read_kind(kind, table)).chain([elements(table)]);
+    Ok(parts.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn are_same(one: &[Part], other: &[Part]) -> bool {
+    one.iter().map(|part| &part.identity).eq(other.iter().map(|part| &part.identity))
 }
 
 /// What the kernel would say of the table, had it been installed and never touched.
@@ -147,8 +166,7 @@ pub(super) fn differences(wanted: &[Part], found: &[Part]) -> Vec<String> {
         }
     }
     different.extend(left.iter().map(|part| format!("{} isn't ours", part.called)));
-    let same_order = || wanted.iter().map(|part| &part.identity).eq(found.iter().map(|part| &part.identity));
-    if different.is_empty() && !same_order() {
+    if different.is_empty() && !are_same(wanted, found) {
         different.push("its rules are in another order".to_owned());
     }
     different
@@ -187,7 +205,11 @@ fn read_kind(kind: &Kind, table: &TableId) -> io::Result<Vec<Part>> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
         replies => replies?,
     };
-    Ok(replies.iter().filter(|reply| reply.first() == Some(&table.family)).filter_map(|reply| part(kind, &table.name, reply)).collect())
+    let ours = replies.iter().filter(|reply| reply.first() == Some(&table.family));
+    let parts: Vec<Part> = ours.filter_map(|reply| part(kind, &table.name, reply)).collect();
+    // While a table is replaced the kernel may list both, and doesn't always say that it was changed.
+    let is_being_replaced = kind.question == libc::NFT_MSG_GETTABLE && parts.len() > 1;
+    if is_being_replaced { Err(io::ErrorKind::Interrupted.into()) } else { Ok(parts) }
 }
 
 fn part(kind: &Kind, table: &str, reply: &[u8]) -> Option<Part> {

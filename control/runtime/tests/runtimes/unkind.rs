@@ -47,9 +47,10 @@ pub(crate) async fn a_machine_that_ends_is_told_from_programs_that_do(_: Host) {
         let run = runtime.start(pod(seed, containers)).await.unwrap();
         hyperd.kill_machine(id(seed).as_str());
         let states = states_until_its_end(&runtime, seed).await;
-        assert_eq!(states, [Some(PodState::Running(run)), Some(PodState::Crashed)], "pod {seed}");
+        let crashed = Some(PodState::Crashed { incarnation: run.incarnation });
+        assert_eq!(states, [Some(PodState::Running(run)), crashed], "pod {seed}");
         let another = open_hyperd(&hyperd);
-        assert_eq!(state_of(&another, &id(seed)).await, Some(PodState::Crashed), "to another process of ours, too");
+        assert_eq!(state_of(&another, &id(seed)).await, crashed, "to another process of ours, too");
         runtime.stop(&id(seed)).await.unwrap();
     }
     // Whatever code programs end with, hyperd's word for a machine that has gone among them.
