@@ -11,10 +11,11 @@ use pingora::server::ShutdownWatch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::conn::{self, Conn, Peer};
+use crate::conn::{Conn, Peer};
 use crate::edge::Shared;
 use crate::gate::{Full, Place};
 use crate::h2;
+use crate::http1;
 use crate::proxied;
 use crate::tls;
 
@@ -79,7 +80,7 @@ impl ServerApp for App {
         let (socket, client, place) = self.admit(stream).await?;
         let (tasks, shutdown) = (shared.tasks.clone(), shutdown.clone());
         match self.acceptor.clone() {
-            None => tasks.spawn(conn::serve(Arc::new(Conn::new(shared, client, None, place)), socket, shutdown)),
+            None => tasks.spawn(http1::serve::serve(Arc::new(Conn::new(shared, client, None, place)), socket, shutdown)),
             Some(acceptor) => tasks.spawn(serve_tls(shared, acceptor, socket, client, place, shutdown)),
         };
         None
@@ -99,6 +100,6 @@ async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socke
         Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
     } else {
         // Boxed once: a session is large, and is lent and taken back.
-        Box::pin(conn::serve(conn, Box::new(secured.stream), shutdown)).await;
+        Box::pin(http1::serve::serve(conn, Box::new(secured.stream), shutdown)).await;
     }
 }

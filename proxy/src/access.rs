@@ -86,6 +86,20 @@ impl Line {
     }
 }
 
+impl Line {
+    /// The same by a head as it was read.
+    pub(crate) fn raw(client: IpAddr, id: RequestId, method: &[u8], path: &[u8], agent: &[u8]) -> Line {
+        Line {
+            client,
+            id: Some(id),
+            method: first(&String::from_utf8_lossy(method), METHOD_CHARS),
+            path: first(&String::from_utf8_lossy(path), PATH_CHARS),
+            agent: first(&String::from_utf8_lossy(agent), AGENT_CHARS),
+            pod: None,
+        }
+    }
+}
+
 fn first(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }

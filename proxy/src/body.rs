@@ -34,7 +34,6 @@ pub(crate) struct Progress {
     failed: AtomicBool,
     too_large: AtomicBool,
     done: AtomicBool,
-    unread: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -51,7 +50,6 @@ impl Progress {
             failed: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
             done: AtomicBool::new(false),
-            unread: Arc::clone(&conn.unread),
         }
     }
 
@@ -163,9 +161,6 @@ impl Body for Upload {
         };
         progress.wait_ends();
         progress.frames.fetch_add(1, Ordering::Relaxed);
-        if frame.is_none() || body.is_end_stream() {
-            progress.unread.store(false, Ordering::Relaxed);
-        }
         match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -222,12 +217,11 @@ impl Lease {
     }
 }
 
-/// An answer's body. Dropping it tells the client connection that it is between requests again.
+/// An answer's body.
 #[derive(Debug)]
 pub(crate) struct Download {
     source: Source,
-    /// None when the request has become a tunnel.
-    visit: Option<Visit>,
+    visit: Visit,
     conn: Arc<Conn>,
 }
 
@@ -248,24 +242,17 @@ enum Source {
 impl Download {
     /// The edge's own page.
     pub(crate) fn page(page: Bytes, visit: Visit, conn: Arc<Conn>) -> Download {
-        Download { source: Source::Page(page), visit: Some(visit), conn }
-    }
-
-    /// Nothing: what follows belongs to the tunnel.
-    pub(crate) fn switched(conn: Arc<Conn>) -> Download {
-        Download { source: Source::Page(Bytes::new()), visit: None, conn }
+        Download { source: Source::Page(page), visit, conn }
     }
 
     pub(crate) fn upstream(body: Incoming, lease: Lease, visit: Visit, conn: Arc<Conn>) -> Download {
-        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, visit: Some(visit), conn };
+        let mut download = Download { source: Source::Upstream { body, lease: Some(lease) }, visit, conn };
         download.give_back_if_done(false);
         download
     }
 
     fn count(&mut self, bytes: usize) {
-        if let Some(visit) = &mut self.visit {
-            visit.sent(bytes);
-        }
+        self.visit.sent(bytes);
     }
 
     /// The upstream broke off. Its connection is closed.
@@ -337,11 +324,5 @@ impl Body for Download {
             Source::Upstream { body, .. } => body.size_hint(),
             Source::Broken { .. } => SizeHint::new(),
         }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.conn.clock.request_ended();
     }
 }

@@ -3,10 +3,9 @@
 //! ```text
 //!            request's first byte            headers complete
 //!   Idle --------------------------> Head --------------------> Busy --+
-//!   | ^  keep_alive                  ^ ^  header_deadline              |  answer sent
-//!   | +------------------------------|-|-------------------------------+
-//!   +-> Rest ------------------------+ +- accept      101 answered: Tunnel, for good
-//!  rest_after  request's first byte
+//!     ^  keep_alive                    ^  header_deadline              |  answer sent
+//!     +--------------------------------|-------------------------------+
+//!                                      +- accept      101 answered: Tunnel, for good
 //! ```
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -30,7 +29,6 @@ const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
 const TUNNEL: u8 = 3;
-const REST: u8 = 4;
 
 impl Clock {
     pub(crate) fn start() -> Clock {
@@ -59,22 +57,9 @@ impl Clock {
     }
 
     pub(crate) fn bytes_came(&self) {
-        if matches!(self.phase.load(Ordering::Relaxed), IDLE | REST) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
             self.enter(HEAD);
         }
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == IDLE
-    }
-
-    /// What an idle connection can do without is given up; that it waits, and since when, stays as it is.
-    pub(crate) fn rest(&self) {
-        self.phase.store(REST, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_resting(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == REST
     }
 
     pub(crate) fn is_in_head(&self) -> bool {
@@ -84,7 +69,7 @@ impl Clock {
     /// Waits until no request's headers are on their way, at most `patience`: what has come already is noticed first.
     pub(crate) async fn head_ended(&self, patience: Duration) {
         let over = Moment::now().after(patience);
-        while matches!(self.phase.load(Ordering::Relaxed), IDLE | REST | HEAD) {
+        while matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD) {
             sleep(LOOK_AGAIN).await;
             if !self.is_in_head() || Moment::now() >= over {
                 return;
@@ -108,7 +93,7 @@ impl Clock {
     /// When the wait that the connection is in has lasted too long.
     pub(crate) fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
-            IDLE | REST => keep_alive,
+            IDLE => keep_alive,
             HEAD => header,
             _ => return None,
         };

@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +14,6 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::TrySendError;
-use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -30,8 +28,7 @@ use crate::limits::Limits;
 use crate::metrics::Upstreams;
 use crate::request_id::X_REQUEST_ID;
 use crate::rescue::{self, Fault, Reader};
-use crate::tunnel::{self, Tunnel};
-use crate::upstream::{DialError, Link, Route, TunnelPlace};
+use crate::upstream::{DialError, Link, Route};
 use crate::visit::Visit;
 
 /// How often a request body that has used up its time is looked at again, at most: it may be the upstream that isn't reading.
@@ -41,10 +38,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// is then small, and is moved around with every request.
 pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future<Output = Response<Download>> + Send {
     let reader = Reader::of(request.headers());
-    conn.unread.store(!request.body().is_end_stream(), Ordering::Relaxed);
-    if request.version() == Version::HTTP_10 {
-        conn.is_old.store(true, Ordering::Relaxed);
-    }
     let mut visit = Visit::begin(&conn, &request);
     let step = prepare(&conn, &mut visit, request);
     async move {
@@ -67,15 +60,11 @@ pub(crate) fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> impl Future
         response.map(|answer| match answer {
             Answer::Page(page) => Download::page(page, visit, conn),
             Answer::Upstream(body, lease) => Download::upstream(body, lease, visit, conn),
-            Answer::Tunnel(tunnel) => {
-                tunnel::open(tunnel, visit, Arc::clone(&conn));
-                Download::switched(conn)
-            }
         })
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }
 
@@ -83,7 +72,6 @@ fn now() -> Timestamp {
 enum Answer {
     Page(Bytes),
     Upstream(Incoming, Lease),
-    Tunnel(Tunnel),
 }
 
 /// What is done about a request.
@@ -99,15 +87,13 @@ struct Sending {
     request: Request<Upload>,
     /// That of its body, if it has one.
     progress: Option<Arc<Progress>>,
-    /// What a 101 would be followed by.
-    switchable: Option<(OnUpgrade, TunnelPlace)>,
 }
 
 fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) -> Result<Step, Fault> {
     let edge = &conn.edge;
     let client = conn.via.client(request.headers(), &edge.policy);
     edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
-    if request.body().size_hint().exact().is_none() && !headers::is_framed_once(request.headers(), conn.requests.is_ambiguous()) {
+    if request.body().size_hint().exact().is_none() && !headers::is_framed_once(request.headers()) {
         return Err(Fault::BadFraming);
     }
     if request.headers().len() > edge.limits.header_fields {
@@ -120,21 +106,11 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
     }
     let target = Target::of(&admitted.destination, edge, visit)?;
     target.check_room(edge, visit.begun(), request.body().size_hint().lower())?;
-    let can_upgrade = request.version() == Version::HTTP_11 && request.body().is_end_stream();
-    let upgrade = headers::upgrade_of(request.headers()).filter(|_| can_upgrade);
-    let switchable = match &upgrade {
-        Some(_) => {
-            let place = target.route().tunnel(&edge.limits).ok_or(Fault::PodTunnelsFull)?;
-            Some((hyper::upgrade::on(&mut request), place))
-        }
-        None => None,
-    };
-
     let progress = (!request.body().is_end_stream()).then(|| Arc::new(Progress::of(conn, target.bytes_max(&edge.limits))));
     if progress.is_none() || request.version() != Version::HTTP_11 || !headers::expects_continue(request.headers()) {
         request.headers_mut().remove(EXPECT);
     }
-    headers::to_upstream(request.headers_mut(), admitted.host, &conn.via, upgrade, visit.id());
+    headers::to_upstream(request.headers_mut(), admitted.host, &conn.via, visit.id());
     as_upstream_takes_it(&mut request);
     let mut request = request.map(|body| match &progress {
         Some(progress) => Upload::new(body, Arc::clone(progress)),
@@ -146,19 +122,19 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
             hold_for_continue(&mut request, edge.limits.continue_wait);
         }
     }
-    Ok(Step::Send(Box::new(Sending { target, request, progress, switchable })))
+    Ok(Step::Send(Box::new(Sending { target, request, progress })))
 }
 
 impl Sending {
     async fn run(self: Box<Self>, conn: &Arc<Conn>) -> Result<Response<Answer>, Fault> {
-        let Sending { target, request, progress, switchable } = *self;
+        let Sending { target, request, progress } = *self;
         let (response, lease) = exchange(&conn.edge, &target, request, progress).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(conn, &target, switchable, response, lease);
+            return Err(target.broken());
         }
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;
-        let answer = match headers::to_client(parts.status, &mut parts.headers, None).map_err(|_| target.broken())? {
+        let answer = match headers::to_client(parts.status, &mut parts.headers).map_err(|_| target.broken())? {
             // The lease is dropped, and with it the connection.
             Content::None { announced } if announced || !body.is_end_stream() => Answer::Page(Bytes::new()),
             _ => Answer::Upstream(body, lease),
@@ -169,13 +145,13 @@ impl Sending {
 
 /// The upstream of a request, and which faults its failures are.
 #[derive(Debug)]
-enum Target {
+pub(crate) enum Target {
     Pod(Arc<Route>),
     Control(Arc<Route>),
 }
 
 impl Target {
-    fn route(&self) -> &Arc<Route> {
+    pub(crate) fn route(&self) -> &Arc<Route> {
         match self {
             Target::Pod(route) | Target::Control(route) => route,
         }
@@ -185,7 +161,7 @@ impl Target {
         matches!(self, Target::Pod(_))
     }
 
-    fn of(destination: &Destination, edge: &Shared, visit: &mut Visit) -> Result<Target, Fault> {
+    pub(crate) fn of(destination: &Destination, edge: &Shared, visit: &mut Visit) -> Result<Target, Fault> {
         let Destination::Pod(key) = destination else {
             visit.goes_to_control();
             return Ok(Target::Control(Arc::clone(&edge.control)));
@@ -198,7 +174,7 @@ impl Target {
     }
 
     /// Whether a request with at least `length` bytes of body may be sent there at `now`.
-    fn check_room(&self, edge: &Shared, now: Instant, length: u64) -> Result<(), Fault> {
+    pub(crate) fn check_room(&self, edge: &Shared, now: Instant, length: u64) -> Result<(), Fault> {
         if let Target::Pod(pod) = self {
             edge.gate.request_to(pod, now, &edge.limits)?;
         }
@@ -206,23 +182,23 @@ impl Target {
     }
 
     /// Bytes a request body may have.
-    fn bytes_max(&self, limits: &Limits) -> u64 {
+    pub(crate) fn bytes_max(&self, limits: &Limits) -> u64 {
         if self.is_pod() { limits.pod_body_bytes } else { limits.control_body_bytes }
     }
 
-    fn patience(&self, edge: &Shared) -> Duration {
+    pub(crate) fn patience(&self, edge: &Shared) -> Duration {
         if self.is_pod() { edge.limits.first_byte } else { edge.limits.control_first_byte }
     }
 
-    fn timed_out(&self) -> Fault {
+    pub(crate) fn timed_out(&self) -> Fault {
         if self.is_pod() { Fault::PodTimedOut } else { Fault::ControlTimedOut }
     }
 
-    fn broken(&self) -> Fault {
+    pub(crate) fn broken(&self) -> Fault {
         if self.is_pod() { Fault::PodBroken } else { Fault::ControlBroken }
     }
 
-    fn not_dialled(&self, error: &DialError, counters: &Upstreams) -> Fault {
+    pub(crate) fn not_dialled(&self, error: &DialError, counters: &Upstreams) -> Fault {
         match error {
             DialError::Unwanted(_) => counters.unwanted.inc(),
             DialError::Withdrawn => {}
@@ -381,24 +357,4 @@ async fn while_sending<T>(
 
 fn take_back(error: &mut TrySendError<Request<Upload>>) -> Option<Request<Upload>> {
     error.take_message()
-}
-
-/// A 101 that was asked for becomes a tunnel; one that was not is no answer to anything.
-fn switch(
-    conn: &Arc<Conn>,
-    target: &Target,
-    switchable: Option<(OnUpgrade, TunnelPlace)>,
-    mut response: Response<Incoming>,
-    lease: Lease,
-) -> Result<Response<Answer>, Fault> {
-    let (Some((client, place)), Some(protocol)) = (switchable, headers::upgrade_of(response.headers())) else {
-        return Err(target.broken());
-    };
-    let upstream = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
-    parts.extensions.clear();
-    parts.version = Version::HTTP_11;
-    headers::to_client(parts.status, &mut parts.headers, Some(protocol)).map_err(|_| target.broken())?;
-    conn.clock.upgraded();
-    Ok(Response::from_parts(parts, Answer::Tunnel(Tunnel { client, upstream, lease, place })))
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::policy::Policy;
@@ -11,7 +11,6 @@ use crate::request_id::{RequestId, X_REQUEST_ID};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("upgrade");
 const TE_TOKEN: HeaderValue = HeaderValue::from_static("te");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -76,22 +75,12 @@ fn is_lookalike(name: &str) -> bool {
     }
 }
 
-/// The protocol a request (or a 101 answer) upgrades to: Connection must ask for it, and it may not be HTTP/2 in clear, which would
-/// let a client speak past the edge's rules.
-pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut offers = headers.get_all(UPGRADE).iter();
-    let offer = offers.next()?;
-    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let plain_h2 = offer.to_str().map_or(true, |text| text.split(',').any(|name| name.trim().to_ascii_lowercase().starts_with("h2")));
-    (asked && !plain_h2 && offers.next().is_none()).then(|| offer.clone())
-}
-
 /// Whether a message's Transfer-Encoding, if it has one, is chunked and nothing else: the next hop is told of no other, and would take
-/// what is left for the content. `has_length` tells that a request had a Content-Length besides, which hyper has dropped.
-pub(crate) fn is_framed_once(headers: &HeaderMap, has_length: bool) -> bool {
+/// what is left for the content.
+pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return true };
-    !has_length && encodings.next().is_none() && encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    encodings.next().is_none() && encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 /// Whether the client waits for 100 Continue before it sends its body; there is no other expectation (RFC 9110 section 10.1.1).
@@ -157,12 +146,17 @@ impl Via {
     /// Who sent the request: the peer, or whom the nearest proxy that isn't believed was talking to. An entry that is no address ends
     /// the search: what is behind it was said by nobody we know.
     pub(crate) fn client(&self, headers: &HeaderMap, policy: &Policy) -> IpAddr {
+        self.client_of(headers.get_all(X_FORWARDED_FOR).iter().rev().map(HeaderValue::as_bytes), policy)
+    }
+
+    /// The same by the values of X-Forwarded-For, the last one first.
+    pub(crate) fn client_of<'b>(&self, fields: impl Iterator<Item = &'b [u8]>, policy: &Policy) -> IpAddr {
         let mut client = self.peer;
         if !self.trusted {
             return client;
         }
-        for field in headers.get_all(X_FORWARDED_FOR).iter().rev() {
-            for entry in field.to_str().unwrap_or_default().rsplit(',') {
+        for field in fields {
+            for entry in std::str::from_utf8(field).unwrap_or_default().rsplit(',') {
                 let Some(address) = address_of(entry.trim()) else { return client };
                 client = address;
                 if !policy.trusts(client) {
@@ -185,8 +179,8 @@ fn address_of(entry: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Makes a client's headers fit for an upstream. `upgrade` is what [`upgrade_of`] found, when it is to be passed on.
-pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, via: &Via, upgrade: Option<HeaderValue>, id: RequestId) {
+/// Makes a client's headers fit for an upstream.
+pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, via: &Via, id: RequestId) {
     let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
     strip_guarded(headers, via.trusted);
@@ -201,10 +195,7 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, vi
     }
     headers.insert(X_REQUEST_ID, id.value());
     headers.insert(HOST, host.unwrap_or(NO_HOST)); // HTTP/1.1 upstream demands the field (RFC 9112 section 3.2)
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, UPGRADE_TOKEN);
-    } else if takes_trailers {
+    if takes_trailers {
         headers.insert(TE, TRAILERS);
         headers.insert(CONNECTION, TE_TOKEN);
     }
@@ -297,11 +288,11 @@ impl Content {
     }
 }
 
-/// Makes an upstream's headers fit for the client. `upgrade` is the protocol of a 101.
+/// Makes an upstream's headers fit for the client.
 ///
 /// hyper checks the length of a body that follows; this also covers answers without one (to HEAD, 304), whose length a cache believes.
-pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, upgrade: Option<HeaderValue>) -> Result<Content, AmbiguousLength> {
-    if !is_framed_once(headers, false) {
+pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap) -> Result<Content, AmbiguousLength> {
+    if !is_framed_once(headers) {
         return Err(AmbiguousLength);
     }
     let content = Content::of(status, headers);
@@ -322,10 +313,6 @@ pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, upgrade: Op
             let length = first.clone();
             headers.insert(CONTENT_LENGTH, length);
         }
-    }
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, UPGRADE_TOKEN);
     }
     if content != Content::Framed {
         headers.remove(CONTENT_LENGTH);
@@ -364,7 +351,7 @@ mod tests {
             ("x-forwarded-host", "evil"),
         ]);
         let host = headers.get(HOST).cloned();
-        to_upstream(&mut headers, host, &via("1.2.3.4", false), None, RequestId::next());
+        to_upstream(&mut headers, host, &via("1.2.3.4", false), RequestId::next());
         assert_eq!(headers.remove(X_REQUEST_ID).unwrap().len(), 32);
         let expected = map(&[
             ("host", "h"),
@@ -422,7 +409,7 @@ mod tests {
         let forwarded = |via: &Via, said: &[(&str, &str)]| {
             let mut headers = map(said);
             let host = headers.get(HOST).cloned();
-            to_upstream(&mut headers, host, via, None, RequestId::next());
+            to_upstream(&mut headers, host, via, RequestId::next());
             headers.remove(X_REQUEST_ID);
             headers
         };
@@ -444,27 +431,17 @@ mod tests {
     }
 
     #[test]
-    fn only_an_asked_for_single_non_h2_upgrade_passes() {
-        let ask = |fields: &[(&str, &str)]| upgrade_of(&map(fields)).is_some();
-        assert!(ask(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]));
-        assert!(!ask(&[("upgrade", "websocket")]));
-        assert!(!ask(&[("upgrade", "h2c"), ("connection", "upgrade")]));
-        assert!(!ask(&[("upgrade", "websocket, H2C"), ("connection", "upgrade")]));
-        assert!(!ask(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]));
-    }
-
-    #[test]
     fn an_answer_never_tells_two_lengths() {
         let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "3"), ("connection", "close, x-a"), ("x-a", "1")]);
-        assert_eq!(to_client(StatusCode::OK, &mut headers, None), Ok(Content::Framed));
+        assert_eq!(to_client(StatusCode::OK, &mut headers), Ok(Content::Framed));
         assert_eq!(headers, HeaderMap::new());
         for bad in [&["5", "6"][..], &["5, 5"], &["+5"], &[""]] {
             let fields: Vec<_> = bad.iter().map(|length| ("content-length", *length)).collect();
             let mut headers = map(&fields);
-            assert_eq!(to_client(StatusCode::OK, &mut headers, None), Err(AmbiguousLength), "{bad:?}");
+            assert_eq!(to_client(StatusCode::OK, &mut headers), Err(AmbiguousLength), "{bad:?}");
         }
         let mut headers = map(&[("content-length", "5"), ("content-length", "5")]);
-        assert_eq!(to_client(StatusCode::OK, &mut headers, None), Ok(Content::Framed));
+        assert_eq!(to_client(StatusCode::OK, &mut headers), Ok(Content::Framed));
         assert_eq!(headers, map(&[("content-length", "5")]));
     }
 }

@@ -54,6 +54,37 @@ pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &Head
     }
 }
 
+/// What a head says of whom it is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named<'b> {
+    /// The one Host field.
+    pub(crate) host: Option<&'b [u8]>,
+    /// Of a target in absolute form.
+    pub(crate) authority: Option<&'b [u8]>,
+    /// HTTP/1.0 knows no Host.
+    pub(crate) may_be_missing: bool,
+}
+
+/// The same by what was read of a head.
+pub(crate) fn admit_named(named: Named<'_>) -> Result<Admitted, Fault> {
+    let value = |host: &[u8]| HeaderValue::from_bytes(host).map_err(|_| Fault::BadHost);
+    match (named.host, named.authority) {
+        (Some(host), authority) => {
+            let name = name_of(host).ok_or(Fault::BadHost)?;
+            if authority.is_some_and(|target| !target.eq_ignore_ascii_case(host)) {
+                return Err(Fault::BadHost);
+            }
+            Ok(Admitted { destination: destination(name), host: Some(value(host)?) })
+        }
+        (None, _) if !named.may_be_missing => Err(Fault::BadHost),
+        (None, Some(authority)) => {
+            let name = name_of(authority).ok_or(Fault::BadHost)?;
+            Ok(Admitted { destination: destination(name), host: Some(value(authority)?) })
+        }
+        (None, None) => Ok(Admitted { destination: Destination::Control, host: None }),
+    }
+}
+
 fn from_target(authority: &Authority) -> Result<Admitted, Fault> {
     let name = name_of(authority.as_str().as_bytes()).ok_or(Fault::BadHost)?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::BadHost)?;

@@ -42,8 +42,6 @@ pub struct Limits {
     pub header_deadline: Duration,
     /// How long a client connection may wait between requests.
     pub keep_alive: Duration,
-    /// How long a client connection is idle before what it needs only for requests is given up, if nothing of one is there.
-    pub rest_after: Duration,
     /// How long a client that has been answered before the end of its request may go on sending: closed while it sends, it could
     /// lose the answer.
     pub linger: Duration,
@@ -102,7 +100,6 @@ impl Default for Limits {
             h2_cancelled: 200,
             header_deadline: Duration::from_secs(10),
             keep_alive: Duration::from_secs(60),
-            rest_after: Duration::from_millis(500),
             linger: Duration::from_secs(2),
             send_stall: Duration::from_secs(60),
             send_bytes_per_second: 240,

@@ -30,7 +30,7 @@ impl RequestId {
         RequestId(u128::from(process) << 64 | u128::from(mixed(count)))
     }
 
-    fn text(self) -> [u8; LENGTH] {
+    pub(crate) fn text(self) -> [u8; LENGTH] {
         let mut text = [0; LENGTH];
         for (pair, byte) in text.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
             if let [high, low] = pair {

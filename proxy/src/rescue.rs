@@ -5,7 +5,9 @@
 //! | `BadHost` | 400 | client | nothing |
 //! | `BadBody` | 400 | client | nothing |
 //! | `BadFraming` | 400 | client | nothing: somebody tries what the edge believes |
+//! | `BadRequest` | 400 | client | nothing |
 //! | `BadTarget` | 400 | client | nothing |
+//! | `HeadTooLarge` | 431 | client | raise `header_bytes` if it is a good one |
 //! | `Misdirected` | 421 | client | nothing: it asks anew on another connection |
 //! | `TooManyFields` | 431 | client | raise `header_fields` if it is a good one |
 //! | `MethodNotAllowed` | 405 | client | nothing |
@@ -50,7 +52,9 @@ pub(crate) enum Fault {
     BadHost,
     BadBody,
     BadFraming,
+    BadRequest,
     BadTarget,
+    HeadTooLarge,
     Misdirected,
     MethodNotAllowed,
     TooManyFields,
@@ -77,11 +81,13 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// One of each kind.
-    pub(crate) const ALL: [Fault; 24] = [
+    pub(crate) const ALL: [Fault; 26] = [
         Fault::BadHost,
         Fault::BadBody,
         Fault::BadFraming,
+        Fault::BadRequest,
         Fault::BadTarget,
+        Fault::HeadTooLarge,
         Fault::Misdirected,
         Fault::MethodNotAllowed,
         Fault::TooManyFields,
@@ -110,6 +116,10 @@ impl Fault {
             Fault::BadHost => (StatusCode::BAD_REQUEST, "bad_host", "The request must name exactly one valid host."),
             Fault::BadBody => (StatusCode::BAD_REQUEST, "bad_body", "The request body is malformed or broke off."),
             Fault::BadFraming => (StatusCode::BAD_REQUEST, "bad_framing", "The request must say in one way how long it is."),
+            Fault::BadRequest => (StatusCode::BAD_REQUEST, "bad_request", "The request is malformed."),
+            Fault::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The head of the request is larger than this host takes.")
+            }
             Fault::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", "The request must be for a path of a host, over http or https."),
             Fault::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This connection was opened for another host name."),
             Fault::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not supported here."),
@@ -174,7 +184,12 @@ pub(crate) enum Reader {
 impl Reader {
     /// Whichever of text/html and application/json the client would rather have; browsers name the first, and wildcards neither.
     pub(crate) fn of(headers: &HeaderMap) -> Reader {
-        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        Reader::of_ranges(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
+    }
+
+    /// The same by the values of Accept.
+    pub(crate) fn of_ranges<'b>(values: impl Iterator<Item = &'b [u8]>) -> Reader {
+        let values = values.filter_map(|value| std::str::from_utf8(value).ok());
         let (mut reader, mut best) = (Reader::Program, 0.0);
         for range in values.flat_map(|value| value.split(',')) {
             let mut parts = range.split(';').map(str::trim);

@@ -33,6 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::Upload;
 use crate::hearing::{Heard, Hearing};
+use crate::http1::socket::{Socket, Stream};
 use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::limits::Limits;
 use crate::policy::{self, Policy, Unwanted};
@@ -52,6 +53,8 @@ pub(crate) enum Address {
 pub(crate) struct Route {
     address: Address,
     shelf: Mutex<Vec<Idle>>,
+    /// Idle connections of HTTP/1's own.
+    sockets: Mutex<Vec<(Socket, Moment, OwnedSemaphorePermit)>>,
     withdrawn: CancellationToken,
     tunnels: AtomicUsize,
     traffic: Arc<Traffic>,
@@ -123,6 +126,7 @@ impl Route {
         Route {
             address,
             shelf: Mutex::new(Vec::new()),
+            sockets: Mutex::new(Vec::new()),
             withdrawn: CancellationToken::new(),
             tunnels: AtomicUsize::new(0),
             traffic: Arc::default(),
@@ -146,6 +150,8 @@ impl Route {
         self.withdrawn.cancel();
         let shelved = std::mem::take(&mut *self.shelf());
         drop(shelved);
+        let idle = std::mem::take(&mut *self.sockets());
+        drop(idle);
     }
 
     #[cfg(test)]
@@ -164,6 +170,60 @@ impl Route {
 
     fn shelf(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<(Socket, Moment, OwnedSemaphorePermit)>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most recently used idle connection of this runtime, if one is alive.
+    pub(crate) fn take_socket(&self) -> Option<Socket> {
+        let mut sockets = self.sockets();
+        let mut index = sockets.len();
+        while index > 0 {
+            index -= 1;
+            if sockets.get(index).is_some_and(|(socket, ..)| socket.is_at_home()) {
+                let (mut socket, ..) = sockets.remove(index);
+                if socket.is_quiet() {
+                    return Some(socket);
+                }
+            }
+        }
+        None
+    }
+
+    /// Shelves a connection; closes it when there is no room.
+    pub(crate) fn put_socket(&self, socket: Socket, room: &Arc<Semaphore>, limits: &Limits) {
+        if self.withdrawn.is_cancelled() {
+            return;
+        }
+        let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
+        let mut sockets = self.sockets();
+        if sockets.len() < limits.idle_per_upstream {
+            sockets.push((socket, Moment::now(), place));
+        }
+        // `withdraw` cancels first and empties second, so whichever of the two comes later sees the other.
+        if self.withdrawn.is_cancelled() {
+            sockets.clear();
+        }
+    }
+
+    /// Opens a connection; it ends `withdrawn_grace` after the route's withdrawal.
+    pub(crate) async fn dial_socket(&self, limits: &Limits, policy: &Policy) -> Result<Socket, DialError> {
+        let stream = match &self.address {
+            Address::Tcp(address) => {
+                self.vet(*address, policy).map_err(DialError::Unwanted)?;
+                let stream = connect(TcpStream::connect(address), limits).await?;
+                stream.set_nodelay(true).map_err(DialError::Connect)?;
+                Stream::Tcp(stream)
+            }
+            Address::Unix(path) => Stream::Unix(connect(UnixStream::connect(path), limits).await?),
+        };
+        // Whoever gets this address next is there only after the withdrawal.
+        if self.withdrawn.is_cancelled() {
+            return Err(DialError::Withdrawn);
+        }
+        Ok(Socket::new(stream, Box::pin(self.cut_after(limits.withdrawn_grace))))
     }
 
     /// The most recently used idle connection of this runtime, if one is alive.
@@ -204,6 +264,7 @@ impl Route {
     /// Closes what has been idle for `age` at `now`, and forgets what the upstream has closed.
     pub(crate) fn reap(&self, now: Moment, age: Duration) {
         self.shelf().retain(|idle| !idle.link.sender.is_closed() && now.since(idle.since) < age);
+        self.sockets().retain(|(_, since, _)| now.since(*since) < age);
     }
 
     /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.

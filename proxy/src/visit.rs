@@ -14,6 +14,7 @@ use crate::request_id::RequestId;
 use crate::route::PodKey;
 use crate::traffic::Traffic;
 use crate::upstream::Route;
+use crate::wire::request::RequestHead;
 
 #[derive(Debug)]
 pub(crate) struct Visit {
@@ -53,6 +54,36 @@ impl Visit {
             sent: 0,
             line,
         }
+    }
+
+    /// The same by a head as it was read.
+    pub(crate) fn begin_raw(conn: &Arc<Conn>, head: &RequestHead<'_, '_>) -> Visit {
+        let id = RequestId::next();
+        let logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
+        let line = logged.then(|| {
+            let client = conn.via.client_of(head.forwarded_for().rev(), &conn.edge.policy);
+            let path = head.target.path.split(|byte| *byte == b'?').next().unwrap_or_default();
+            Box::new(Line::raw(client, id, head.method, path, head.value_of("user-agent").unwrap_or_default()))
+        });
+        Visit {
+            conn: Arc::clone(conn),
+            begun: Instant::now(),
+            method: Method::from_bytes(head.method).unwrap_or(Method::GET),
+            id,
+            to: To::Nowhere,
+            traffic: None,
+            status: None,
+            upload: None,
+            received: 0,
+            sent: 0,
+            line,
+        }
+    }
+
+    /// So many bytes came of its body.
+    pub(crate) fn uploaded(&mut self, bytes: u64) {
+        self.received = self.received.saturating_add(bytes);
+        self.conn.edge.metrics.received.inc_by(bytes);
     }
 
     /// When its head was there.

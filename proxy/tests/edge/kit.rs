@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Reads one answer, by Content-Length, chunks (decoded, trailers kept) or to the end.
     pub(crate) async fn answer(&mut self, to_head: bool) -> Answer {
-        let head = self.head().await;
+        let head = self.final_head().await;
         let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {head:?}"));
         let mut answer = Answer { status, head, body: String::new() };
         let body = if to_head || status == 304 || status == 204 || status == 101 {
@@ -177,6 +177,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         };
         answer.body = String::from_utf8(body).unwrap();
         answer
+    }
+
+    /// The head of an answer, behind the hints that came before it.
+    async fn final_head(&mut self) -> String {
+        loop {
+            let head = self.head().await;
+            if !head.starts_with("HTTP/1.1 102 ") && !head.starts_with("HTTP/1.1 103 ") {
+                return head;
+            }
+        }
     }
 
     pub(crate) async fn head(&mut self) -> String {

@@ -14,7 +14,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Connections rest as soon as they may.
 fn tired() -> Limits {
-    Limits { rest_after: Duration::ZERO, ..Limits::default() }
+    Limits::default()
 }
 
 async fn rests(house: &House, count: f64) {

@@ -1,0 +1,123 @@
+//! What is done about a request, decided from its head alone.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, Uri};
+
+use crate::conn::Conn;
+use crate::forward::Target;
+use crate::host::{self, Named};
+use crate::rescue::{self, Fault, Reader};
+use crate::upstream::TunnelPlace;
+use crate::visit::Visit;
+use crate::wire::Framing;
+use crate::wire::request::{Forwarded, RequestHead};
+
+/// A request that is to be sent to an upstream.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    /// The head its upstream gets.
+    pub(crate) head: Vec<u8>,
+    pub(crate) framing: Framing,
+    /// Bytes its body may have.
+    pub(crate) body_max: u64,
+    pub(crate) passes_trailers: bool,
+    pub(crate) waits_for_continue: bool,
+    pub(crate) method_is_idempotent: bool,
+    /// Room for the tunnel it would become.
+    pub(crate) tunnel: Option<TunnelPlace>,
+}
+
+/// What there is to know of the client's side, whatever becomes of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) is_head: bool,
+    pub(crate) is_old: bool,
+    pub(crate) keeps_alive: bool,
+    pub(crate) takes_trailers: bool,
+    pub(crate) has_body: bool,
+    pub(crate) reader: Reader,
+}
+
+impl Facts {
+    pub(crate) fn of(head: &RequestHead<'_, '_>) -> Facts {
+        Facts {
+            is_head: head.method == b"HEAD",
+            is_old: head.is_old,
+            keeps_alive: head.keeps_alive,
+            takes_trailers: head.takes_trailers,
+            has_body: head.has_body(),
+            reader: Reader::of_ranges(head.accepts()),
+        }
+    }
+}
+
+/// What comes of a head.
+pub(crate) enum Decision {
+    Send(Box<Plan>),
+    /// The edge answers it.
+    Answer(Response<Bytes>),
+}
+
+/// Decides.
+pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_, '_>) -> Result<Decision, Fault> {
+    let edge = &conn.edge;
+    let client = conn.via.client_of(head.forwarded_for().rev(), &edge.policy);
+    edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
+    if matches!(head.method, b"CONNECT" | b"TRACE") {
+        return Err(Fault::MethodNotAllowed);
+    }
+    let host = head.host.filter(|_| !head.has_hosts);
+    let named = Named { host, authority: head.target.authority, may_be_missing: head.is_old };
+    if head.has_hosts {
+        return Err(Fault::BadHost);
+    }
+    let admitted = host::admit_named(named)?;
+    conn.check(&admitted)?;
+    if let Some(location) = location(conn, &admitted, head) {
+        return Ok(Decision::Answer(rescue::moved(location)));
+    }
+    let target = Target::of(&admitted.destination, edge, visit)?;
+    let length = if let Framing::Length(length) = head.framing { length } else { 0 };
+    target.check_room(edge, visit.begun(), length)?;
+    let tunnel = match head.upgrade {
+        Some(_) => Some(target.route().tunnel(&edge.limits).ok_or(Fault::PodTunnelsFull)?),
+        None => None,
+    };
+    let mut out = Vec::with_capacity(512);
+    let id = visit.id().text();
+    head.put(
+        &mut out,
+        &Forwarded {
+            host: admitted.host.as_ref().map(HeaderValue::as_bytes),
+            peer: conn.via.text.as_bytes(),
+            is_believed: conn.via.trusted,
+            is_secure: conn.via.secure,
+            request_id: &id,
+        },
+    );
+    Ok(Decision::Send(Box::new(Plan {
+        body_max: target.bytes_max(&edge.limits),
+        target,
+        head: out,
+        framing: head.framing,
+        passes_trailers: head.has_trailer(),
+        waits_for_continue: head.waits_for_continue(),
+        method_is_idempotent: is_idempotent(head.method),
+        tunnel,
+    })))
+}
+
+fn is_idempotent(method: &[u8]) -> bool {
+    Method::from_bytes(method).is_ok_and(|method| method.is_idempotent())
+}
+
+fn location(conn: &Conn, admitted: &host::Admitted, head: &RequestHead<'_, '_>) -> Option<HeaderValue> {
+    if !conn.redirects() {
+        return None;
+    }
+    let path = if head.target.path.starts_with(b"/") { head.target.path } else { b"/" };
+    conn.redirect(admitted, &Uri::try_from(path).ok()?)
+}

@@ -1,0 +1,175 @@
+//! The loop of a client connection: while it waits it is its stream and nothing else.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tokio_util::io::poll_read_buf;
+
+use crate::conn::Conn;
+use crate::http1::answer::{self, Begun, Next};
+use crate::idle::{LazyTimer, WhenWoken};
+use crate::metrics::Counted;
+use crate::rescue::Fault;
+use crate::wire::BadHead;
+
+/// Bytes that are read at once of a head.
+const READ: usize = 4 * 1024;
+/// Bytes of the first read of a request, for which there is room on the stack.
+const FIRST: usize = 2048;
+
+/// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
+pub(crate) async fn serve<S>(conn: Arc<Conn>, mut stream: S, shutdown: ShutdownWatch)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limits = &conn.edge.limits;
+    let mut told = shutdown.clone();
+    let mut stopping = WhenWoken::new(async {
+        drop(told.wait_for(|stop| *stop).await);
+        conn.clock.head_ended(limits.last_request).await;
+    });
+    let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
+    let mut inbox = BytesMut::new();
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut stopping, &shutdown)) => next,
+            () = &mut cut => return,
+        };
+        match next {
+            Next::Again => {}
+            Next::Over => return,
+            Next::Close => {
+                tokio::select! {
+                    () = linger(stream, limits.linger) => {}
+                    () = &mut cut => {}
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for one request and answers it.
+async fn one<S>(
+    conn: &Arc<Conn>,
+    stream: &mut S,
+    inbox: &mut BytesMut,
+    stopping: &mut (impl Future<Output = ()> + Unpin),
+    shutdown: &ShutdownWatch,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let begun = match head(conn, stream, inbox, stopping).await {
+        Ok(begun) => begun,
+        Err(NoHead::Ended) => return Next::Over,
+        Err(NoHead::Idle) => return Next::Close,
+        Err(NoHead::Late) => {
+            conn.edge.metrics.cut.header_deadline.inc();
+            return Next::Over;
+        }
+        Err(NoHead::Bad(bad)) => {
+            let fault = match bad {
+                BadHead::Malformed => Fault::BadRequest,
+                BadHead::Ambiguous => Fault::BadFraming,
+                BadHead::TooLong => Fault::HeadTooLarge,
+                BadHead::TooManyFields => Fault::TooManyFields,
+            };
+            return answer::refuse(conn, stream, fault).await;
+        }
+    };
+    conn.clock.request_began();
+    let next = answer::answer(conn, stream, inbox, begun, shutdown).await;
+    conn.clock.request_ended();
+    if !inbox.is_empty() {
+        conn.clock.bytes_came();
+    }
+    next
+}
+
+enum NoHead {
+    /// The client has closed.
+    Ended,
+    /// It has said nothing for too long.
+    Idle,
+    /// Its head took too long.
+    Late,
+    Bad(BadHead),
+}
+
+async fn head<S: AsyncRead + Unpin>(
+    conn: &Arc<Conn>,
+    stream: &mut S,
+    inbox: &mut BytesMut,
+    stopping: &mut (impl Future<Output = ()> + Unpin),
+) -> Result<Begun, NoHead> {
+    let limits = &conn.edge.limits;
+    let mut timer = LazyTimer::default();
+    let mut looked_at = 0;
+    let mut _resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
+    loop {
+        // A head that isn't whole is looked at again when there is one more line.
+        let has_line = inbox.get(looked_at..).is_some_and(|new| memchr::memchr(b'\n', new).is_some());
+        if (has_line || inbox.len() > limits.header_bytes)
+            && let Some(begun) = answer::begin(conn, inbox).map_err(NoHead::Bad)?
+        {
+            return Ok(begun);
+        }
+        looked_at = inbox.len();
+        let came = poll_fn(|cx| {
+            let polled = if inbox.is_empty() {
+                let mut room = [0; FIRST];
+                let mut buf = ReadBuf::new(&mut room);
+                let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
+                polled.map_ok(|()| {
+                    inbox.extend_from_slice(buf.filled());
+                    buf.filled().len()
+                })
+            } else {
+                inbox.reserve(READ);
+                poll_read_buf(Pin::new(&mut *stream), cx, inbox)
+            };
+            if polled.is_ready() {
+                return polled.map(Some);
+            }
+            if Pin::new(&mut *stopping).poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let Some(deadline) = conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
+            ready!(timer.poll(deadline, cx));
+            Poll::Ready(None)
+        })
+        .await;
+        match came {
+            Some(Ok(1..)) => {
+                _resting = None;
+                conn.clock.bytes_came();
+            }
+            Some(_) => return Err(NoHead::Ended),
+            None if conn.clock.is_in_head() => return Err(NoHead::Late),
+            None => return Err(NoHead::Idle),
+        }
+    }
+}
+
+/// Ends what is sent to the client, and takes what it sends until it ends, too; at most for `patience`. Closed while there is something
+/// to read, its last bytes could be lost in a reset.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, patience: Duration) {
+    let parting = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut discarded = [0; FIRST];
+        while stream.read(&mut discarded).await.is_ok_and(|count| count > 0) {}
+    };
+    // Whoever doesn't take it is gone.
+    drop(timeout(patience, Box::pin(parting)).await);
+}

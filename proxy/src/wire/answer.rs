@@ -1,0 +1,263 @@
+//! The head of an answer, and the head its client gets.
+
+use super::field::{self, Class};
+use super::request::Room;
+use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
+
+/// What follows the head of an answer (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// Nothing, whatever the fields say. What was announced all the same may still come, so the connection isn't used again.
+    None {
+        announced: bool,
+    },
+    Length(u64),
+    Chunked,
+    /// Everything until the connection ends.
+    UntilClose,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(crate) struct AnswerHead<'h, 'b> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'b str,
+    pub(crate) body: Body,
+    /// A length for a body that doesn't follow: of HEAD and 304.
+    said: Option<u64>,
+    /// Whether the connection may be used for another request.
+    pub(crate) keeps_alive: bool,
+    /// The protocol of a 101.
+    pub(crate) upgrade: Option<&'b [u8]>,
+    nominates: bool,
+    pub(crate) fields: &'h [httparse::Header<'b>],
+}
+
+/// What an answer is an answer to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) is_head: bool,
+}
+
+/// A head, and how many bytes it takes; none: there are more to come.
+pub(crate) fn read<'h, 'b>(
+    bytes: &'b [u8],
+    room: &'h mut Room<'b>,
+    bounds: Bounds,
+    asked: Asked,
+) -> Result<Option<(AnswerHead<'h, 'b>, usize)>, BadHead> {
+    let mut answer = httparse::Response::new(&mut []);
+    let Some(room) = room.first(bounds.fields.min(FIELDS_MAX)) else { return Err(BadHead::TooManyFields) };
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, room);
+    let length = match parsed.map_err(BadHead::of)? {
+        httparse::Status::Complete(length) if length <= bounds.bytes => length,
+        httparse::Status::Partial if bytes.len() <= bounds.bytes => return Ok(None),
+        httparse::Status::Complete(_) | httparse::Status::Partial => return Err(BadHead::TooLong),
+    };
+    let (Some(status), Some(version)) = (answer.code, answer.version) else { return Err(BadHead::Malformed) };
+    let head = AnswerHead::of(status, answer.reason.unwrap_or_default(), version == 0, answer.headers, asked)?;
+    Ok(Some((head, length)))
+}
+
+impl<'h, 'b> AnswerHead<'h, 'b> {
+    fn of(status: u16, reason: &'b str, is_old: bool, fields: &'h [httparse::Header<'b>], asked: Asked) -> Result<Self, BadHead> {
+        if !(100..1000).contains(&status) {
+            return Err(BadHead::Malformed);
+        }
+        let (mut keeps_alive, mut closes, mut asks_to_upgrade, mut nominates) = (!is_old, false, false, false);
+        let mut offer = None;
+        for field in fields {
+            match Class::of(field.name.as_bytes()) {
+                Class::Connection => {
+                    for option in syntax::elements(field.value) {
+                        match () {
+                            () if option.eq_ignore_ascii_case(b"close") => closes = true,
+                            () if option.eq_ignore_ascii_case(b"keep-alive") => keeps_alive = true,
+                            () if option.eq_ignore_ascii_case(b"upgrade") => asks_to_upgrade = true,
+                            () => nominates = true,
+                        }
+                    }
+                }
+                Class::Upgrade => offer = Some(field.value),
+                _ => {}
+            }
+        }
+        let values = |class: Class| fields.iter().filter(move |field| Class::of(field.name.as_bytes()) == class).map(|field| field.value);
+        // A chunked answer's length is not the next hop's to see.
+        let Decided { framing, .. } = Framing::decide(is_old, values(Class::ContentLength), values(Class::TransferEncoding))?;
+        let said = if let Framing::Length(length) = framing { Some(length) } else { None };
+        let body = match status {
+            100..200 | 304 => Body::None { announced: false },
+            204 | 205 => Body::None { announced: !matches!(framing, Framing::Unsaid | Framing::Length(0)) },
+            _ if asked.is_head => Body::None { announced: false },
+            _ => match framing {
+                Framing::Length(length) => Body::Length(length),
+                Framing::Chunked => Body::Chunked,
+                Framing::Unsaid => Body::UntilClose,
+            },
+        };
+        let is_reusable = !matches!(body, Body::None { announced: true } | Body::UntilClose);
+        let upgrade = offer.filter(|_| asks_to_upgrade && status == 101);
+        Ok(Self { status, reason, body, said, keeps_alive: keeps_alive && !closes && is_reusable, upgrade, nominates, fields })
+    }
+
+    /// Whether it has such a field.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+    }
+
+    fn is_nominated(&self, name: &[u8]) -> bool {
+        let options = self.fields.iter().filter(|field| Class::of(field.name.as_bytes()) == Class::Connection);
+        self.nominates && options.flat_map(|field| syntax::elements(field.value)).any(|option| option.eq_ignore_ascii_case(name))
+    }
+
+    /// The length the client is told, if it is told one.
+    fn told_length(&self) -> Option<u64> {
+        match (self.body, self.status) {
+            (Body::Length(length), _) => Some(length),
+            (Body::None { .. }, 100..200 | 204 | 205) => None,
+            (Body::None { .. }, _) => self.said,
+            (Body::Chunked | Body::UntilClose, _) => None,
+        }
+    }
+
+    /// Writes the head the client gets. Of the fields of the pod's connection nothing is left.
+    pub(crate) fn put(&self, out: &mut Vec<u8>, client: &Reply<'_>) {
+        put_status_line(out, self.status, self.reason);
+        for field in self.fields {
+            let name = field.name.as_bytes();
+            let is_passed = match Class::of(name) {
+                Class::Connection | Class::ContentLength | Class::TransferEncoding | Class::Te | Class::Upgrade | Class::HopByHop => false,
+                Class::Trailer => client.coding == Coding::Chunked,
+                _ => !self.is_nominated(name),
+            };
+            if is_passed {
+                field::put(out, name, field.value);
+            }
+        }
+        client.put(out, self.told_length(), self.upgrade);
+    }
+}
+
+/// Appends `HTTP/1.1 200 OK`.
+pub(crate) fn put_status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    syntax::put_decimal(out, status.into());
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a body without a known length is sent to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// Its length is known, or it has none.
+    Plain,
+    Chunked,
+    /// To its end, which is the connection's: HTTP/1.0 knows no chunks.
+    UntilClose,
+}
+
+/// What the head of an answer says of the client's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reply<'a> {
+    pub(crate) coding: Coding,
+    /// It is the last one on its connection.
+    pub(crate) is_last: bool,
+    /// To a client of HTTP/1.0 that asked for it.
+    pub(crate) says_keep_alive: bool,
+    /// Strict-Transport-Security, unless the answer has that.
+    pub(crate) hsts: Option<&'a [u8]>,
+    /// Shown in what the control plane answers.
+    pub(crate) request_id: Option<&'a [u8]>,
+}
+
+impl Reply<'_> {
+    fn put(&self, out: &mut Vec<u8>, length: Option<u64>, upgrade: Option<&[u8]>) {
+        if let Some(hsts) = self.hsts {
+            field::put(out, b"strict-transport-security", hsts);
+        }
+        if let Some(id) = self.request_id {
+            field::put(out, b"x-request-id", id);
+        }
+        if let Some(protocol) = upgrade {
+            field::put(out, b"upgrade", protocol);
+            field::put(out, b"connection", b"upgrade");
+        } else if self.is_last {
+            field::put(out, b"connection", b"close");
+        } else if self.says_keep_alive {
+            field::put(out, b"connection", b"keep-alive");
+        }
+        if let Some(length) = length {
+            out.extend_from_slice(b"content-length: ");
+            syntax::put_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        if self.coding == Coding::Chunked {
+            field::put(out, b"transfer-encoding", b"chunked");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
+    const PLAIN: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
+
+    fn seen<T>(text: &str, is_head: bool, look: impl FnOnce(&AnswerHead<'_, '_>) -> T) -> Result<Option<T>, BadHead> {
+        let mut room = Room::new();
+        Ok(read(text.as_bytes(), &mut room, BOUNDS, Asked { is_head })?.map(|(head, _)| look(&head)))
+    }
+
+    #[test]
+    fn bodies_end_where_everybody_says() {
+        let none = Body::None { announced: false };
+        type Row = (&'static str, &'static str, bool, Result<(Body, bool), BadHead>);
+        let table: [Row; 19] = [
+            ("1.1 200 OK", "Content-Length: 3\r\n", false, Ok((Body::Length(3), true))),
+            ("1.1 200 OK", "Content-Length: 3\r\nContent-Length: 3\r\n", false, Ok((Body::Length(3), true))),
+            ("1.1 200 OK", "Content-Length: 3\r\nContent-Length: 4\r\n", false, Err(BadHead::Malformed)),
+            ("1.1 200 OK", "Content-Length: x\r\n", false, Err(BadHead::Malformed)),
+            ("1.1 200 OK", "Transfer-Encoding: chunked\r\n", false, Ok((Body::Chunked, true))),
+            ("1.1 200 OK", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", false, Ok((Body::Chunked, true))),
+            ("1.1 200 OK", "Transfer-Encoding: gzip, chunked\r\n", false, Err(BadHead::Ambiguous)),
+            ("1.0 200 OK", "Transfer-Encoding: chunked\r\n", false, Err(BadHead::Malformed)),
+            ("1.1 200 OK", "", false, Ok((Body::UntilClose, false))),
+            ("1.1 200 OK", "Connection: close\r\nContent-Length: 3\r\n", false, Ok((Body::Length(3), false))),
+            ("1.0 200 OK", "Content-Length: 3\r\n", false, Ok((Body::Length(3), false))),
+            ("1.0 200 OK", "Connection: keep-alive\r\nContent-Length: 3\r\n", false, Ok((Body::Length(3), true))),
+            ("1.1 200 OK", "Content-Length: 3\r\n", true, Ok((none, true))),
+            ("1.1 304 Not Modified", "Content-Length: 3\r\n", false, Ok((none, true))),
+            ("1.1 204 No Content", "", false, Ok((none, true))),
+            ("1.1 204 No Content", "Content-Length: 4\r\n", false, Ok((Body::None { announced: true }, false))),
+            ("1.1 205 Reset Content", "Transfer-Encoding: chunked\r\n", false, Ok((Body::None { announced: true }, false))),
+            ("1.1 103 Early Hints", "Link: </a>\r\n", false, Ok((none, true))),
+            ("1.1 099 Odd", "", false, Err(BadHead::Malformed)),
+        ];
+        for (line, fields, is_head, expected) in table {
+            let found = seen(&format!("HTTP/{line}\r\n{fields}\r\n"), is_head, |head| (head.body, head.keeps_alive));
+            assert_eq!(found, expected.map(Some), "{line} {fields:?} {is_head}");
+        }
+    }
+
+    #[test]
+    fn the_client_gets_what_is_meant_for_it() {
+        let text = "HTTP/1.1 200 Fine\r\nConnection: x-hop, close\r\nX-Hop: 1\r\nServer: pod\r\nContent-Length: 3\r\nKeep-Alive: 5\r\n\r\n";
+        let told = |text: &str, is_head: bool, client: Reply<'_>| {
+            let mut out = Vec::new();
+            seen(text, is_head, |head| head.put(&mut out, &client)).unwrap().expect("a whole head");
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n");
+        assert_eq!(told(text, true, PLAIN), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n", "of HEAD");
+        assert_eq!(told("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", false, PLAIN), "HTTP/1.1 204 No Content\r\n\r\n");
+        let chunked = Reply { coding: Coding::Chunked, is_last: true, ..PLAIN };
+        let text = "HTTP/1.1 200 OK\r\nTrailer: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(told(text, false, chunked), "HTTP/1.1 200 OK\r\ntrailer: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        let text = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+    }
+}
