@@ -77,6 +77,7 @@ async fn a_host_that_fails_its_self_test_neither_announces_itself_nor_asks_other
     // It has as much time as one that doesn't test itself, and more.
     let well = with_bootstrap().start().await;
     knows(&asked, &[&well]).await;
+    knows(&well, &[&asked]).await;
     for _ in 0..3 {
         let test = Request::post("/self-test").header("host", "localhost").body(web::full(String::new())).unwrap();
         let report = web::send(untested.admin(), test).await.unwrap().json();
