@@ -6,7 +6,7 @@
 //!
 //! Its last word is the request's id, which its upstream was told, and its client if the edge or the control plane answered.
 //!
-//! What hyper refuses by itself, because it is no HTTP or its head is too large, is a line without method, path and id.
+//! What is refused because it is no HTTP, or its head is too large, is a line without method, path and id.
 //!
 //! A file is opened to append, and again when that is asked for: so it can be moved away, and what was queued before is in the old one.
 

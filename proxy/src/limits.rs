@@ -62,7 +62,7 @@ pub struct Limits {
     pub body_bytes_per_second: u64,
     /// How long a request body may be waited for in all before `body_bytes_per_second` counts.
     pub body_grace: Duration,
-    /// Bytes hyper may hold per connection and direction before it stops reading; at least `header_bytes`.
+    /// Bytes HTTP/2's upstream side may hold per connection and direction before it stops reading; at least `header_bytes`.
     pub buffer_bytes: usize,
     /// To open a connection to an upstream.
     pub connect: Duration,

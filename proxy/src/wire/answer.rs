@@ -23,7 +23,7 @@ pub(crate) struct AnswerHead<'h, 'b> {
     pub(crate) status: u16,
     pub(crate) reason: &'b str,
     pub(crate) body: Body,
-    /// A length for a body that doesn't follow: of HEAD and 304.
+    /// A length for a body that doesn't follow: of HEAD.
     said: Option<u64>,
     /// Whether the connection may be used for another request.
     pub(crate) keeps_alive: bool,
@@ -115,7 +115,9 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
     fn told_length(&self) -> Option<u64> {
         match (self.body, self.status) {
             (Body::Length(length), _) => Some(length),
-            (Body::None { .. }, 100..200 | 204 | 205) => None,
+            // A cache may know it, and needn't be told (RFC 9110 section 8.6).
+            (Body::None { .. }, 100..200 | 204 | 304) => None,
+            (Body::None { .. }, 205) => Some(0),
             (Body::None { .. }, _) => self.said,
             (Body::Chunked | Body::UntilClose, _) => None,
         }

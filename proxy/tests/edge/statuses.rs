@@ -7,7 +7,10 @@ use tokio::process::Command;
 
 use crate::kit::{House, Pod, read_head, within};
 use crate::secure::{SecureHouse, empty};
+use std::sync::Arc;
+
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 
 /// Method, answer, what the client sees of its length, and whether the pod's connection is used again.
 const ANSWERS: &[(&str, &str, Option<&str>, bool)] = &[
@@ -141,3 +144,73 @@ stream.on("close", () => { console.log(status); process.exit(); });
 stream.resume();
 stream.end();
 "#;
+
+/// The pod says the next thing only when the client has heard the last one.
+#[tokio::test]
+async fn informational_answers_pass_as_they_come_over_http_1() {
+    let house = House::new().await;
+    let heard = Arc::new(Notify::new());
+    let next = Arc::clone(&heard);
+    let pod = Pod::raw(move |_, mut stream| {
+        let next = Arc::clone(&next);
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                for answer in ["102 Processing\r\n\r\n", "103 Early Hints\r\nlink: </a>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n"] {
+                    stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+                    next.notified().await;
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut client = house.connect().await;
+    for _ in 0..2 {
+        client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        assert_eq!(client.head().await, "HTTP/1.1 102 Processing\r\n\r\n");
+        heard.notify_one();
+        assert_eq!(client.head().await, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+        heard.notify_one();
+        assert_eq!(client.answer(false).await.body, "ok");
+    }
+    assert_eq!(pod.accepted(), 1);
+    let mut old = house.connect().await;
+    old.send(&format!("GET / HTTP/1.0\r\nHost: {name}\r\n\r\n")).await;
+    // Nothing tells when the edge has taken them.
+    let second = async {
+        loop {
+            heard.notify_one();
+            tokio::task::yield_now().await;
+        }
+    };
+    let answer = tokio::select! {
+        head = old.head() => head,
+        () = second => unreachable!("it never ends"),
+    };
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "HTTP/1.0 knows no other: {answer}");
+}
+
+#[tokio::test]
+async fn endless_informational_answers_are_none() {
+    let house = House::new().await;
+    let hints: &'static str = Box::leak("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100).into_boxed_str());
+    let name = house.publish(1, Pod::answering(hints).await.address);
+    assert_eq!(house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.status, 502);
+}
+
+#[tokio::test]
+async fn raw_targets_reach_the_pod_as_they_are_over_http_1() {
+    let house = House::new().await;
+    let name = house.publish(1, Pod::mirror().await.address);
+    for target in ["/\"<>{}|\\^`", "/a?b=\"<>{}|\\^`", "/\u{e4}?\u{df}", "/%zz?%"] {
+        let answer = house.ask(&format!("GET {target} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        assert_eq!(answer.status, 200, "{target}");
+        assert!(answer.body.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {}", answer.body);
+    }
+    let mut client = house.connect().await;
+    client.stream.write_all(b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let answer = client.answer(false).await;
+    assert_eq!((answer.status, answer.header("server")), (400, Some("codiusd")));
+    assert!(answer.body.contains("The request is malformed."), "{}", answer.body);
+}
