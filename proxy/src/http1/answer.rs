@@ -151,7 +151,7 @@ where
             End::Cut => return Ok(Sent::Ended(Next::Close)),
             End::Left => return Ok(Sent::Ended(Next::Over)),
             // Nobody can tell that it is sent a second time (RFC 9112 section 9.3.1).
-            End::Lost { answer_began: false } if is_reused && plan.method_is_idempotent && !facts.has_body => {
+            End::Lost { answer_began: false, was_sent } if is_reused && (!was_sent || plan.method_is_idempotent && !facts.has_body) => {
                 edge.metrics.upstream.retried.inc();
             }
             End::Lost { .. } => return Err(plan.target.broken()),

@@ -42,7 +42,11 @@ pub(crate) enum End {
     /// The client left.
     Left,
     /// The upstream has ended without an answer, or with half a head of one.
-    Lost { answer_began: bool },
+    Lost {
+        answer_began: bool,
+        /// It was sent something of the request.
+        was_sent: bool,
+    },
 }
 
 /// What there is to know for it.
@@ -148,7 +152,7 @@ impl Download {
                     tracing::debug!(error = ended.as_ref().err().map(tracing::field::display), "upstream connection ended");
                     if !self.has_begun() {
                         setting.conn.edge.metrics.upstream.broken.inc();
-                        return Poll::Ready(Ok(End::Lost { answer_began: self.has_heard }));
+                        return Poll::Ready(Ok(End::Lost { answer_began: self.has_heard, was_sent: upload.has_begun() }));
                     }
                     self.upstream_ended(ended.is_ok());
                 }

@@ -60,7 +60,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transfer<'a, S> {
             }
             if Pin::new(&mut self.socket.cut).poll(cx).is_ready() {
                 self.setting.conn.edge.metrics.upstream.broken.inc();
-                return Poll::Ready(Ok(if self.download.has_begun() { End::Cut } else { End::Lost { answer_began: true } }));
+                return Poll::Ready(Ok(if self.download.has_begun() {
+                    End::Cut
+                } else {
+                    End::Lost { answer_began: true, was_sent: true }
+                }));
             }
             ready!(self.poll_overdue(cx))?;
         }

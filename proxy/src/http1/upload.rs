@@ -93,6 +93,11 @@ impl Upload {
         Self { head_sent: 0, sending, encoded: BytesMut::new(), bytes: 0, waited: Duration::ZERO, waiting_since: None, moved: now, turn: 0 }
     }
 
+    /// Whether the upstream was sent anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.head_sent > 0
+    }
+
     /// Whether all of the request is on its way.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.sending, Sending::Done) && self.encoded.is_empty()

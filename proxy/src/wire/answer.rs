@@ -1,6 +1,6 @@
 //! The head of an answer, and the head its client gets.
 
-use super::field::{self, Class};
+use super::field::{self, Class, Options};
 use super::request::Room;
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
 
@@ -64,23 +64,16 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
         if !(100..1000).contains(&status) {
             return Err(BadHead::Malformed);
         }
-        let (mut keeps_alive, mut closes, mut asks_to_upgrade, mut nominates) = (!is_old, false, false, false);
-        let mut offer = None;
+        let (mut offer, mut options) = (None, Options::default());
         for field in fields {
             match Class::of(field.name.as_bytes()) {
-                Class::Connection => {
-                    for option in syntax::elements(field.value) {
-                        match () {
-                            () if option.eq_ignore_ascii_case(b"close") => closes = true,
-                            () if option.eq_ignore_ascii_case(b"keep-alive") => keeps_alive = true,
-                            () if option.eq_ignore_ascii_case(b"upgrade") => asks_to_upgrade = true,
-                            () => nominates = true,
-                        }
-                    }
-                }
+                Class::Connection => options.add(field.value),
                 Class::Upgrade => offer = Some(field.value),
                 _ => {}
             }
+        }
+        if options.are_too_many() {
+            return Err(BadHead::Malformed);
         }
         let values = |class: Class| fields.iter().filter(move |field| Class::of(field.name.as_bytes()) == class).map(|field| field.value);
         // A chunked answer's length is not the next hop's to see.
@@ -97,8 +90,17 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
             },
         };
         let is_reusable = !matches!(body, Body::None { announced: true } | Body::UntilClose);
-        let upgrade = offer.filter(|_| asks_to_upgrade && status == 101);
-        Ok(Self { status, reason, body, said, keeps_alive: keeps_alive && !closes && is_reusable, upgrade, nominates, fields })
+        let upgrade = offer.filter(|_| options.upgrades && status == 101);
+        Ok(Self {
+            status,
+            reason,
+            body,
+            said,
+            keeps_alive: options.keep_alive(is_old) && is_reusable,
+            upgrade,
+            nominates: options.nominates,
+            fields,
+        })
     }
 
     /// Whether it has such a field.

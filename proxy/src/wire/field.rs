@@ -1,6 +1,8 @@
 //! Which fields are passed on: not those that concern one hop (RFC 9110 section 7.6.1), that frame the message, or that only a proxy
 //! may say. Names are compared in lower case; they are written in it, too.
 
+use super::syntax;
+
 /// What is done with a field because of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -95,6 +97,46 @@ impl Class {
     /// (RFC 9110 section 6.5.1).
     pub(crate) fn is_barred_from_trailers(self) -> bool {
         !matches!(self, Class::Passed | Class::Accept)
+    }
+}
+
+/// Options of Connection that a head may have: each field is held against each of them.
+pub(crate) const OPTIONS_MAX: usize = 64;
+
+/// What the Connection fields of a head say (RFC 9110 section 7.6.1).
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Options {
+    count: usize,
+    closes: bool,
+    keeps_alive: bool,
+    /// Something is switched to, if Upgrade says what.
+    pub(crate) upgrades: bool,
+    /// Fields are named that concern this hop.
+    pub(crate) nominates: bool,
+}
+
+impl Options {
+    /// One more field.
+    pub(crate) fn add(&mut self, value: &[u8]) {
+        for option in syntax::elements(value) {
+            self.count += 1;
+            match () {
+                () if option.eq_ignore_ascii_case(b"close") => self.closes = true,
+                () if option.eq_ignore_ascii_case(b"keep-alive") => self.keeps_alive = true,
+                () if option.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
+                () if option.eq_ignore_ascii_case(b"te") => {}
+                () => self.nominates = true,
+            }
+        }
+    }
+
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.count > OPTIONS_MAX
+    }
+
+    /// Whether the connection may be used again (RFC 9112 section 9.3).
+    pub(crate) fn keep_alive(&self, is_old: bool) -> bool {
+        !self.closes && (!is_old || self.keeps_alive)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::field::{self, Class};
+use super::field::{self, Class, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
 
 /// Where a request goes, as its line says (RFC 9112 section 3.2).
@@ -123,7 +123,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             has_proxy_fields: false,
             fields,
         };
-        let (mut offer, mut offers, mut asks_to_upgrade, mut closes) = (None, 0, false, false);
+        let (mut options, mut offer, mut offers) = (Options::default(), None, 0);
         let mut is_framed = false;
         for field in fields {
             let value = field.value;
@@ -133,17 +133,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
                     head.host = Some(value);
                 }
                 Class::ContentLength | Class::TransferEncoding => is_framed = true,
-                Class::Connection => {
-                    for option in syntax::elements(value) {
-                        match () {
-                            () if option.eq_ignore_ascii_case(b"close") => closes = true,
-                            () if option.eq_ignore_ascii_case(b"keep-alive") => head.keeps_alive = true,
-                            () if option.eq_ignore_ascii_case(b"upgrade") => asks_to_upgrade = true,
-                            () if option.eq_ignore_ascii_case(b"te") => {}
-                            () => head.nominates = true,
-                        }
-                    }
-                }
+                Class::Connection => options.add(value),
                 Class::Te => {
                     head.takes_trailers |= syntax::elements(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
                 }
@@ -159,7 +149,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
                 Class::Passed | Class::HopByHop | Class::Nobodys | Class::Accept | Class::Expect => {}
             }
         }
-        head.keeps_alive &= !closes;
+        if options.are_too_many() {
+            return Err(BadHead::Malformed);
+        }
+        head.keeps_alive = options.keep_alive(is_old);
+        head.nominates = options.nominates;
         if is_framed {
             let Decided { framing, has_both } =
                 Framing::decide(is_old, head.values(Class::ContentLength), head.values(Class::TransferEncoding))?;
@@ -169,7 +163,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             }
             head.framing = framing;
         }
-        let can_upgrade = !is_old && asks_to_upgrade && offers == 1 && !head.has_body();
+        let can_upgrade = !is_old && options.upgrades && offers == 1 && !head.has_body();
         head.upgrade = offer.filter(|offer| can_upgrade && !is_plain_h2(offer));
         Ok(head)
     }
@@ -324,6 +318,7 @@ pub(crate) struct Forwarded<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::field::OPTIONS_MAX;
     use super::*;
 
     const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
@@ -379,6 +374,8 @@ mod tests {
             let found = seen(&format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"), |head| head.framing);
             assert_eq!(found, expected.map(Some), "{fields:?}");
         }
+        let options = |many| seen(&format!("GET / HTTP/1.1\r\nConnection: {}\r\n\r\n", "a,".repeat(many)), |_| ());
+        assert_eq!((options(OPTIONS_MAX), options(OPTIONS_MAX + 1)), (Ok(Some(())), Err(BadHead::Malformed)));
         assert_eq!(seen("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", |_| ()), Err(BadHead::Malformed));
     }
 
