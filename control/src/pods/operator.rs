@@ -73,6 +73,8 @@ pub struct PodFacts {
 /// What is known of a pod that runs.
 #[derive(Clone, Copy, Debug)]
 pub struct RunFacts {
+    /// Tells this run of the pod from any other one.
+    pub incarnation: u64,
     /// When it was last started.
     pub since: Timestamp,
     /// What was bought, and until when it runs.
@@ -233,7 +235,7 @@ impl Inner {
             Stage::Reviving => (Doing::Restarting, None),
             Stage::Running { run, term } => {
                 let since = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
-                (Doing::Running, Some(RunFacts { since, term: *term, address: run.address }))
+                (Doing::Running, Some(RunFacts { incarnation: run.incarnation, since, term: *term, address: run.address }))
             }
             Stage::Starting { .. } => (Doing::Starting, None),
             Stage::Stopping => (Doing::Stopping, None),

@@ -47,10 +47,10 @@ async fn until_it_is_known(world: &mut World, seed: u64) -> usize {
         world.calm().await;
         world.send_again().await;
         let culprit = world.facts(CULPRIT);
-        if let Some(since) = culprit.as_ref().and_then(|pod| pod.run).map(|run| run.since)
-            && last != Some(since)
+        if let Some(run) = culprit.as_ref().and_then(|pod| pod.run).map(|run| run.incarnation)
+            && last != Some(run)
         {
-            (starts, last) = (starts + 1, Some(since));
+            (starts, last) = (starts + 1, Some(run));
             world.kill_a_machine(CULPRIT);
         }
         let innocents: Vec<_> = (CULPRIT + 1..usize::try_from(PODS).unwrap()).map(|pod| world.facts(pod)).collect();

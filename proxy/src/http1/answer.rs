@@ -28,6 +28,8 @@ pub(crate) enum Next {
     Again,
     /// It is closed, once the client has what was sent to it.
     Close,
+    /// It is closed: its client has all there is, and sends nothing.
+    Leave,
     /// It is over.
     Over,
 }

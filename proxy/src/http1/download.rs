@@ -236,7 +236,7 @@ impl Download {
     fn advance(&mut self, setting: Setting<'_>, visit: &mut Visit, upload: &mut Upload) -> Result<(), Fault> {
         loop {
             let goes_on = match &self.receiving {
-                Receiving::Head { looked_at, .. } => *looked_at != self.heard.len() && self.read_head(setting, visit, upload)?,
+                Receiving::Head { looked_at, .. } => self.may_be_head(*looked_at, setting) && self.read_head(setting, visit, upload)?,
                 Receiving::Length(0) => {
                     self.receiving = Receiving::Done;
                     false
@@ -254,6 +254,12 @@ impl Download {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether there is one more line than when it was last looked at, or too much for a head.
+    fn may_be_head(&self, looked_at: usize, setting: Setting<'_>) -> bool {
+        let has_line = self.heard.get(looked_at..).is_some_and(|new| memchr::memchr(b'\n', new).is_some());
+        has_line || self.heard.len() > setting.conn.edge.limits.header_bytes
     }
 
     /// One more piece of a chunked answer; false: there is no more for now.

@@ -46,6 +46,11 @@ where
         match next {
             Next::Again => {}
             Next::Over => return,
+            Next::Leave => {
+                // Whoever doesn't take the goodbye is gone.
+                drop(timeout(limits.linger, stream.shutdown()).await);
+                return;
+            }
             Next::Close => {
                 tokio::select! {
                     () = linger(stream, limits.linger) => {}
@@ -71,7 +76,7 @@ where
     let begun = match head(conn, stream, inbox, stopping).await {
         Ok(begun) => begun,
         Err(NoHead::Ended) => return Next::Over,
-        Err(NoHead::Idle) => return Next::Close,
+        Err(NoHead::Idle) => return Next::Leave,
         Err(NoHead::Late) => {
             conn.edge.metrics.cut.header_deadline.inc();
             return Next::Over;

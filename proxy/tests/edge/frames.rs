@@ -114,12 +114,10 @@ impl Frames {
             match self.next().await {
                 Some((HEADERS, _, stream, block)) if stream == number => {
                     // Two of the statuses that the static table has.
-                    return if block.contains(&0x88) {
-                        Outcome::Ok
-                    } else if block.contains(&0x8c) {
-                        Outcome::Bad
-                    } else {
-                        Outcome::Other
+                    return match first_field(&block) {
+                        Some(0x88) => Outcome::Ok,
+                        Some(0x8c) => Outcome::Bad,
+                        _ => Outcome::Other,
                     };
                 }
                 Some((RST_STREAM, _, stream, _)) if stream == number => return Outcome::Reset,
@@ -160,4 +158,18 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame.extend(stream.to_be_bytes());
     frame.extend_from_slice(payload);
     frame
+}
+
+/// The first byte of the first field of a block, which is its status: behind changes of the table's size (RFC 7541 section 6.3).
+fn first_field(block: &[u8]) -> Option<u8> {
+    let mut bytes = block.iter().copied();
+    loop {
+        let first = bytes.next()?;
+        if first & 0xe0 != 0x20 {
+            return Some(first);
+        }
+        if first & 0x1f == 0x1f {
+            bytes.find(|byte| byte & 0x80 == 0)?;
+        }
+    }
 }
