@@ -23,8 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use codiusd_supervisor::{Running, Supervisor};
-use http::header::USER_AGENT;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::StatusCode;
 use jiff::Timestamp;
 use prometheus::IntCounter;
 
@@ -73,22 +72,8 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(client: IpAddr, id: RequestId, method: &Method, uri: &Uri, headers: &HeaderMap) -> Line {
-        let agent = headers.get(USER_AGENT).map_or_else(Default::default, |agent| String::from_utf8_lossy(agent.as_bytes()));
-        Line {
-            client,
-            id: Some(id),
-            method: first(method.as_str(), METHOD_CHARS),
-            path: first(uri.path(), PATH_CHARS),
-            agent: first(&agent, AGENT_CHARS),
-            pod: None,
-        }
-    }
-}
-
-impl Line {
-    /// The same by a head as it was read.
-    pub(crate) fn raw(client: IpAddr, id: RequestId, method: &[u8], path: &[u8], agent: &[u8]) -> Line {
+    pub(crate) fn new(client: IpAddr, id: RequestId, method: &[u8], target: &[u8], agent: &[u8]) -> Line {
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         Line {
             client,
             id: Some(id),
@@ -301,14 +286,11 @@ impl Writer {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use http::HeaderValue;
-
     use super::*;
 
     fn entry(agent: &[u8]) -> Entry {
-        let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_bytes(agent).unwrap())]);
-        let uri = "/a\"b?Pay-Token=secret".parse().unwrap();
-        let mut line = Line::new("192.0.2.1".parse().unwrap(), RequestId::next(), &Method::GET, &uri, &headers);
+        let target = b"/a\"b?Pay-Token=secret";
+        let mut line = Line::new("192.0.2.1".parse().unwrap(), RequestId::next(), b"GET", target, agent);
         line.pod = Some(PodKey::from_digest([0; 32]));
         Entry { line: Box::new(line), is_control: false, status: 200, received: 3, sent: 4, took: Duration::from_micros(1_500) }
     }

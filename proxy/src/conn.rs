@@ -80,14 +80,9 @@ impl Conn {
         self.edge.hsts.clone().filter(|_| self.is_secure())
     }
 
-    /// Whether requests are sent to https.
-    pub(crate) fn redirects(&self) -> bool {
-        self.edge.redirect.is_some() && !self.is_secure()
-    }
-
     /// Where at https this request is sent.
-    pub(crate) fn redirect(&self, admitted: &Admitted, uri: &Uri) -> Option<HeaderValue> {
+    pub(crate) fn redirect(&self, admitted: &Admitted, uri: impl FnOnce() -> Option<Uri>) -> Option<HeaderValue> {
         let port = self.edge.redirect.filter(|_| !self.is_secure())?;
-        policy::https_location(admitted.host.as_ref()?, uri, port)
+        policy::https_location(admitted.host.as_ref()?, &uri()?, port)
     }
 }

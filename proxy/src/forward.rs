@@ -101,7 +101,7 @@ fn prepare(conn: &Arc<Conn>, visit: &mut Visit, mut request: Request<Incoming>) 
     }
     let admitted = host::admit(request.method(), request.version(), request.uri(), request.headers())?;
     conn.check(&admitted)?;
-    if let Some(location) = conn.redirect(&admitted, request.uri()) {
+    if let Some(location) = conn.redirect(&admitted, || Some(request.uri().clone())) {
         return Ok(Step::Answer(rescue::moved(location)));
     }
     let target = Target::of(&admitted.destination, edge, visit)?;

@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::policy::Policy;
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::wire::field::Class;
+use crate::wire::syntax;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -17,62 +19,8 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const NO_HOST: HeaderValue = HeaderValue::from_static("");
 
-/// Whether a field concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
-}
-
-/// Whether a field says what only a proxy can know: of its clients, or of what it has rewritten. `name` has hyphens only.
-fn is_a_proxys(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(
-            name,
-            "forwarded"
-                | "front-end-https"
-                | "true-client-ip"
-                | "x-client-ip"
-                | "x-cluster-client-ip"
-                | "x-forwarded"
-                | "x-original-for"
-                | "x-original-forwarded-for"
-                | "x-original-host"
-                | "x-original-method"
-                | "x-original-proto"
-                | "x-original-uri"
-                | "x-original-url"
-                | "x-real-ip"
-                | "x-rewrite-url"
-        )
-}
-
-/// Whether nobody's is passed on: what CGI programs take for the proxy *they* are to use (CVE-2016-5385), and what is the edge's to say.
-fn is_nobodys(name: &str) -> bool {
-    matches!(name, "proxy" | "x-real-ip" | "x-request-id")
-}
-
-/// Whether a field frames the message or says whom it is for. `name` has hyphens only.
-fn is_of_the_head(name: &str) -> bool {
-    matches!(name, "content-length" | "expect" | "host" | "trailer")
-}
-
-/// Whether a server that knows no hyphens (CGI, WSGI and their heirs) takes a field for one that is not passed on as it comes, such as
-/// X_Forwarded_For.
-fn is_lookalike(name: &str) -> bool {
-    name.as_bytes().contains(&b'_') && {
-        let name = name.replace('_', "-");
-        is_a_proxys(&name) || is_nobodys(&name) || is_hop_by_hop(&name) || is_of_the_head(&name)
-    }
+fn class(name: &HeaderName) -> Class {
+    Class::of(name.as_str().as_bytes())
 }
 
 /// Whether a message's Transfer-Encoding, if it has one, is chunked and nothing else: the next hop is told of no other, and would take
@@ -100,7 +48,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// Removes what concerns one hop. A message framed by Transfer-Encoding loses a Content-Length that came along: the next hop is
 /// framed by us, and may not be told two lengths.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
+    let mut doomed: Vec<HeaderName> = headers.keys().filter(|name| class(name).is_hop_by_hop()).cloned().collect();
     if doomed.is_empty() {
         return;
     }
@@ -120,7 +68,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Fields that no trailer may bring, whether they frame a message, concern one hop, or say who the client is: a server that merges
 /// trailers with the fields of the head would believe them (RFC 9110 section 6.5.1).
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    remove_all(trailers, |name| is_hop_by_hop(name) || is_of_the_head(name) || is_a_proxys(name) || is_nobodys(name) || is_lookalike(name));
+    remove_all(trailers, Class::is_barred_from_trailers);
 }
 
 /// The connection a request came by.
@@ -156,7 +104,7 @@ impl Via {
             return client;
         }
         for field in fields {
-            for entry in std::str::from_utf8(field).unwrap_or_default().rsplit(',') {
+            for entry in syntax::text(field).unwrap_or_default().rsplit(',') {
                 let Some(address) = address_of(entry.trim()) else { return client };
                 client = address;
                 if !policy.trusts(client) {
@@ -203,11 +151,11 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, host: Option<HeaderValue>, vi
 
 /// Removes what only a proxy may say, unless a believed one has said it, and what nobody may.
 fn strip_guarded(headers: &mut HeaderMap, trusted: bool) {
-    remove_all(headers, |name| is_nobodys(name) || is_lookalike(name) || (!trusted && is_a_proxys(name)));
+    remove_all(headers, |class| class == Class::Nobodys || !trusted && class.is_a_proxys());
     if trusted {
         // Of what is said twice nobody knows which is meant; the two that are lists are added to.
         let repeated = |name: &HeaderName| {
-            is_a_proxys(name.as_str()) && ![FORWARDED, X_FORWARDED_FOR].contains(name) && headers.get_all(name).iter().nth(1).is_some()
+            class(name).is_a_proxys() && ![FORWARDED, X_FORWARDED_FOR].contains(name) && headers.get_all(name).iter().nth(1).is_some()
         };
         let repeated: Vec<HeaderName> = headers.keys().filter(|name| repeated(name)).cloned().collect();
         for name in repeated {
@@ -216,8 +164,8 @@ fn strip_guarded(headers: &mut HeaderMap, trusted: bool) {
     }
 }
 
-fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(Class) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(class(name))).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }

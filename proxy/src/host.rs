@@ -1,7 +1,6 @@
 //! Whom a request is for. Pure: request head in, destination out.
 
 use http::header::HOST;
-use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 use crate::rescue::Fault;
@@ -40,18 +39,11 @@ pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &Head
     if hosts.next().is_some() {
         return Err(Fault::BadHost);
     }
-    match (host, uri.authority()) {
-        (Some(host), authority) => {
-            let name = name_of(host.as_bytes()).ok_or(Fault::BadHost)?;
-            if authority.is_some_and(|target| !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
-                return Err(Fault::BadHost);
-            }
-            Ok(Admitted { destination: destination(name), host: Some(host.clone()) })
-        }
-        (None, _) if version != Version::HTTP_10 => Err(Fault::BadHost),
-        (None, Some(authority)) => from_target(authority),
-        (None, None) => Ok(Admitted { destination: Destination::Control, host: None }),
-    }
+    admit_named(Named {
+        host: host.map(HeaderValue::as_bytes),
+        authority: uri.authority().map(|authority| authority.as_str().as_bytes()),
+        may_be_missing: version == Version::HTTP_10,
+    })
 }
 
 /// What a head says of whom it is for.
@@ -83,12 +75,6 @@ pub(crate) fn admit_named(named: Named<'_>) -> Result<Admitted, Fault> {
         }
         (None, None) => Ok(Admitted { destination: Destination::Control, host: None }),
     }
-}
-
-fn from_target(authority: &Authority) -> Result<Admitted, Fault> {
-    let name = name_of(authority.as_str().as_bytes()).ok_or(Fault::BadHost)?;
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::BadHost)?;
-    Ok(Admitted { destination: destination(name), host: Some(host) })
 }
 
 /// The bytes a name may have.

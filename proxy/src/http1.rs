@@ -19,10 +19,6 @@ mod transfer;
 mod tunnel;
 mod upload;
 
-use bytes::BytesMut;
-
-use crate::wire::chunk::{self, Decoder};
-
 /// Bytes that are read at once of what is mostly small.
 const READ_SMALL: usize = 8 * 1024;
 /// Bytes that are read at once of a body.
@@ -31,21 +27,3 @@ const READ_LARGE: usize = 64 * 1024;
 const ENCODED: usize = 64 * 1024;
 /// Bytes of one body that are sent before others have a turn.
 const TURN: usize = 256 * 1024;
-
-fn put_chunk(out: &mut BytesMut, data: &[u8]) {
-    let mut line = Vec::with_capacity(18);
-    chunk::put_size(&mut line, data.len());
-    out.extend_from_slice(&line);
-    out.extend_from_slice(data);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The last chunk, with trailers if there are to be some.
-fn put_end(out: &mut BytesMut, trailers: Option<&Decoder>) {
-    let mut lines = b"0\r\n".to_vec();
-    if let Some(decoder) = trailers {
-        decoder.put_trailers(&mut lines);
-    }
-    lines.extend_from_slice(b"\r\n");
-    out.extend_from_slice(&lines);
-}

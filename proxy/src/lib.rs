@@ -21,7 +21,7 @@
 //!    gate       counts who comes, by what admit allows          (admit: pure)
 //!    route      pod key -> upstream, idle connections included
 //!    headers    what is stripped, what is set, of HTTP/2        (pure)
-//!    upstream   connect, and the pool of one upstream's idle connections
+//!    upstream   connect, and one upstream's idle connections    (on a shelf)
 //!    hearing    an upstream's bytes: its answer is read even when it takes no more
 //!    body       bytes both ways, never collected
 //!    rescue     the one table from failure to answer            (pure)
@@ -94,6 +94,7 @@ mod proxy_protocol;
 mod request_id;
 mod rescue;
 mod route;
+mod shelf;
 mod tls;
 mod traffic;
 mod upstream;

@@ -34,6 +34,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::wire::syntax;
 
 /// Seconds after which a client may try again when something is down that should come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -189,7 +190,7 @@ impl Reader {
 
     /// The same by the values of Accept.
     pub(crate) fn of_ranges<'b>(values: impl Iterator<Item = &'b [u8]>) -> Reader {
-        let values = values.filter_map(|value| std::str::from_utf8(value).ok());
+        let values = values.filter_map(syntax::text);
         let (mut reader, mut best) = (Reader::Program, 0.0);
         for range in values.flat_map(|value| value.split(',')) {
             let mut parts = range.split(';').map(str::trim);

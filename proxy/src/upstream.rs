@@ -1,15 +1,15 @@
-//! Connections to one upstream, and the shelf of its idle ones.
+//! Connections to one upstream, and the shelves of its idle ones: sockets, which HTTP/1 drives itself, and links, which hyper drives for
+//! HTTP/2.
 //!
 //! ```text
-//! dial --> Link (in use) --> put --> on the shelf --> take --> Link (in use) ...
-//!                              \--> closed: withdrawn, shelf full, worn out
+//! dial --> in use --> put --> on the shelf --> take --> in use ...
+//!                       \--> closed: withdrawn, shelf full, worn out
 //! ```
 //!
-//! The shelf belongs to the [`Route`], which belongs to one incarnation of a pod, so another tenant cannot be handed its connections:
-//! there is no key to mistake. Withdrawing the route empties the shelf.
+//! The shelves belong to the [`Route`], which belongs to one incarnation of a pod, so another tenant cannot be handed its connections:
+//! there is no key to mistake. Withdrawing the route empties them.
 //!
-//! The driving task of a connection lives and dies with the runtime that dialled it, so `take` gives out no connection of another
-//! edge that shares the route table.
+//! A connection lives and dies with the runtime that dialled it, so none of another edge that shares the route table is given out.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,16 +17,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +36,7 @@ use crate::http1::socket::{Socket, Stream};
 use crate::idle::{LazyTimer, Moment, WhenWoken};
 use crate::limits::Limits;
 use crate::policy::{self, Policy, Unwanted};
+use crate::shelf::{Fit, Shelf};
 use crate::traffic::Traffic;
 
 /// Where an upstream listens.
@@ -52,9 +52,9 @@ pub(crate) enum Address {
 #[derive(Debug)]
 pub(crate) struct Route {
     address: Address,
-    shelf: Mutex<Vec<Idle>>,
-    /// Idle connections of HTTP/1's own.
-    sockets: Mutex<Vec<(Socket, Moment, OwnedSemaphorePermit)>>,
+    sockets: Shelf<Socket>,
+    /// Those of HTTP/2's requests.
+    links: Shelf<Link>,
     withdrawn: CancellationToken,
     tunnels: AtomicUsize,
     traffic: Arc<Traffic>,
@@ -80,13 +80,6 @@ pub(crate) struct Link {
     heard: Arc<Heard>,
     home: runtime::Id,
     patience: LazyTimer,
-}
-
-#[derive(Debug)]
-struct Idle {
-    link: Link,
-    since: Moment,
-    _place: OwnedSemaphorePermit,
 }
 
 /// A connection could not be opened.
@@ -125,8 +118,8 @@ impl Route {
     pub(crate) fn new(address: Address) -> Route {
         Route {
             address,
-            shelf: Mutex::new(Vec::new()),
-            sockets: Mutex::new(Vec::new()),
+            sockets: Shelf::default(),
+            links: Shelf::default(),
             withdrawn: CancellationToken::new(),
             tunnels: AtomicUsize::new(0),
             traffic: Arc::default(),
@@ -148,10 +141,8 @@ impl Route {
     /// Closes idle connections and starts the grace of busy ones.
     pub(crate) fn withdraw(&self) {
         self.withdrawn.cancel();
-        let shelved = std::mem::take(&mut *self.shelf());
-        drop(shelved);
-        let idle = std::mem::take(&mut *self.sockets());
-        drop(idle);
+        self.sockets.clear();
+        self.links.clear();
     }
 
     #[cfg(test)]
@@ -168,48 +159,52 @@ impl Route {
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sockets(&self) -> MutexGuard<'_, Vec<(Socket, Moment, OwnedSemaphorePermit)>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The most recently used idle connection of this runtime, if one is alive.
     pub(crate) fn take_socket(&self) -> Option<Socket> {
-        let mut sockets = self.sockets();
-        let mut index = sockets.len();
-        while index > 0 {
-            index -= 1;
-            if sockets.get(index).is_some_and(|(socket, ..)| socket.is_at_home()) {
-                let (mut socket, ..) = sockets.remove(index);
-                if socket.is_quiet() {
-                    return Some(socket);
-                }
-            }
-        }
-        None
+        self.sockets.take(Socket::fit)
     }
 
     /// Shelves a connection; closes it when there is no room.
     pub(crate) fn put_socket(&self, socket: Socket, room: &Arc<Semaphore>, limits: &Limits) {
-        if self.withdrawn.is_cancelled() {
-            return;
-        }
-        let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
-        let mut sockets = self.sockets();
-        if sockets.len() < limits.idle_per_upstream {
-            sockets.push((socket, Moment::now(), place));
-        }
-        // `withdraw` cancels first and empties second, so whichever of the two comes later sees the other.
-        if self.withdrawn.is_cancelled() {
-            sockets.clear();
-        }
+        self.sockets.put(socket, room, limits, &self.withdrawn);
     }
 
     /// Opens a connection; it ends `withdrawn_grace` after the route's withdrawal.
     pub(crate) async fn dial_socket(&self, limits: &Limits, policy: &Policy) -> Result<Socket, DialError> {
+        let stream = self.connect(limits, policy).await?;
+        Ok(Socket::new(stream, Box::pin(self.cut_after(limits.withdrawn_grace))))
+    }
+
+    /// The same for HTTP/2's links.
+    pub(crate) fn take(&self) -> Option<Link> {
+        let home = runtime::Handle::current().id();
+        self.links.take(|link| match () {
+            () if link.sender.is_closed() => Fit::Closed,
+            () if link.home == home && link.sender.is_ready() => Fit::Usable,
+            () => Fit::Elsewhere,
+        })
+    }
+
+    /// Shelves a link whose answer has been read to its end; closes it when there is no room.
+    pub(crate) fn put(&self, link: Link, room: &Arc<Semaphore>, limits: &Limits) {
+        if !link.sender.is_closed() && !link.heard.is_deaf() {
+            self.links.put(link, room, limits, &self.withdrawn);
+        }
+    }
+
+    /// Closes what has been idle for `age` at `now`, and forgets what is known to be closed.
+    pub(crate) fn reap(&self, now: Moment, age: Duration) {
+        self.links.reap(now, age, |link| link.sender.is_closed());
+        self.sockets.reap(now, age, |_| false);
+    }
+
+    /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
+    pub(crate) async fn dial(&self, limits: &Limits, policy: &Policy) -> Result<Link, DialError> {
+        let stream = self.connect(limits, policy).await?;
+        self.launch(stream, limits).await
+    }
+
+    async fn connect(&self, limits: &Limits, policy: &Policy) -> Result<Stream, DialError> {
         let stream = match &self.address {
             Address::Tcp(address) => {
                 self.vet(*address, policy).map_err(DialError::Unwanted)?;
@@ -220,67 +215,7 @@ impl Route {
             Address::Unix(path) => Stream::Unix(connect(UnixStream::connect(path), limits).await?),
         };
         // Whoever gets this address next is there only after the withdrawal.
-        if self.withdrawn.is_cancelled() {
-            return Err(DialError::Withdrawn);
-        }
-        Ok(Socket::new(stream, Box::pin(self.cut_after(limits.withdrawn_grace))))
-    }
-
-    /// The most recently used idle connection of this runtime, if one is alive.
-    pub(crate) fn take(&self) -> Option<Link> {
-        let home = runtime::Handle::current().id();
-        let mut shelf = self.shelf();
-        let mut index = shelf.len();
-        while index > 0 {
-            index -= 1;
-            let Some(link) = shelf.get(index).map(|idle| &idle.link) else { continue };
-            let (closed, usable) = (link.sender.is_closed(), link.home == home && link.sender.is_ready());
-            if closed || usable {
-                let idle = shelf.remove(index);
-                if !closed {
-                    return Some(idle.link);
-                }
-            }
-        }
-        None
-    }
-
-    /// Shelves a connection whose answer has been read to its end; closes it when there is no room.
-    pub(crate) fn put(&self, link: Link, room: &Arc<Semaphore>, limits: &Limits) {
-        if link.sender.is_closed() || link.heard.is_deaf() || self.withdrawn.is_cancelled() {
-            return;
-        }
-        let Ok(place) = Arc::clone(room).try_acquire_owned() else { return };
-        let mut shelf = self.shelf();
-        if shelf.len() < limits.idle_per_upstream {
-            shelf.push(Idle { link, since: Moment::now(), _place: place });
-        }
-        // `withdraw` cancels first and empties second, so whichever of the two comes later sees the other.
-        if self.withdrawn.is_cancelled() {
-            shelf.clear();
-        }
-    }
-
-    /// Closes what has been idle for `age` at `now`, and forgets what the upstream has closed.
-    pub(crate) fn reap(&self, now: Moment, age: Duration) {
-        self.shelf().retain(|idle| !idle.link.sender.is_closed() && now.since(idle.since) < age);
-        self.sockets().retain(|(_, since, _)| now.since(*since) < age);
-    }
-
-    /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
-    pub(crate) async fn dial(&self, limits: &Limits, policy: &Policy) -> Result<Link, DialError> {
-        match &self.address {
-            Address::Tcp(address) => {
-                self.vet(*address, policy).map_err(DialError::Unwanted)?;
-                let stream = connect(TcpStream::connect(address), limits).await?;
-                stream.set_nodelay(true).map_err(DialError::Connect)?;
-                self.launch(stream, limits).await
-            }
-            Address::Unix(path) => {
-                let stream = connect(UnixStream::connect(path), limits).await?;
-                self.launch(stream, limits).await
-            }
-        }
+        if self.withdrawn.is_cancelled() { Err(DialError::Withdrawn) } else { Ok(stream) }
     }
 
     fn vet(&self, address: SocketAddr, policy: &Policy) -> Result<(), Unwanted> {
@@ -293,14 +228,7 @@ impl Route {
         })
     }
 
-    async fn launch<I>(&self, stream: I, limits: &Limits) -> Result<Link, DialError>
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        // Whoever gets this address next is there only after the withdrawal.
-        if self.withdrawn.is_cancelled() {
-            return Err(DialError::Withdrawn);
-        }
+    async fn launch(&self, stream: Stream, limits: &Limits) -> Result<Link, DialError> {
         let heard = Arc::<Heard>::default();
         let stream = Hearing::new(stream, Arc::clone(&heard));
         let (sender, connection) = Builder::new()

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, StatusCode};
 
 use crate::access::{Entry, LEFT, Line};
 use crate::body::Progress;
@@ -35,40 +36,27 @@ pub(crate) struct Visit {
 
 impl Visit {
     pub(crate) fn begin<B>(conn: &Arc<Conn>, request: &Request<B>) -> Visit {
-        let id = RequestId::next();
-        let logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
-        let line = logged.then(|| {
-            let client = conn.via.client(request.headers(), &conn.edge.policy);
-            Box::new(Line::new(client, id, request.method(), request.uri(), request.headers()))
-        });
-        Visit {
-            conn: Arc::clone(conn),
-            begun: Instant::now(),
-            method: request.method().clone(),
-            id,
-            to: To::Nowhere,
-            traffic: None,
-            status: None,
-            upload: None,
-            received: 0,
-            sent: 0,
-            line,
-        }
+        let client = || conn.via.client(request.headers(), &conn.edge.policy);
+        let agent = || request.headers().get(USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
+        let (method, path) = (request.method(), request.uri().path().as_bytes());
+        Visit::of(conn, method.clone(), |id| Line::new(client(), id, method.as_str().as_bytes(), path, agent()))
     }
 
     /// The same by a head as it was read.
     pub(crate) fn begin_raw(conn: &Arc<Conn>, head: &RequestHead<'_, '_>) -> Visit {
+        let client = || conn.via.client_of(head.forwarded_for().rev(), &conn.edge.policy);
+        let agent = || head.value_of("user-agent").unwrap_or_default();
+        let method = Method::from_bytes(head.method).unwrap_or_default();
+        Visit::of(conn, method, |id| Line::new(client(), id, head.method, head.target.path, agent()))
+    }
+
+    fn of(conn: &Arc<Conn>, method: Method, line: impl FnOnce(RequestId) -> Line) -> Visit {
         let id = RequestId::next();
-        let logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
-        let line = logged.then(|| {
-            let client = conn.via.client_of(head.forwarded_for().rev(), &conn.edge.policy);
-            let path = head.target.path.split(|byte| *byte == b'?').next().unwrap_or_default();
-            Box::new(Line::raw(client, id, head.method, path, head.value_of("user-agent").unwrap_or_default()))
-        });
+        let is_logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
         Visit {
             conn: Arc::clone(conn),
             begun: Instant::now(),
-            method: Method::from_bytes(head.method).unwrap_or(Method::GET),
+            method,
             id,
             to: To::Nowhere,
             traffic: None,
@@ -76,14 +64,8 @@ impl Visit {
             upload: None,
             received: 0,
             sent: 0,
-            line,
+            line: is_logged.then(|| Box::new(line(id))),
         }
-    }
-
-    /// So many bytes came of its body.
-    pub(crate) fn uploaded(&mut self, bytes: u64) {
-        self.received = self.received.saturating_add(bytes);
-        self.conn.edge.metrics.received.inc_by(bytes);
     }
 
     /// When its head was there.
@@ -129,7 +111,7 @@ impl Visit {
         self.conn.edge.metrics.answered(self.to, &self.method, status, self.begun.elapsed());
     }
 
-    /// So many bytes came through its tunnel.
+    /// So many bytes came of its body, or through its tunnel.
     pub(crate) fn received(&mut self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.received = self.received.saturating_add(bytes);

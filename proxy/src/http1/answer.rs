@@ -1,10 +1,12 @@
 //! One request, from its plan to the last byte of its answer.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Response, header};
+use http::{HeaderValue, Response, header};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -16,10 +18,13 @@ use crate::http1::socket::Socket;
 use crate::http1::transfer::Transfer;
 use crate::http1::tunnel;
 use crate::pace::Pace;
-use crate::rescue::{self, Fault};
+use crate::request_id::RequestId;
+use crate::rescue::{self, Fault, Reader};
+use crate::upstream::TunnelPlace;
 use crate::visit::Visit;
+use crate::wire::answer::put_status_line;
 use crate::wire::request::{self, Room};
-use crate::wire::{BadHead, Bounds, field, syntax};
+use crate::wire::{BadHead, Bounds, field};
 
 /// What becomes of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +82,14 @@ where
     };
     visit.answered(page.status());
     let is_last = !facts.keeps_alive || facts.has_body || *shutdown.borrow() || page.headers().contains_key(header::CONNECTION);
-    let text = written(conn, &page, &facts, is_last, &visit);
+    let hsts = conn.hsts();
+    let text = written(&page, is_last, !facts.is_head, hsts.as_ref());
     visit.sent(if facts.is_head { 0 } else { page.body().len() });
-    if !write_all(conn, client, text.into()).await {
-        return Next::Over;
+    match (write_all(conn, client, text).await, is_last) {
+        (false, _) => Next::Over,
+        (true, true) => Next::Close,
+        (true, false) => Next::Again,
     }
-    if is_last { Next::Close } else { Next::Again }
 }
 
 /// What is said to a client whose head can't be used.
@@ -92,16 +99,13 @@ where
 {
     conn.edge.metrics.failed(fault);
     conn.refused(fault.status());
-    let id = crate::request_id::RequestId::next();
-    let page = rescue::answer(fault, rescue::Reader::Program, now(), id);
-    let mut out = Vec::with_capacity(512);
-    put_page(&mut out, &page, true, true, None);
-    if write_all(conn, client, out.into()).await { Next::Close } else { Next::Over }
+    let page = rescue::answer(fault, Reader::Program, now(), RequestId::next());
+    if write_all(conn, client, written(&page, true, true, None)).await { Next::Close } else { Next::Over }
 }
 
 enum Sent {
     Ended(Next),
-    Switched(Socket, BytesMut, crate::upstream::TunnelPlace),
+    Switched(Socket, BytesMut, TunnelPlace),
 }
 
 async fn send<S>(
@@ -166,35 +170,26 @@ fn failed(conn: &Conn, fault: Fault, facts: Facts, visit: &Visit) -> Response<By
     rescue::answer(fault, facts.reader, now(), visit.id())
 }
 
-fn written(conn: &Conn, page: &Response<Bytes>, facts: &Facts, is_last: bool, visit: &Visit) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512 + page.body().len());
-    let id = visit.went_to_control().then(|| visit.id());
-    let hsts = conn.hsts();
-    put_page(&mut out, page, is_last, !facts.is_head, hsts.as_ref().map(http::HeaderValue::as_bytes));
-    let _ = id;
-    out
-}
-
-fn put_page(out: &mut Vec<u8>, page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Option<&[u8]>) {
-    let status = page.status();
-    crate::wire::answer::put_status_line(out, status.as_u16(), status.canonical_reason().unwrap_or_default());
-    for (name, value) in page.headers() {
-        if name != header::CONNECTION {
-            field::put(out, name.as_str().as_bytes(), value.as_bytes());
-        }
+/// A page of ours as it is sent.
+fn written(page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Option<&HeaderValue>) -> Bytes {
+    let (status, body) = (page.status(), page.body());
+    let mut out = Vec::with_capacity(512 + body.len());
+    put_status_line(&mut out, status.as_u16(), status.canonical_reason().unwrap_or_default());
+    for (name, value) in page.headers().iter().filter(|(name, _)| *name != header::CONNECTION) {
+        field::put(&mut out, name.as_str().as_bytes(), value.as_bytes());
     }
     if let Some(hsts) = hsts {
-        field::put(out, b"strict-transport-security", hsts);
+        field::put(&mut out, b"strict-transport-security", hsts.as_bytes());
     }
     if is_last {
-        field::put(out, b"connection", b"close");
+        field::put(&mut out, b"connection", b"close");
     }
-    out.extend_from_slice(b"content-length: ");
-    syntax::put_decimal(out, u64::try_from(page.body().len()).unwrap_or_default());
-    out.extend_from_slice(b"\r\n\r\n");
+    field::put_length(&mut out, u64::try_from(body.len()).unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
     if has_content {
-        out.extend_from_slice(page.body());
+        out.extend_from_slice(body);
     }
+    out.into()
 }
 
 /// Whether the client took it.
@@ -202,13 +197,13 @@ async fn write_all<S: AsyncWrite + Unpin>(conn: &Arc<Conn>, client: &mut S, mut 
     let mut pace = Pace::default();
     poll_fn(|cx| {
         while !text.is_empty() {
-            let polled = std::pin::Pin::new(&mut *client).poll_write(cx, &text);
-            match std::task::ready!(pace.judge(polled, cx, conn)) {
+            let polled = Pin::new(&mut *client).poll_write(cx, &text);
+            match ready!(pace.judge(polled, cx, conn)) {
                 Ok(count @ 1..) => text.advance(count),
-                _ => return std::task::Poll::Ready(false),
+                _ => return Poll::Ready(false),
             }
         }
-        let flushed = std::pin::Pin::new(&mut *client).poll_flush(cx);
+        let flushed = Pin::new(&mut *client).poll_flush(cx);
         pace.judge(flushed, cx, conn).map(|flushed| flushed.is_ok())
     })
     .await

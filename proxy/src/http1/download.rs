@@ -15,13 +15,13 @@ use crate::conn::Conn;
 use crate::http1::plan::{Facts, Plan};
 use crate::http1::socket::Stream;
 use crate::http1::upload::Upload;
-use crate::http1::{ENCODED, READ_LARGE, READ_SMALL, TURN, put_chunk, put_end};
+use crate::http1::{ENCODED, READ_LARGE, READ_SMALL, TURN};
 use crate::pace::Pace;
 use crate::rescue::Fault;
 use crate::visit::Visit;
 use crate::wire::Bounds;
 use crate::wire::answer::{self, AnswerHead, Asked, Body, Coding, Reply};
-use crate::wire::chunk::{Decoder, Piece};
+use crate::wire::chunk::{self, Decoder, Piece};
 use crate::wire::request::Room;
 
 /// Informational answers to one request, at most.
@@ -242,7 +242,7 @@ impl Download {
                     false
                 }
                 Receiving::UntilClose(Coding::Chunked) if !self.heard.is_empty() => {
-                    put_chunk(&mut self.outbox, &self.heard);
+                    chunk::put(&mut self.outbox, &self.heard);
                     visit.sent(self.heard.len());
                     self.heard.clear();
                     false
@@ -272,7 +272,7 @@ impl Download {
             Ok(Piece::Data(data)) => {
                 visit.sent(data.len());
                 match coding {
-                    Coding::Chunked => put_chunk(outbox, data),
+                    Coding::Chunked => chunk::put(outbox, data),
                     Coding::Plain | Coding::UntilClose => outbox.extend_from_slice(data),
                 }
                 None
@@ -280,7 +280,7 @@ impl Download {
             Ok(Piece::More) => None,
             Ok(Piece::End) => {
                 if *coding == Coding::Chunked {
-                    put_end(outbox, passes_trailers.then_some(&**decoder));
+                    chunk::put_end(outbox, passes_trailers.then_some(&**decoder));
                 }
                 Some(Receiving::Done)
             }
@@ -327,11 +327,10 @@ impl Download {
     /// What the client is told of a head; none: it can't be told that.
     fn told(&mut self, head: &AnswerHead<'_, '_>, setting: Setting<'_>, visit: &mut Visit, upload: &mut Upload) -> Option<()> {
         let Receiving::Head { looked_at, informational } = &mut self.receiving else { return None };
-        let mut out = Vec::with_capacity(512);
         match head.status {
             101 => {
                 head.upgrade.filter(|_| setting.plan.tunnel.is_some())?;
-                head.put(&mut out, &BARE);
+                head.put(&mut self.outbox, &BARE);
                 visit.answered(StatusCode::SWITCHING_PROTOCOLS);
                 self.receiving = Receiving::Switched;
             }
@@ -344,24 +343,23 @@ impl Download {
                 if head.status != 100 {
                     // HTTP/1.0 knows no such answers.
                     if !setting.facts.is_old {
-                        head.put(&mut out, &BARE);
+                        head.put(&mut self.outbox, &BARE);
                     }
                 } else if upload.is_held() {
                     upload.release(setting.plan);
-                    out.extend_from_slice(CONTINUE);
+                    self.invite();
                 }
             }
             _ => {
                 visit.answered(StatusCode::from_u16(head.status).ok()?);
-                self.begin(head, setting, visit, upload, &mut out);
+                self.begin(head, setting, visit, upload);
             }
         }
-        self.outbox.extend_from_slice(&out);
         Some(())
     }
 
     /// The head of the answer itself.
-    fn begin(&mut self, head: &AnswerHead<'_, '_>, setting: Setting<'_>, visit: &Visit, upload: &Upload, out: &mut Vec<u8>) {
+    fn begin(&mut self, head: &AnswerHead<'_, '_>, setting: Setting<'_>, visit: &Visit, upload: &Upload) {
         let Setting { conn, facts, shutdown, .. } = setting;
         let coding = match head.body {
             Body::None { .. } | Body::Length(_) => Coding::Plain,
@@ -381,7 +379,7 @@ impl Download {
             hsts: hsts.as_ref().map(HeaderValue::as_bytes),
             request_id: id.as_ref().map(|id| &id[..]),
         };
-        head.put(out, &reply);
+        head.put(&mut self.outbox, &reply);
         self.receiving = match head.body {
             Body::None { .. } => Receiving::Done,
             Body::Length(length) => Receiving::Length(length),
@@ -397,7 +395,7 @@ impl Download {
         self.receiving = match self.receiving {
             Receiving::UntilClose(coding) if in_order => {
                 if coding == Coding::Chunked {
-                    put_end(&mut self.outbox, None);
+                    chunk::put_end(&mut self.outbox, None);
                 }
                 Receiving::Done
             }

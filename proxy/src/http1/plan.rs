@@ -69,11 +69,10 @@ pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_,
     if matches!(head.method, b"CONNECT" | b"TRACE") {
         return Err(Fault::MethodNotAllowed);
     }
-    let host = head.host.filter(|_| !head.has_hosts);
-    let named = Named { host, authority: head.target.authority, may_be_missing: head.is_old };
     if head.has_hosts {
         return Err(Fault::BadHost);
     }
+    let named = Named { host: head.host, authority: head.target.authority, may_be_missing: head.is_old };
     let admitted = host::admit_named(named)?;
     conn.check(&admitted)?;
     if let Some(location) = location(conn, &admitted, head) {
@@ -115,9 +114,6 @@ fn is_idempotent(method: &[u8]) -> bool {
 }
 
 fn location(conn: &Conn, admitted: &host::Admitted, head: &RequestHead<'_, '_>) -> Option<HeaderValue> {
-    if !conn.redirects() {
-        return None;
-    }
     let path = if head.target.path.starts_with(b"/") { head.target.path } else { b"/" };
-    conn.redirect(admitted, &Uri::try_from(path).ok()?)
+    conn.redirect(admitted, || Uri::try_from(path).ok())
 }

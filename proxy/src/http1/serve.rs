@@ -43,22 +43,17 @@ where
             next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut stopping, &shutdown)) => next,
             () = &mut cut => return,
         };
-        match next {
-            Next::Again => {}
+        let listens = match next {
+            Next::Again => continue,
             Next::Over => return,
-            Next::Leave => {
-                // Whoever doesn't take the goodbye is gone.
-                drop(timeout(limits.linger, stream.shutdown()).await);
-                return;
-            }
-            Next::Close => {
-                tokio::select! {
-                    () = linger(stream, limits.linger) => {}
-                    () = &mut cut => {}
-                }
-                return;
-            }
+            Next::Leave => false,
+            Next::Close => true,
+        };
+        tokio::select! {
+            () = part(stream, listens, limits.linger) => {}
+            () = &mut cut => {}
         }
+        return;
     }
 }
 
@@ -103,7 +98,7 @@ where
 enum NoHead {
     /// The client has closed.
     Ended,
-    /// It has said nothing for too long.
+    /// It has said nothing for too long, or the edge drains.
     Idle,
     /// Its head took too long.
     Late,
@@ -119,7 +114,7 @@ async fn head<S: AsyncRead + Unpin>(
     let limits = &conn.edge.limits;
     let mut timer = LazyTimer::default();
     let mut looked_at = 0;
-    let mut _resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
+    let mut resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
     loop {
         // A head that isn't whole is looked at again when there is one more line.
         let has_line = inbox.get(looked_at..).is_some_and(|new| memchr::memchr(b'\n', new).is_some());
@@ -143,33 +138,29 @@ async fn head<S: AsyncRead + Unpin>(
                 poll_read_buf(Pin::new(&mut *stream), cx, inbox)
             };
             if polled.is_ready() {
-                return polled.map(Some);
+                return polled.map(|read| Ok(read.is_ok_and(|count| count > 0)));
             }
             if Pin::new(&mut *stopping).poll(cx).is_ready() {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(NoHead::Idle));
             }
             let Some(deadline) = conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
             ready!(timer.poll(deadline, cx));
-            Poll::Ready(None)
+            Poll::Ready(Err(if conn.clock.is_in_head() { NoHead::Late } else { NoHead::Idle }))
         })
-        .await;
-        match came {
-            Some(Ok(1..)) => {
-                _resting = None;
-                conn.clock.bytes_came();
-            }
-            Some(_) => return Err(NoHead::Ended),
-            None if conn.clock.is_in_head() => return Err(NoHead::Late),
-            None => return Err(NoHead::Idle),
+        .await?;
+        if !came {
+            return Err(NoHead::Ended);
         }
+        drop(resting.take());
+        conn.clock.bytes_came();
     }
 }
 
-/// Ends what is sent to the client, and takes what it sends until it ends, too; at most for `patience`. Closed while there is something
-/// to read, its last bytes could be lost in a reset.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, patience: Duration) {
+/// Ends what is sent to the client and, if one `listens`, takes what it sends until it ends, too; at most for `patience`. Closed while
+/// there is something to read, its last bytes could be lost in a reset.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, listens: bool, patience: Duration) {
     let parting = async {
-        if stream.shutdown().await.is_err() {
+        if stream.shutdown().await.is_err() || !listens {
             return;
         }
         let mut discarded = [0; FIRST];

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 
 use crate::idle::WhenWoken;
+use crate::shelf::Fit;
 
 /// A connection to an upstream.
 #[derive(Debug)]
@@ -32,16 +33,15 @@ impl Socket {
         Self { stream, cut: WhenWoken::new(cut), home: runtime::Handle::current().id() }
     }
 
-    /// Whether it is of this runtime.
-    pub(crate) fn is_at_home(&self) -> bool {
-        self.home == runtime::Handle::current().id()
-    }
-
     /// Whether its upstream neither has closed it nor says anything unasked. It isn't asked for when the reactor knows of nothing.
-    pub(crate) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn fit(&mut self) -> Fit {
+        if self.home != runtime::Handle::current().id() {
+            return Fit::Elsewhere;
+        }
         let mut one = [0];
         let mut buf = ReadBuf::new(&mut one);
-        Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_pending()
+        let polled = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+        if polled.is_pending() { Fit::Usable } else { Fit::Closed }
     }
 }
 

@@ -72,7 +72,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transfer<'a, S> {
 
     /// A client that closes while it waits has left, unless it has sent more requests before.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.inbox.is_empty() || !self.upload.is_over() || self.setting.facts.has_body && !self.upload.is_done() {
+        // What it has to send comes first, whether or not the upstream takes it.
+        let has_sent_all = if self.setting.facts.has_body { self.upload.is_done() } else { self.upload.is_over() };
+        if !has_sent_all || !self.inbox.is_empty() {
             return Poll::Pending;
         }
         let mut room = [0; AHEAD];

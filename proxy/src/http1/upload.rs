@@ -11,13 +11,13 @@ use tokio_util::io::poll_read_buf;
 use crate::admit;
 use crate::http1::plan::Plan;
 use crate::http1::socket::Stream;
-use crate::http1::{ENCODED, READ_LARGE, READ_SMALL, TURN, put_chunk, put_end};
+use crate::http1::{ENCODED, READ_LARGE, READ_SMALL, TURN};
 use crate::idle::Moment;
 use crate::limits::Limits;
 use crate::rescue::Fault;
 use crate::visit::Visit;
 use crate::wire::Framing;
-use crate::wire::chunk::{Decoder, Piece};
+use crate::wire::chunk::{self, Decoder, Piece};
 
 /// A request on its way.
 #[derive(Debug)]
@@ -199,11 +199,10 @@ impl Upload {
         let goes_on = self.send(cx, sides, inbox.get(..take).unwrap_or_default(), |_, count| sent = count);
         *sides.inbox = inbox;
         sides.inbox.advance(sent);
-        let count = u64::try_from(sent).unwrap_or_default();
         if let Sending::Length(left) = &mut self.sending {
-            *left = left.saturating_sub(count);
+            *left = left.saturating_sub(u64::try_from(sent).unwrap_or_default());
         }
-        self.count(count, plan, visit)?;
+        self.count(sent, plan, visit)?;
         Ok(goes_on)
     }
 
@@ -215,12 +214,12 @@ impl Upload {
         while self.encoded.len() < ENCODED {
             match decoder.next(&mut input).map_err(|_| Fault::BadBody)? {
                 Piece::Data(data) => {
-                    put_chunk(&mut self.encoded, data);
-                    bytes += u64::try_from(data.len()).unwrap_or_default();
+                    chunk::put(&mut self.encoded, data);
+                    bytes += data.len();
                 }
                 Piece::More => break,
                 Piece::End => {
-                    put_end(&mut self.encoded, plan.passes_trailers.then_some(&**decoder));
+                    chunk::put_end(&mut self.encoded, plan.passes_trailers.then_some(&**decoder));
                     is_done = true;
                     break;
                 }
@@ -234,9 +233,9 @@ impl Upload {
         self.count(bytes, plan, visit)
     }
 
-    fn count(&mut self, bytes: u64, plan: &Plan, visit: &mut Visit) -> Result<(), Fault> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        visit.uploaded(bytes);
+    fn count(&mut self, bytes: usize, plan: &Plan, visit: &mut Visit) -> Result<(), Fault> {
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        visit.received(bytes);
         if self.bytes > plan.body_max { Err(Fault::BodyTooLarge) } else { Ok(()) }
     }
 

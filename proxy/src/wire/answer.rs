@@ -1,5 +1,7 @@
 //! The head of an answer, and the head its client gets.
 
+use bytes::BufMut;
+
 use super::field::{self, Class, Options};
 use super::request::Room;
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
@@ -126,13 +128,16 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
     }
 
     /// Writes the head the client gets. Of the fields of the pod's connection nothing is left.
-    pub(crate) fn put(&self, out: &mut Vec<u8>, client: &Reply<'_>) {
+    pub(crate) fn put(&self, out: &mut impl BufMut, client: &Reply<'_>) {
         put_status_line(out, self.status, self.reason);
         for field in self.fields {
             let name = field.name.as_bytes();
             let is_passed = match Class::of(name) {
-                Class::Connection | Class::ContentLength | Class::TransferEncoding | Class::Te | Class::Upgrade | Class::HopByHop => false,
+                Class::ContentLength => false,
+                class if class.is_hop_by_hop() => false,
                 Class::Trailer => client.coding == Coding::Chunked,
+                // Ours is the one that is meant.
+                Class::Nobodys if client.request_id.is_some() && name.eq_ignore_ascii_case(b"x-request-id") => false,
                 _ => !self.is_nominated(name),
             };
             if is_passed {
@@ -144,12 +149,12 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
 }
 
 /// Appends `HTTP/1.1 200 OK`.
-pub(crate) fn put_status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
-    out.extend_from_slice(b"HTTP/1.1 ");
+pub(crate) fn put_status_line(out: &mut impl BufMut, status: u16, reason: &str) {
+    out.put_slice(b"HTTP/1.1 ");
     syntax::put_decimal(out, status.into());
-    out.push(b' ');
-    out.extend_from_slice(reason.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.put_u8(b' ');
+    out.put_slice(reason.as_bytes());
+    out.put_slice(b"\r\n");
 }
 
 /// How a body without a known length is sent to the client.
@@ -177,7 +182,7 @@ pub(crate) struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    fn put(&self, out: &mut Vec<u8>, length: Option<u64>, upgrade: Option<&[u8]>) {
+    fn put(&self, out: &mut impl BufMut, length: Option<u64>, upgrade: Option<&[u8]>) {
         if let Some(hsts) = self.hsts {
             field::put(out, b"strict-transport-security", hsts);
         }
@@ -193,14 +198,12 @@ impl Reply<'_> {
             field::put(out, b"connection", b"keep-alive");
         }
         if let Some(length) = length {
-            out.extend_from_slice(b"content-length: ");
-            syntax::put_decimal(out, length);
-            out.extend_from_slice(b"\r\n");
+            field::put_length(out, length);
         }
         if self.coding == Coding::Chunked {
             field::put(out, b"transfer-encoding", b"chunked");
         }
-        out.extend_from_slice(b"\r\n");
+        out.put_slice(b"\r\n");
     }
 }
 
@@ -261,6 +264,10 @@ mod tests {
         let chunked = Reply { coding: Coding::Chunked, is_last: true, ..PLAIN };
         let text = "HTTP/1.1 200 OK\r\nTrailer: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(told(text, false, chunked), "HTTP/1.1 200 OK\r\ntrailer: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        let known = Reply { request_id: Some(b"ours"), ..PLAIN };
+        let text = "HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(told(text, false, known), "HTTP/1.1 200 OK\r\nx-request-id: ours\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 200 OK\r\nx-request-id: theirs\r\ncontent-length: 0\r\n\r\n");
         let text = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         assert_eq!(told(text, false, PLAIN), "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
     }

@@ -1,6 +1,8 @@
 //! The chunked coding (RFC 9112 section 7.1), read strictly: what one reader takes for the end of a line, a chunk or a body, so does every
 //! other. Extensions are skipped; chunks are written anew, as large as they come.
 
+use bytes::BufMut;
+
 use super::field::{self, Class};
 use super::syntax;
 
@@ -143,7 +145,7 @@ impl Decoder {
     }
 
     /// The trailers of a body that has ended, those that may be passed on.
-    pub(crate) fn put_trailers(&self, out: &mut Vec<u8>) {
+    fn put_trailers(&self, out: &mut impl BufMut) {
         Trailers::put(&self.trailers, out);
     }
 }
@@ -169,7 +171,7 @@ impl Trailers {
         Ok(())
     }
 
-    fn put(lines: &[u8], out: &mut Vec<u8>) {
+    fn put(lines: &[u8], out: &mut impl BufMut) {
         for line in Self::lines(lines) {
             let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
             let (name, value) = line.split_at(colon);
@@ -185,10 +187,21 @@ impl Trailers {
     }
 }
 
-/// Appends the line before the data of a chunk.
-pub(crate) fn put_size(out: &mut Vec<u8>, size: usize) {
-    syntax::put_hexadecimal(out, u64::try_from(size).unwrap_or(u64::MAX));
-    out.extend_from_slice(b"\r\n");
+/// Appends a chunk.
+pub(crate) fn put(out: &mut impl BufMut, data: &[u8]) {
+    syntax::put_hexadecimal(out, u64::try_from(data.len()).unwrap_or(u64::MAX));
+    out.put_slice(b"\r\n");
+    out.put_slice(data);
+    out.put_slice(b"\r\n");
+}
+
+/// Appends the last chunk, with the trailers of a body that has ended if there are to be some.
+pub(crate) fn put_end(out: &mut impl BufMut, trailers: Option<&Decoder>) {
+    out.put_slice(b"0\r\n");
+    if let Some(decoder) = trailers {
+        decoder.put_trailers(out);
+    }
+    out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -285,11 +298,9 @@ mod tests {
         fn what_is_written_is_what_is_read(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6), cut in any::<prop::sample::Index>()) {
             let mut text = Vec::new();
             for chunk in &chunks {
-                put_size(&mut text, chunk.len());
-                text.extend_from_slice(chunk);
-                text.extend_from_slice(b"\r\n");
+                put(&mut text, chunk);
             }
-            text.extend_from_slice(b"0\r\n\r\n");
+            put_end(&mut text, None);
             let (front, back) = text.split_at(cut.index(text.len()));
             prop_assert_eq!(decoded(&[front, back]), Ok(Some((chunks.concat(), String::new()))));
         }

@@ -1,6 +1,8 @@
 //! Which fields are passed on: not those that concern one hop (RFC 9110 section 7.6.1), that frame the message, or that only a proxy
 //! may say. Names are compared in lower case; they are written in it, too.
 
+use bytes::BufMut;
+
 use super::syntax;
 
 /// What is done with a field because of its name.
@@ -93,6 +95,16 @@ impl Class {
         }
     }
 
+    /// Whether it concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
+    pub(crate) fn is_hop_by_hop(self) -> bool {
+        matches!(self, Class::Connection | Class::HopByHop | Class::Te | Class::TransferEncoding | Class::Upgrade)
+    }
+
+    /// Whether it says what only a proxy can know.
+    pub(crate) fn is_a_proxys(self) -> bool {
+        matches!(self, Class::ForwardedFor | Class::Forwarded | Class::ForwardedProto | Class::ForwardedHost | Class::Proxys)
+    }
+
     /// Whether a trailer may not have this name: a server that merges trailers with the fields of the head would believe it
     /// (RFC 9110 section 6.5.1).
     pub(crate) fn is_barred_from_trailers(self) -> bool {
@@ -160,17 +172,21 @@ fn may_be_special(name: &[u8]) -> bool {
     matches!(first, b'a' | b'c' | b'e' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x')
 }
 
-/// Appends a name in lower case.
-pub(crate) fn put_name(out: &mut Vec<u8>, name: &[u8]) {
-    out.extend(name.iter().map(u8::to_ascii_lowercase));
+/// Appends a whole field, its name in lower case.
+pub(crate) fn put(out: &mut impl BufMut, name: &[u8], value: &[u8]) {
+    for byte in name {
+        out.put_u8(byte.to_ascii_lowercase());
+    }
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
 }
 
-/// Appends a whole field.
-pub(crate) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    put_name(out, name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+/// Appends a Content-Length.
+pub(crate) fn put_length(out: &mut impl BufMut, length: u64) {
+    out.put_slice(b"content-length: ");
+    syntax::put_decimal(out, length);
+    out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]

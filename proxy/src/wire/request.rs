@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use bytes::BufMut;
+
 use super::field::{self, Class, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
 
@@ -37,8 +39,6 @@ pub(crate) struct RequestHead<'h, 'b> {
     /// Trailers are announced.
     has_trailer: bool,
     nominates: bool,
-    /// There is a field only a proxy may send.
-    pub(crate) has_proxy_fields: bool,
     pub(crate) fields: &'h [httparse::Header<'b>],
 }
 
@@ -120,7 +120,6 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             upgrade: None,
             has_trailer: false,
             nominates: false,
-            has_proxy_fields: false,
             fields,
         };
         let (mut options, mut offer, mut offers) = (Options::default(), None, 0);
@@ -143,10 +142,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
                     offer = Some(value);
                 }
                 Class::Expect if value.eq_ignore_ascii_case(b"100-continue") => head.expect = Some(value),
-                Class::ForwardedFor | Class::Forwarded | Class::ForwardedProto | Class::ForwardedHost | Class::Proxys => {
-                    head.has_proxy_fields = true;
-                }
-                Class::Passed | Class::HopByHop | Class::Nobodys | Class::Accept | Class::Expect => {}
+                _ => {}
             }
         }
         if options.are_too_many() {
@@ -209,14 +205,14 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 
     /// Writes the head its upstream gets, but for its end and the fields that `forwarded` has; those of strangers that only a proxy may
     /// send are left out.
-    pub(crate) fn put(&self, out: &mut Vec<u8>, forwarded: &Forwarded<'_>) {
-        out.extend_from_slice(self.method);
-        out.push(b' ');
+    pub(crate) fn put(&self, out: &mut impl BufMut, forwarded: &Forwarded<'_>) {
+        out.put_slice(self.method);
+        out.put_u8(b' ');
         if !self.target.path.starts_with(b"/") && self.target.path != b"*" {
-            out.push(b'/');
+            out.put_u8(b'/');
         }
-        out.extend_from_slice(self.target.path);
-        out.extend_from_slice(b" HTTP/1.1\r\n");
+        out.put_slice(self.target.path);
+        out.put_slice(b" HTTP/1.1\r\n");
         // The field is demanded, even without a name (RFC 9112 section 3.2).
         field::put(out, b"host", forwarded.host.unwrap_or_default());
         for field in self.fields {
@@ -224,7 +220,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             let is_passed = match Class::of(name) {
                 Class::Passed | Class::Accept => !self.is_nominated(name),
                 Class::Trailer => self.framing == Framing::Chunked,
-                Class::Proxys => forwarded.is_believed && self.values_named(name) == 1,
+                Class::Proxys => forwarded.is_believed && self.values_named(name) == 1 && !self.is_nominated(name),
                 _ => false,
             };
             if is_passed {
@@ -249,14 +245,10 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         }
         match self.framing {
             Framing::Unsaid => {}
-            Framing::Length(length) => {
-                out.extend_from_slice(b"content-length: ");
-                syntax::put_decimal(out, length);
-                out.extend_from_slice(b"\r\n");
-            }
+            Framing::Length(length) => field::put_length(out, length),
             Framing::Chunked => field::put(out, b"transfer-encoding", b"chunked"),
         }
-        out.extend_from_slice(b"\r\n");
+        out.put_slice(b"\r\n");
     }
 
     fn values_named(&self, name: &[u8]) -> usize {
@@ -265,23 +257,26 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 
     /// Of a stranger: what is known of this connection. Of a believed proxy: what it says of those before it, and this hop; what it
     /// doesn't say, or says twice, is said of this hop.
-    fn put_forwarded(&self, out: &mut Vec<u8>, forwarded: &Forwarded<'_>) {
-        let believed = |class: Class| forwarded.is_believed && self.has_proxy_fields && self.values(class).next().is_some();
-        out.extend_from_slice(b"x-forwarded-for: ");
-        if believed(Class::ForwardedFor) {
-            put_joined(out, self.values(Class::ForwardedFor));
-        }
-        out.extend_from_slice(forwarded.peer);
-        out.extend_from_slice(b"\r\n");
-        if believed(Class::Forwarded) {
-            out.extend_from_slice(b"forwarded: ");
-            put_joined(out, self.values(Class::Forwarded));
-            out.extend_from_slice(b"for=");
+    fn put_forwarded(&self, out: &mut impl BufMut, forwarded: &Forwarded<'_>) {
+        // Of a list that isn't text nobody knows what it says.
+        let list = |class: Class| {
+            let values = forwarded.is_believed.then(|| self.values(class).map(syntax::text).collect::<Option<Vec<_>>>());
+            values.flatten().unwrap_or_default()
+        };
+        out.put_slice(b"x-forwarded-for: ");
+        put_joined(out, &list(Class::ForwardedFor));
+        out.put_slice(forwarded.peer);
+        out.put_slice(b"\r\n");
+        let said = list(Class::Forwarded);
+        if !said.is_empty() {
+            out.put_slice(b"forwarded: ");
+            put_joined(out, &said);
+            out.put_slice(b"for=");
             let is_v6 = forwarded.peer.contains(&b':');
-            out.extend_from_slice(if is_v6 { b"\"[" } else { b"" });
-            out.extend_from_slice(forwarded.peer);
-            out.extend_from_slice(if is_v6 { b"]\"" } else { b"" });
-            out.extend_from_slice(b"\r\n");
+            out.put_slice(if is_v6 { b"\"[" } else { b"" });
+            out.put_slice(forwarded.peer);
+            out.put_slice(if is_v6 { b"]\"" } else { b"" });
+            out.put_slice(b"\r\n");
         }
         let only = |class: Class| {
             let mut values = self.values(class).filter(|_| forwarded.is_believed);
@@ -295,10 +290,10 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     }
 }
 
-fn put_joined<'b>(out: &mut Vec<u8>, values: impl Iterator<Item = &'b [u8]>) {
+fn put_joined(out: &mut impl BufMut, values: &[&str]) {
     for value in values {
-        out.extend_from_slice(value);
-        out.extend_from_slice(b", ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b", ");
     }
 }
 
@@ -436,6 +431,15 @@ mod tests {
                     X-Forwarded-Proto: https\r\nX-Forwarded-Host: a\r\nX-Forwarded-Host: b\r\nX-Original-URL: /b\r\nX-Client-IP: 1\r\nX-Client-IP: 2\r\n\r\n";
         let expected = "GET / HTTP/1.1\r\nhost: h\r\nx-original-url: /b\r\nx-forwarded-for: 6.6.6.6, 7.7.7.7, 1.2.3.4\r\n\
                         forwarded: for=6.6.6.6, for=1.2.3.4\r\nx-forwarded-proto: https\r\nx-forwarded-host: h\r\nx-request-id: id\r\n\r\n";
+        assert_eq!(passed(text, true), expected);
+    }
+
+    #[test]
+    fn a_list_that_is_no_text_says_nothing_and_what_connection_names_stays_here() {
+        let text = "GET / HTTP/1.1\r\nHost: h\r\nConnection: x-original-url\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: \u{e4}\r\n\
+                    Forwarded: for=\u{e4}\r\nX-Original-URL: /b\r\n\r\n";
+        let expected = "GET / HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-proto: http\r\nx-forwarded-host: h\r\n\
+                        x-request-id: id\r\n\r\n";
         assert_eq!(passed(text, true), expected);
     }
 

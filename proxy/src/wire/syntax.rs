@@ -1,9 +1,15 @@
 //! Tokens, numbers and lists (RFC 9110 section 5.6).
 
+use bytes::BufMut;
+
 /// The largest length: one more than can be counted with a sign.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 /// The most digits a length has, leading zeros included.
 const DIGITS_MAX: usize = 32;
+
+/// Digits of the largest number, in the smaller of two bases.
+const DIGITS_PUT_MAX: usize = 20;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 const TOKEN: [bool; 256] = {
     let mut bytes = [false; 256];
@@ -51,29 +57,33 @@ pub(crate) fn hexadecimal(digit: u8) -> Option<u64> {
     char::from(digit).to_digit(16).map(u64::from)
 }
 
+/// A value that has visible characters, spaces and tabs only.
+pub(crate) fn text(value: &[u8]) -> Option<&str> {
+    let is_text = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    std::str::from_utf8(value).ok().filter(|_| is_text)
+}
+
 /// Appends a number in decimal digits.
-pub(crate) fn put_decimal(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn put_decimal(out: &mut impl BufMut, number: u64) {
     put_digits(out, number, 10);
 }
 
 /// Appends a number in hexadecimal digits.
-pub(crate) fn put_hexadecimal(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn put_hexadecimal(out: &mut impl BufMut, number: u64) {
     put_digits(out, number, 16);
 }
 
-fn put_digits(out: &mut Vec<u8>, mut number: u64, base: u64) {
-    let begin = out.len();
-    loop {
-        let digit = u32::try_from(number % base).unwrap_or_default();
-        out.push(char::from_digit(digit, 16).map_or(b'0', |digit| digit as u8));
+fn put_digits(out: &mut impl BufMut, mut number: u64, base: u64) {
+    let (mut digits, mut begin) = ([0; DIGITS_PUT_MAX], DIGITS_PUT_MAX);
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS.get(usize::try_from(number % base).unwrap_or_default()).copied().unwrap_or_default();
+        begin -= 1;
         number /= base;
         if number == 0 {
             break;
         }
     }
-    if let Some(digits) = out.get_mut(begin..) {
-        digits.reverse();
-    }
+    out.put_slice(digits.get(begin..).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -108,7 +118,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_they_are_read() {
-        for number in [0, 1, 9, 10, 15, 16, 255, 4096, i64::MAX as u64] {
+        for number in [0, 1, 9, 10, 15, 16, 255, 4096, i64::MAX as u64, u64::MAX] {
             let (mut decimal_digits, mut hexadecimal_digits) = (Vec::new(), Vec::new());
             put_decimal(&mut decimal_digits, number);
             put_hexadecimal(&mut hexadecimal_digits, number);
