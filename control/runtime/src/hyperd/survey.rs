@@ -183,10 +183,14 @@ async fn tell_apart(inner: &Inner, statuses: &mut [PodStatus], holders: &[Holder
         let shares = |other: &&Holder| other.id != status.id.as_str() && other.address == Some(run.address);
         let sharing: Vec<&str> = holders.iter().filter(shares).map(|other| other.id.as_str()).collect();
         let vm = holders.iter().find(|holder| holder.id == status.id.as_str()).map(|holder| holder.vm.as_str());
-        let elsewhere = bridge.as_ref().is_some_and(|(guard, pool, seated)| {
-            let given = v4(run.address).map(|address| pool.port(address));
-            given.into_iter().chain(vm.map(link_of)).any(|link| guard.is_elsewhere(&link, seated))
-        });
+        let is_elsewhere = || {
+            bridge.as_ref().is_some_and(|(guard, pool, seated)| {
+                let given = v4(run.address).map(|address| pool.port(address));
+                given.into_iter().chain(vm.map(link_of)).any(|link| guard.is_elsewhere(&link, seated))
+            })
+        };
+        // The link of a machine that has just ended leaves the bridge before it goes.
+        let elsewhere = is_elsewhere() && !has_died(inner, &status.id).await && is_elsewhere();
         if sharing.is_empty() && !elsewhere {
             continue;
         }
@@ -309,6 +313,14 @@ async fn dying(inner: &Inner, id: &PodId, attempt: Attempt) -> Result<Option<(Ru
 
 fn looks_lost(info: &Info) -> bool {
     info.status.container_status.iter().any(ContainerStatus::looks_lost)
+}
+
+/// Whether a pod that counts as running has lost its machine meanwhile.
+async fn has_died(inner: &Inner, id: &PodId) -> bool {
+    match inner.info(id).await {
+        Ok(info) => looks_lost(&info),
+        Err(error) => !error.is_of_the_daemon(),
+    }
 }
 
 /// What isn't in the lists; nothing if it makes no sense, or the pod went meanwhile.

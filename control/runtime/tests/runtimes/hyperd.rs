@@ -294,3 +294,42 @@ pub(crate) async fn pods_run_on_no_other_bridge(_: Host) {
     }
     assert_eq!(hyperd.vms(), 0);
 }
+
+/// The one link that is plugged into the double's bridge.
+fn port_of(hyperd: &Hyperd) -> String {
+    let ports: Vec<_> = std::fs::read_dir(format!("/sys/class/net/{}/brif", hyperd.bridge())).unwrap().flatten().collect();
+    let [port] = &ports[..] else { panic!("one pod has one port, not {ports:?}") };
+    port.file_name().into_string().unwrap()
+}
+
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+pub(crate) async fn a_pod_off_the_bridge_is_not_served_unless_its_machine_ends(_: Host) {
+    let hyperd = double().start().await;
+    let runtime = open_guarded(&hyperd, &hyperd.bridge());
+    let first = runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
+    let port = port_of(&hyperd);
+    ip(&format!("link set {port} nomaster"));
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Misplaced), "no policy is in force there");
+    runtime.stop(&id('a')).await.unwrap();
+
+    let run = runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
+    assert_ne!(run.incarnation, first.incarnation);
+    let port = port_of(&hyperd);
+    assert_eq!(state_of(&runtime, &id('a')).await, Some(PodState::Running(run)));
+    hyperd.kill_machine(id('a').as_str());
+    // A link that outlives its place at the bridge, while the daemon still lists the pod.
+    let is_away = async || (!std::path::Path::new("/sys/class/net").join(&port).exists()).then_some(());
+    until("the link of the machine to go", PATIENCE, is_away).await;
+    ip(&format!("tuntap add dev {port} mode tap"));
+    until("the crash to be seen", PATIENCE, async || {
+        let state = state_of(&runtime, &id('a')).await;
+        let has_crashed = state == Some(PodState::Crashed { incarnation: run.incarnation });
+        assert!(has_crashed || state == Some(PodState::Running(run)), "{state:?}");
+        has_crashed.then_some(())
+    })
+    .await;
+}

@@ -35,7 +35,8 @@ const CASES: &[(&str, Case)] = cases! {
         an_exited_pod_gives_its_machine_back, others_pods_are_left_alone_and_counted, a_daemon_that_is_away_is_said_so_and_loses_nothing,
         a_restarted_daemon_is_noticed, a_power_loss_blocks_no_name, a_slow_reader_of_a_log_costs_no_memory, calls_are_measured_and_failures_counted,
         a_daemon_that_was_killed_hands_out_no_address_twice, addresses_come_back_and_run_out_with_a_word, two_pods_at_one_address_are_not_served,
-        pods_run_on_no_other_bridge;
+        pods_run_on_no_other_bridge,
+        a_pod_off_the_bridge_is_not_served_unless_its_machine_ends;
     unkind: a_machine_that_ends_is_told_from_programs_that_do, runs_of_the_daemon_are_told_apart, logs_are_bounded_and_go_with_their_pods,
         an_image_that_ends_the_guest_is_the_images_fault_and_booted_once;
     cases: containers_of_a_pod_share_loopback, the_host_reaches_the_pod, process_settings_are_applied, an_exit_is_noticed,
