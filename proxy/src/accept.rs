@@ -14,8 +14,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::conn::{Conn, Peer};
 use crate::edge::Shared;
 use crate::gate::{Full, Place};
-use crate::h2;
 use crate::http1;
+use crate::http2;
 use crate::proxied;
 use crate::tls;
 
@@ -97,7 +97,7 @@ async fn serve_tls(shared: Arc<Shared>, acceptor: TlsAcceptor, socket: Box<Socke
     let Some(secured) = secured else { return };
     let conn = Arc::new(Conn::new(shared, client, Some(secured.facts), place));
     if secured.is_h2 {
-        Box::pin(h2::serve(conn, secured.stream, shutdown)).await;
+        Box::pin(http2::serve::serve(conn, secured.stream, shutdown)).await;
     } else {
         // Boxed once: a session is large, and is lent and taken back.
         Box::pin(http1::serve::serve(conn, Box::new(secured.stream), shutdown)).await;

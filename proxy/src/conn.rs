@@ -10,10 +10,9 @@ use crate::access::Entry;
 use crate::clock::Clock;
 use crate::edge::Shared;
 use crate::gate::Place;
-use crate::headers::Via;
+use crate::via::Via;
 use crate::host::Admitted;
 use crate::metrics::Counted;
-use crate::outlet::Outlet;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
 
@@ -33,7 +32,6 @@ pub(crate) struct Conn {
     /// What its handshake has told; none: it is plain.
     tls: Option<Facts>,
     pub(crate) clock: Clock,
-    pub(crate) outlet: Outlet,
     socket: Option<Arc<SocketDigest>>,
     _place: Place,
     _counted: Counted,
@@ -43,7 +41,7 @@ impl Conn {
     pub(crate) fn new(edge: Arc<Shared>, peer: Peer, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
         let via = Via::new(peer.address, tls.is_some(), &edge.policy);
-        Conn { edge, via, tls, clock: Clock::start(), outlet: Outlet::default(), socket: peer.socket, _place: place, _counted: counted }
+        Conn { edge, via, tls, clock: Clock::start(), socket: peer.socket, _place: place, _counted: counted }
     }
 
     /// Bytes sent whose arrival the client's kernel has acknowledged. Only while its stream is open.

@@ -1,13 +1,12 @@
 //! Whom a request is for. Pure: request head in, destination out.
 
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::HeaderValue;
 
 use crate::rescue::Fault;
 use crate::route::{LABEL_LEN, PodKey};
 
 /// Where a request goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Destination {
     /// `<label>.anything`; `None` when the label has a pod's shape but can be no pod's key.
     Pod(Option<PodKey>),
@@ -23,29 +22,6 @@ pub(crate) struct Admitted {
     pub(crate) host: Option<HeaderValue>,
 }
 
-/// Refuses what no upstream should see, and names the destination of the rest (RFC 9112 section 3.2).
-pub(crate) fn admit(method: &Method, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Admitted, Fault> {
-    if method == Method::CONNECT || method == Method::TRACE {
-        return Err(Fault::MethodNotAllowed);
-    }
-    // HTTP/2 lets a target be anything; in a request line it would be read as something else.
-    let path = uri.path();
-    let is_http = uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
-    if !is_http || !path.starts_with('/') && path != "*" && !path.is_empty() {
-        return Err(Fault::BadTarget);
-    }
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Fault::BadHost);
-    }
-    admit_named(Named {
-        host: host.map(HeaderValue::as_bytes),
-        authority: uri.authority().map(|authority| authority.as_str().as_bytes()),
-        may_be_missing: version == Version::HTTP_10,
-    })
-}
-
 /// What a head says of whom it is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Named<'b> {
@@ -57,8 +33,8 @@ pub(crate) struct Named<'b> {
     pub(crate) may_be_missing: bool,
 }
 
-/// The same by what was read of a head.
-pub(crate) fn admit_named(named: Named<'_>) -> Result<Admitted, Fault> {
+/// Refuses what no upstream should see, and names the destination of the rest (RFC 9112 section 3.2).
+pub(crate) fn admit(named: Named<'_>) -> Result<Admitted, Fault> {
     let value = |host: &[u8]| HeaderValue::from_bytes(host).map_err(|_| Fault::BadHost);
     match (named.host, named.authority) {
         (Some(host), authority) => {
@@ -134,12 +110,9 @@ mod tests {
 
     const LABEL: &str = "aebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4qa";
 
-    fn ask(method: &str, version: Version, target: &str, hosts: &[&str]) -> Result<Destination, Fault> {
-        let mut headers = HeaderMap::new();
-        for host in hosts {
-            headers.append(HOST, HeaderValue::from_str(host).unwrap());
-        }
-        admit(&method.parse().unwrap(), version, &target.parse().unwrap(), &headers).map(|admitted| admitted.destination)
+    fn ask(host: Option<&str>, authority: Option<&str>, may_be_missing: bool) -> Result<Destination, Fault> {
+        let (host, authority) = (host.map(str::as_bytes), authority.map(str::as_bytes));
+        admit(Named { host, authority, may_be_missing }).map(|admitted| admitted.destination)
     }
 
     #[test]
@@ -175,24 +148,23 @@ mod tests {
             ("[::1]x", Err(Fault::BadHost)),
         ];
         for (host, expected) in cases {
-            assert_eq!(&ask("GET", Version::HTTP_11, "/", &[host]), expected, "{host}");
+            assert_eq!(&ask(Some(host), None, false), expected, "{host}");
         }
     }
 
     #[test]
     fn a_request_names_one_host_and_may_not_contradict_itself() {
         let control = Ok(Destination::Control);
-        assert_eq!(ask("GET", Version::HTTP_11, "/", &[]), Err(Fault::BadHost));
-        assert_eq!(ask("GET", Version::HTTP_10, "/", &[]), control);
-        assert_eq!(ask("GET", Version::HTTP_11, "/", &["a", "a"]), Err(Fault::BadHost));
-        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &["A"]), control);
-        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &["b"]), Err(Fault::BadHost));
-        assert_eq!(ask("GET", Version::HTTP_11, "http://a/x", &[]), Err(Fault::BadHost));
-        assert_eq!(ask("GET", Version::HTTP_10, "http://u@a/x", &[]), Err(Fault::BadHost));
-        assert_eq!(ask("GET", Version::HTTP_11, "ftp://a/x", &["a"]), Err(Fault::BadTarget));
-        assert_eq!(ask("GET", Version::HTTP_11, "http://a/*x", &["a"]), control);
-        assert_eq!(ask("OPTIONS", Version::HTTP_11, "*", &["a"]), control);
-        assert_eq!(ask("TRACE", Version::HTTP_11, "/", &["a"]), Err(Fault::MethodNotAllowed));
-        assert_eq!(ask("CONNECT", Version::HTTP_11, "a:1", &["a:1"]), Err(Fault::MethodNotAllowed));
+        let table = [
+            (None, None, false, Err(Fault::BadHost)),
+            (None, None, true, control),
+            (Some("A"), Some("a"), false, control),
+            (Some("b"), Some("a"), false, Err(Fault::BadHost)),
+            (None, Some("a"), false, Err(Fault::BadHost)),
+            (None, Some("u@a"), true, Err(Fault::BadHost)),
+        ];
+        for (host, authority, may_be_missing, expected) in table {
+            assert_eq!(ask(host, authority, may_be_missing), expected, "{host:?} {authority:?}");
+        }
     }
 }

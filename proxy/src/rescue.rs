@@ -29,12 +29,12 @@
 //! | `ControlBroken` | 502 | host | look at the control plane's log |
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
+use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::wire::syntax;
+use crate::wire::{BadHead, syntax};
 
 /// Seconds after which a client may try again when something is down that should come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -175,6 +175,17 @@ impl Fault {
     }
 }
 
+impl From<BadHead> for Fault {
+    fn from(bad: BadHead) -> Self {
+        match bad {
+            BadHead::Malformed => Fault::BadRequest,
+            BadHead::Ambiguous => Fault::BadFraming,
+            BadHead::TooLong => Fault::HeadTooLarge,
+            BadHead::TooManyFields => Fault::TooManyFields,
+        }
+    }
+}
+
 /// What kind of answer the client reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -184,12 +195,7 @@ pub(crate) enum Reader {
 
 impl Reader {
     /// Whichever of text/html and application/json the client would rather have; browsers name the first, and wildcards neither.
-    pub(crate) fn of(headers: &HeaderMap) -> Reader {
-        Reader::of_ranges(headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes))
-    }
-
-    /// The same by the values of Accept.
-    pub(crate) fn of_ranges<'b>(values: impl Iterator<Item = &'b [u8]>) -> Reader {
+    pub(crate) fn of<'b>(values: impl Iterator<Item = &'b [u8]>) -> Reader {
         let values = values.filter_map(syntax::text);
         let (mut reader, mut best) = (Reader::Program, 0.0);
         for range in values.flat_map(|value| value.split(',')) {
@@ -286,8 +292,8 @@ mod tests {
             ("", Reader::Program),
         ];
         for (accept, reader) in table {
-            assert_eq!(Reader::of(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))])), reader, "{accept}");
+            assert_eq!(Reader::of([accept.as_bytes()].into_iter()), reader, "{accept}");
         }
-        assert_eq!(Reader::of(&HeaderMap::new()), Reader::Program);
+        assert_eq!(Reader::of(std::iter::empty()), Reader::Program);
     }
 }

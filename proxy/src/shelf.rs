@@ -81,8 +81,8 @@ impl<T> Shelf<T> {
         drop(all);
     }
 
-    /// Closes what has been idle for `age` at `now`, and forgets what is closed.
-    pub(crate) fn reap(&self, now: Moment, age: Duration, is_closed: impl Fn(&T) -> bool) {
-        self.all().retain(|idle| !is_closed(&idle.connection) && now.since(idle.since) < age);
+    /// Closes what has been idle for `age` at `now`.
+    pub(crate) fn reap(&self, now: Moment, age: Duration) {
+        self.all().retain(|idle| now.since(idle.since) < age);
     }
 }

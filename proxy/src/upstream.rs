@@ -1,42 +1,32 @@
-//! Connections to one upstream, and the shelves of its idle ones: sockets, which HTTP/1 drives itself, and links, which hyper drives for
-//! HTTP/2.
+//! Connections to one upstream, and the shelf of its idle ones.
 //!
 //! ```text
 //! dial --> in use --> put --> on the shelf --> take --> in use ...
 //!                       \--> closed: withdrawn, shelf full, worn out
 //! ```
 //!
-//! The shelves belong to the [`Route`], which belongs to one incarnation of a pod, so another tenant cannot be handed its connections:
-//! there is no key to mistake. Withdrawing the route empties them.
+//! The shelf belongs to the [`Route`], which belongs to one incarnation of a pod, so another tenant cannot be handed its connections:
+//! there is no key to mistake. Withdrawing the route empties it.
 //!
 //! A connection lives and dies with the runtime that dialled it, so none of another edge that shares the route table is given out.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::body::Upload;
-use crate::hearing::{Heard, Hearing};
-use crate::http1::socket::{Socket, Stream};
-use crate::idle::{LazyTimer, Moment, WhenWoken};
+use crate::idle::Moment;
 use crate::limits::Limits;
 use crate::policy::{self, Policy, Unwanted};
-use crate::shelf::{Fit, Shelf};
+use crate::shelf::Shelf;
+use crate::socket::{Socket, Stream};
 use crate::traffic::Traffic;
 
 /// Where an upstream listens.
@@ -52,9 +42,7 @@ pub(crate) enum Address {
 #[derive(Debug)]
 pub(crate) struct Route {
     address: Address,
-    sockets: Shelf<Socket>,
-    /// Those of HTTP/2's requests.
-    links: Shelf<Link>,
+    idle: Shelf<Socket>,
     withdrawn: CancellationToken,
     tunnels: AtomicUsize,
     traffic: Arc<Traffic>,
@@ -72,16 +60,6 @@ impl Drop for TunnelPlace {
     }
 }
 
-/// A connection that carries at most one request at a time. Dropping it closes the connection at once, unless it has been upgraded.
-#[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) sender: SendRequest<Upload>,
-    _driver: AbortOnDropHandle<()>,
-    heard: Arc<Heard>,
-    home: runtime::Id,
-    patience: LazyTimer,
-}
-
 /// A connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
@@ -93,33 +71,13 @@ pub(crate) enum DialError {
     Connect(#[source] io::Error),
     #[error("the route was withdrawn meanwhile: another tenant may be there")]
     Withdrawn,
-    #[error("starting HTTP on the connection failed")]
-    Handshake(#[source] hyper::Error),
-}
-
-impl Link {
-    /// Bytes received since the connection was opened: tells a failure before any answer from one amid it.
-    pub(crate) fn received(&self) -> u64 {
-        self.heard.received()
-    }
-
-    /// What comes of `answered`, if it comes within `patience`.
-    pub(crate) async fn within<T>(&mut self, patience: Duration, mut answered: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-        let deadline = Moment::now().after(patience);
-        poll_fn(|cx| match answered.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => self.patience.poll(deadline, cx).map(|()| None),
-        })
-        .await
-    }
 }
 
 impl Route {
     pub(crate) fn new(address: Address) -> Route {
         Route {
             address,
-            sockets: Shelf::default(),
-            links: Shelf::default(),
+            idle: Shelf::default(),
             withdrawn: CancellationToken::new(),
             tunnels: AtomicUsize::new(0),
             traffic: Arc::default(),
@@ -141,8 +99,7 @@ impl Route {
     /// Closes idle connections and starts the grace of busy ones.
     pub(crate) fn withdraw(&self) {
         self.withdrawn.cancel();
-        self.sockets.clear();
-        self.links.clear();
+        self.idle.clear();
     }
 
     #[cfg(test)]
@@ -160,48 +117,24 @@ impl Route {
     }
 
     /// The most recently used idle connection of this runtime, if one is alive.
-    pub(crate) fn take_socket(&self) -> Option<Socket> {
-        self.sockets.take(Socket::fit)
+    pub(crate) fn take(&self) -> Option<Socket> {
+        self.idle.take(Socket::fit)
     }
 
     /// Shelves a connection; closes it when there is no room.
-    pub(crate) fn put_socket(&self, socket: Socket, room: &Arc<Semaphore>, limits: &Limits) {
-        self.sockets.put(socket, room, limits, &self.withdrawn);
+    pub(crate) fn put(&self, socket: Socket, room: &Arc<Semaphore>, limits: &Limits) {
+        self.idle.put(socket, room, limits, &self.withdrawn);
+    }
+
+    /// Closes what has been idle for `age` at `now`.
+    pub(crate) fn reap(&self, now: Moment, age: Duration) {
+        self.idle.reap(now, age);
     }
 
     /// Opens a connection; it ends `withdrawn_grace` after the route's withdrawal.
-    pub(crate) async fn dial_socket(&self, limits: &Limits, policy: &Policy) -> Result<Socket, DialError> {
+    pub(crate) async fn dial(&self, limits: &Limits, policy: &Policy) -> Result<Socket, DialError> {
         let stream = self.connect(limits, policy).await?;
         Ok(Socket::new(stream, Box::pin(self.cut_after(limits.withdrawn_grace))))
-    }
-
-    /// The same for HTTP/2's links.
-    pub(crate) fn take(&self) -> Option<Link> {
-        let home = runtime::Handle::current().id();
-        self.links.take(|link| match () {
-            () if link.sender.is_closed() => Fit::Closed,
-            () if link.home == home && link.sender.is_ready() => Fit::Usable,
-            () => Fit::Elsewhere,
-        })
-    }
-
-    /// Shelves a link whose answer has been read to its end; closes it when there is no room.
-    pub(crate) fn put(&self, link: Link, room: &Arc<Semaphore>, limits: &Limits) {
-        if !link.sender.is_closed() && !link.heard.is_deaf() {
-            self.links.put(link, room, limits, &self.withdrawn);
-        }
-    }
-
-    /// Closes what has been idle for `age` at `now`, and forgets what is known to be closed.
-    pub(crate) fn reap(&self, now: Moment, age: Duration) {
-        self.links.reap(now, age, |link| link.sender.is_closed());
-        self.sockets.reap(now, age, |_| false);
-    }
-
-    /// Opens a connection; its driving task ends with the connection, or `withdrawn_grace` after the route's withdrawal.
-    pub(crate) async fn dial(&self, limits: &Limits, policy: &Policy) -> Result<Link, DialError> {
-        let stream = self.connect(limits, policy).await?;
-        self.launch(stream, limits).await
     }
 
     async fn connect(&self, limits: &Limits, policy: &Policy) -> Result<Stream, DialError> {
@@ -226,32 +159,6 @@ impl Route {
             }
             verdict
         })
-    }
-
-    async fn launch(&self, stream: Stream, limits: &Limits) -> Result<Link, DialError> {
-        let heard = Arc::<Heard>::default();
-        let stream = Hearing::new(stream, Arc::clone(&heard));
-        let (sender, connection) = Builder::new()
-            .max_header_size(limits.header_bytes)
-            .max_headers(limits.header_fields)
-            .max_buf_size(limits.buffer_bytes)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(DialError::Handshake)?;
-        let cut = WhenWoken::new(self.cut_after(limits.withdrawn_grace));
-        let driver = tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                ended = connection.with_upgrades() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "upstream connection ended");
-                    }
-                }
-                () = cut => {}
-            }
-        });
-        let home = runtime::Handle::current().id();
-        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver), heard, home, patience: LazyTimer::default() })
     }
 }
 

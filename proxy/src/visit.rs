@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::USER_AGENT;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Method, StatusCode};
 
 use crate::access::{Entry, LEFT, Line};
-use crate::body::Progress;
 use crate::conn::Conn;
 use crate::metrics::To;
 use crate::request_id::RequestId;
@@ -27,7 +25,6 @@ pub(crate) struct Visit {
     /// What is counted for the pod it is sent to.
     traffic: Option<Arc<Traffic>>,
     status: Option<StatusCode>,
-    upload: Option<Arc<Progress>>,
     received: u64,
     sent: u64,
     /// What will be logged; none: this one isn't.
@@ -35,36 +32,22 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    pub(crate) fn begin<B>(conn: &Arc<Conn>, request: &Request<B>) -> Visit {
-        let client = || conn.via.client(request.headers(), &conn.edge.policy);
-        let agent = || request.headers().get(USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
-        let (method, path) = (request.method(), request.uri().path().as_bytes());
-        Visit::of(conn, method.clone(), |id| Line::new(client(), id, method.as_str().as_bytes(), path, agent()))
-    }
-
-    /// The same by a head as it was read.
-    pub(crate) fn begin_raw(conn: &Arc<Conn>, head: &RequestHead<'_, '_>) -> Visit {
-        let client = || conn.via.client_of(head.forwarded_for().rev(), &conn.edge.policy);
+    pub(crate) fn begin(conn: &Arc<Conn>, head: &RequestHead<'_, '_>) -> Visit {
+        let client = || conn.via.client(head.forwarded_for().rev(), &conn.edge.policy);
         let agent = || head.value_of("user-agent").unwrap_or_default();
-        let method = Method::from_bytes(head.method).unwrap_or_default();
-        Visit::of(conn, method, |id| Line::new(client(), id, head.method, head.target.path, agent()))
-    }
-
-    fn of(conn: &Arc<Conn>, method: Method, line: impl FnOnce(RequestId) -> Line) -> Visit {
         let id = RequestId::next();
         let is_logged = conn.edge.access.as_ref().is_some_and(|log| log.takes_next());
         Visit {
             conn: Arc::clone(conn),
             begun: Instant::now(),
-            method,
+            method: Method::from_bytes(head.method).unwrap_or_default(),
             id,
             to: To::Nowhere,
             traffic: None,
             status: None,
-            upload: None,
             received: 0,
             sent: 0,
-            line: is_logged.then(|| Box::new(line(id))),
+            line: is_logged.then(|| Box::new(Line::new(client(), id, head.method, head.target.path, agent()))),
         }
     }
 
@@ -100,11 +83,6 @@ impl Visit {
         self.traffic = Some(Arc::clone(route.traffic()));
     }
 
-    /// It has this body.
-    pub(crate) fn uploads(&mut self, upload: Arc<Progress>) {
-        self.upload = Some(upload);
-    }
-
     /// The head of its answer is there.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -132,16 +110,15 @@ impl Drop for Visit {
         if self.status.is_none() {
             edge.metrics.left(self.to, &self.method);
         }
-        let received = self.received.saturating_add(self.upload.as_ref().map_or(0, |upload| upload.bytes()));
         if let Some(traffic) = &self.traffic {
-            traffic.count(self.status, received, self.sent);
+            traffic.count(self.status, self.received, self.sent);
         }
         if let (Some(log), Some(line)) = (&edge.access, self.line.take()) {
             log.add(Entry {
                 line,
                 is_control: self.to == To::Control,
                 status: self.status.map_or(LEFT, |status| status.as_u16()),
-                received,
+                received: self.received,
                 sent: self.sent,
                 took: self.begun.elapsed(),
             });

@@ -11,16 +11,14 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::conn::Conn;
-use crate::forward::now;
-use crate::http1::download::{End, Setting};
-use crate::http1::plan::{self, Decision, Facts, Plan};
-use crate::http1::socket::Socket;
-use crate::http1::transfer::Transfer;
+use crate::http1::client::Http1Client;
 use crate::http1::tunnel;
 use crate::pace::Pace;
+use crate::request::plan::{self, Decision, Facts};
+use crate::request::send::{self, Outcome};
+use crate::request::target::now;
 use crate::request_id::RequestId;
 use crate::rescue::{self, Fault, Reader};
-use crate::upstream::TunnelPlace;
 use crate::visit::Visit;
 use crate::wire::answer::put_status_line;
 use crate::wire::request::{self, Room};
@@ -53,7 +51,7 @@ pub(crate) fn begin(conn: &Arc<Conn>, inbox: &mut BytesMut) -> Result<Option<Beg
     let (begun, length) = {
         let mut room = Room::new();
         let Some((head, length)) = request::read(inbox, &mut room, bounds)? else { return Ok(None) };
-        let mut visit = Visit::begin_raw(conn, &head);
+        let mut visit = Visit::begin(conn, &head);
         let decision = plan::decide(conn, &mut visit, &head);
         (Begun { visit, facts: Facts::of(&head), decision }, length)
     };
@@ -69,16 +67,24 @@ where
     let Begun { mut visit, facts, decision } = begun;
     let page = match decision {
         Ok(Decision::Answer(page)) => page,
-        Ok(Decision::Send(plan)) => match send(conn, client, inbox, &mut visit, plan, facts, shutdown).await {
-            Ok(Sent::Ended(next)) => return next,
-            Ok(Sent::Switched(socket, heard, place)) => {
-                let said = std::mem::take(inbox);
-                tunnel::join(conn, (client, said), (socket, heard), place, visit).await;
-                return Next::Over;
+        Ok(Decision::Send(plan)) => {
+            let mut side = Http1Client::new(conn, client, inbox, facts, shutdown);
+            match send::send(conn, &mut side, &mut visit, plan, facts).await {
+                Ok(Outcome::Answered { request_is_complete }) => {
+                    let goes_on = !side.is_last() && (request_is_complete || !facts.has_body);
+                    return if goes_on { Next::Again } else { Next::Close };
+                }
+                Ok(Outcome::Cut) => return Next::Close,
+                Ok(Outcome::Left) => return Next::Over,
+                Ok(Outcome::Switched(socket, heard, place)) => {
+                    let said = std::mem::take(inbox);
+                    tunnel::join(conn, (client, said), (socket, heard), place, visit).await;
+                    return Next::Over;
+                }
+                Err(fault) => send::page_of(fault, conn, facts, &visit),
             }
-            Err(fault) => failed(conn, fault, facts, &visit),
-        },
-        Err(fault) => failed(conn, fault, facts, &visit),
+        }
+        Err(fault) => send::page_of(fault, conn, facts, &visit),
     };
     visit.answered(page.status());
     let is_last = !facts.keeps_alive || facts.has_body || *shutdown.borrow() || page.headers().contains_key(header::CONNECTION);
@@ -101,73 +107,6 @@ where
     conn.refused(fault.status());
     let page = rescue::answer(fault, Reader::Program, now(), RequestId::next());
     if write_all(conn, client, written(&page, true, true, None)).await { Next::Close } else { Next::Over }
-}
-
-enum Sent {
-    Ended(Next),
-    Switched(Socket, BytesMut, TunnelPlace),
-}
-
-async fn send<S>(
-    conn: &Arc<Conn>,
-    client: &mut S,
-    inbox: &mut BytesMut,
-    visit: &mut Visit,
-    mut plan: Box<Plan>,
-    facts: Facts,
-    shutdown: &ShutdownWatch,
-) -> Result<Sent, Fault>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let edge = &conn.edge;
-    let route = Arc::clone(plan.target.route());
-    let mut reused = route.take_socket();
-    loop {
-        let is_reused = reused.is_some();
-        let socket = match reused.take() {
-            Some(socket) => {
-                edge.metrics.upstream.reused.inc();
-                socket
-            }
-            None => {
-                let dialled = Box::pin(route.dial_socket(&edge.limits, &edge.policy)).await;
-                let socket = dialled.map_err(|error| plan.target.not_dialled(&error, &edge.metrics.upstream))?;
-                edge.metrics.upstream.dialled.inc();
-                socket
-            }
-        };
-        let setting = Setting { conn, plan: &plan, facts, shutdown };
-        let mut transfer = Transfer::new(setting, &mut *client, &mut *inbox, &mut *visit, socket);
-        let end = poll_fn(|cx| transfer.poll(cx)).await?;
-        match end {
-            End::Done { upstream_is_reusable, client_is_reusable } => {
-                if upstream_is_reusable {
-                    route.put_socket(transfer.into_upstream().0, &edge.room, &edge.limits);
-                }
-                return Ok(Sent::Ended(if client_is_reusable { Next::Again } else { Next::Close }));
-            }
-            End::Switched => {
-                let (socket, heard) = transfer.into_upstream();
-                return match plan.tunnel.take() {
-                    Some(place) => Ok(Sent::Switched(socket, heard, place)),
-                    None => Ok(Sent::Ended(Next::Close)),
-                };
-            }
-            End::Cut => return Ok(Sent::Ended(Next::Close)),
-            End::Left => return Ok(Sent::Ended(Next::Over)),
-            // Nobody can tell that it is sent a second time (RFC 9112 section 9.3.1).
-            End::Lost { answer_began: false, was_sent } if is_reused && (!was_sent || plan.method_is_idempotent && !facts.has_body) => {
-                edge.metrics.upstream.retried.inc();
-            }
-            End::Lost { .. } => return Err(plan.target.broken()),
-        }
-    }
-}
-
-fn failed(conn: &Conn, fault: Fault, facts: Facts, visit: &Visit) -> Response<Bytes> {
-    conn.edge.metrics.failed(fault);
-    rescue::answer(fault, facts.reader, now(), visit.id())
 }
 
 /// A page of ours as it is sent.

@@ -16,7 +16,6 @@ use crate::conn::Conn;
 use crate::http1::answer::{self, Begun, Next};
 use crate::idle::{LazyTimer, WhenWoken};
 use crate::metrics::Counted;
-use crate::rescue::Fault;
 use crate::wire::BadHead;
 
 /// Bytes that are read at once of a head.
@@ -36,11 +35,11 @@ where
         conn.clock.head_ended(limits.last_request).await;
     });
     let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
-    let mut inbox = BytesMut::new();
+    let (mut inbox, mut timer) = (BytesMut::new(), LazyTimer::default());
     loop {
         let next = tokio::select! {
             biased;
-            next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut stopping, &shutdown)) => next,
+            next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut timer, &mut stopping, &shutdown)) => next,
             () = &mut cut => return,
         };
         let listens = match next {
@@ -62,13 +61,14 @@ async fn one<S>(
     conn: &Arc<Conn>,
     stream: &mut S,
     inbox: &mut BytesMut,
+    timer: &mut LazyTimer,
     stopping: &mut (impl Future<Output = ()> + Unpin),
     shutdown: &ShutdownWatch,
 ) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let begun = match head(conn, stream, inbox, stopping).await {
+    let begun = match head(conn, stream, inbox, timer, stopping).await {
         Ok(begun) => begun,
         Err(NoHead::Ended) => return Next::Over,
         Err(NoHead::Idle) => return Next::Leave,
@@ -77,13 +77,7 @@ where
             return Next::Over;
         }
         Err(NoHead::Bad(bad)) => {
-            let fault = match bad {
-                BadHead::Malformed => Fault::BadRequest,
-                BadHead::Ambiguous => Fault::BadFraming,
-                BadHead::TooLong => Fault::HeadTooLarge,
-                BadHead::TooManyFields => Fault::TooManyFields,
-            };
-            return answer::refuse(conn, stream, fault).await;
+            return answer::refuse(conn, stream, bad.into()).await;
         }
     };
     conn.clock.request_began();
@@ -109,10 +103,10 @@ async fn head<S: AsyncRead + Unpin>(
     conn: &Arc<Conn>,
     stream: &mut S,
     inbox: &mut BytesMut,
+    timer: &mut LazyTimer,
     stopping: &mut (impl Future<Output = ()> + Unpin),
 ) -> Result<Begun, NoHead> {
     let limits = &conn.edge.limits;
-    let mut timer = LazyTimer::default();
     let mut looked_at = 0;
     let mut resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
     loop {

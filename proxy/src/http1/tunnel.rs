@@ -10,9 +10,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use crate::conn::Conn;
-use crate::http1::socket::Socket;
 use crate::metrics::Counted;
 use crate::pace::Pace;
+use crate::socket::Socket;
 use crate::upstream::TunnelPlace;
 use crate::visit::Visit;
 

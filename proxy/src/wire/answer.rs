@@ -116,7 +116,7 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
     }
 
     /// The length the client is told, if it is told one.
-    fn told_length(&self) -> Option<u64> {
+    pub(crate) fn told_length(&self) -> Option<u64> {
         match (self.body, self.status) {
             (Body::Length(length), _) => Some(length),
             // A cache may know it, and needn't be told (RFC 9110 section 8.6).
@@ -127,23 +127,23 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
         }
     }
 
-    /// Writes the head the client gets. Of the fields of the pod's connection nothing is left.
+    /// The fields that are the client's, too, whatever it speaks. Of those of the pod's connection nothing is left.
+    pub(crate) fn passed(&self, client: &Reply<'_>) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
+        let fields = self.fields.iter().map(|field| (field.name.as_bytes(), field.value));
+        fields.filter(|(name, _)| match Class::of(name) {
+            Class::ContentLength => false,
+            class if class.is_hop_by_hop() => false,
+            Class::Trailer => client.coding == Coding::Chunked,
+            // Ours is the one that is meant.
+            Class::Nobodys if client.request_id.is_some() && name.eq_ignore_ascii_case(b"x-request-id") => false,
+            _ => !self.is_nominated(name),
+        })
+    }
+
+    /// Writes the head a client of HTTP/1 gets.
     pub(crate) fn put(&self, out: &mut impl BufMut, client: &Reply<'_>) {
         put_status_line(out, self.status, self.reason);
-        for field in self.fields {
-            let name = field.name.as_bytes();
-            let is_passed = match Class::of(name) {
-                Class::ContentLength => false,
-                class if class.is_hop_by_hop() => false,
-                Class::Trailer => client.coding == Coding::Chunked,
-                // Ours is the one that is meant.
-                Class::Nobodys if client.request_id.is_some() && name.eq_ignore_ascii_case(b"x-request-id") => false,
-                _ => !self.is_nominated(name),
-            };
-            if is_passed {
-                field::put(out, name, field.value);
-            }
-        }
+        self.passed(client).for_each(|(name, value)| field::put(out, name, value));
         client.put(out, self.told_length(), self.upgrade);
     }
 }

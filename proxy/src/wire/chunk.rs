@@ -145,8 +145,8 @@ impl Decoder {
     }
 
     /// The trailers of a body that has ended, those that may be passed on.
-    fn put_trailers(&self, out: &mut impl BufMut) {
-        Trailers::put(&self.trailers, out);
+    pub(crate) fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        Trailers::passed(&self.trailers)
     }
 }
 
@@ -171,14 +171,13 @@ impl Trailers {
         Ok(())
     }
 
-    fn put(lines: &[u8], out: &mut impl BufMut) {
-        for line in Self::lines(lines) {
+    fn passed(lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let fields = Self::lines(lines).map(|line| {
             let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
             let (name, value) = line.split_at(colon);
-            if !Class::of(name).is_barred_from_trailers() {
-                field::put(out, name, syntax::trimmed(value.get(1..).unwrap_or_default()));
-            }
-        }
+            (name, syntax::trimmed(value.get(1..).unwrap_or_default()))
+        });
+        fields.filter(|(name, _)| !Class::of(name).is_barred_from_trailers())
     }
 
     fn lines(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -195,12 +194,10 @@ pub(crate) fn put(out: &mut impl BufMut, data: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// Appends the last chunk, with the trailers of a body that has ended if there are to be some.
-pub(crate) fn put_end(out: &mut impl BufMut, trailers: Option<&Decoder>) {
+/// Appends the last chunk, with these trailers.
+pub(crate) fn put_end<'t>(out: &mut impl BufMut, trailers: impl Iterator<Item = (&'t [u8], &'t [u8])>) {
     out.put_slice(b"0\r\n");
-    if let Some(decoder) = trailers {
-        decoder.put_trailers(out);
-    }
+    trailers.for_each(|(name, value)| field::put(out, name, value));
     out.put_slice(b"\r\n");
 }
 
@@ -221,7 +218,7 @@ mod tests {
                     Piece::More => break,
                     Piece::End => {
                         let mut trailers = Vec::new();
-                        decoder.put_trailers(&mut trailers);
+                        decoder.trailers().for_each(|(name, value)| field::put(&mut trailers, name, value));
                         return Ok(Some((content, String::from_utf8(trailers).unwrap())));
                     }
                 }
@@ -300,7 +297,7 @@ mod tests {
             for chunk in &chunks {
                 put(&mut text, chunk);
             }
-            put_end(&mut text, None);
+            put_end(&mut text, std::iter::empty());
             let (front, back) = text.split_at(cut.index(text.len()));
             prop_assert_eq!(decoded(&[front, back]), Ok(Some((chunks.concat(), String::new()))));
         }

@@ -100,11 +100,6 @@ impl Class {
         matches!(self, Class::Connection | Class::HopByHop | Class::Te | Class::TransferEncoding | Class::Upgrade)
     }
 
-    /// Whether it says what only a proxy can know.
-    pub(crate) fn is_a_proxys(self) -> bool {
-        matches!(self, Class::ForwardedFor | Class::Forwarded | Class::ForwardedProto | Class::ForwardedHost | Class::Proxys)
-    }
-
     /// Whether a trailer may not have this name: a server that merges trailers with the fields of the head would believe it
     /// (RFC 9110 section 6.5.1).
     pub(crate) fn is_barred_from_trailers(self) -> bool {

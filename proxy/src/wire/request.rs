@@ -21,6 +21,8 @@ pub(crate) struct Target<'b> {
 pub(crate) struct RequestHead<'h, 'b> {
     pub(crate) method: &'b [u8],
     pub(crate) target: Target<'b>,
+    /// The target is none that is served: HTTP/2 lets it be anything.
+    pub(crate) has_odd_target: bool,
     /// HTTP/1.0.
     pub(crate) is_old: bool,
     pub(crate) host: Option<&'b [u8]>,
@@ -74,7 +76,13 @@ pub(crate) fn read<'h, 'b>(
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Err(BadHead::Malformed);
     };
-    let head = RequestHead::of(method.as_bytes(), target.as_bytes(), version == 0, request.headers)?;
+    let (method, target) = (method.as_bytes(), target.as_bytes());
+    let target = if method == b"CONNECT" {
+        Target { authority: Some(target), path: b"" }
+    } else {
+        Target::of(target).ok_or(BadHead::Malformed)?
+    };
+    let head = RequestHead::of(method, target, version == 0, request.headers)?;
     Ok(Some((head, length)))
 }
 
@@ -101,15 +109,26 @@ impl<'b> Target<'b> {
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
-    fn of(method: &'b [u8], target: &'b [u8], is_old: bool, fields: &'h [httparse::Header<'b>]) -> Result<Self, BadHead> {
-        let target = if method == b"CONNECT" {
-            Target { authority: Some(target), path: b"" }
-        } else {
-            Target::of(target).ok_or(BadHead::Malformed)?
-        };
+    /// The head of a request of HTTP/2, which frames its content by itself: what no length is known of comes in chunks.
+    pub(crate) fn of_http2(
+        method: &'b [u8],
+        target: Target<'b>,
+        has_content: bool,
+        fields: &'h [httparse::Header<'b>],
+    ) -> Result<Self, BadHead> {
+        let mut head = Self::of(method, target, false, fields)?;
+        head.host = head.host.or(target.authority);
+        if head.framing == Framing::Unsaid && has_content {
+            head.framing = Framing::Chunked;
+        }
+        Ok(head)
+    }
+
+    fn of(method: &'b [u8], target: Target<'b>, is_old: bool, fields: &'h [httparse::Header<'b>]) -> Result<Self, BadHead> {
         let mut head = RequestHead {
             method,
             target,
+            has_odd_target: false,
             is_old,
             host: None,
             has_hosts: false,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, Uri};
 
 use crate::conn::Conn;
-use crate::forward::Target;
 use crate::host::{self, Named};
+use crate::request::target::Target;
 use crate::rescue::{self, Fault, Reader};
 use crate::upstream::TunnelPlace;
 use crate::visit::Visit;
@@ -49,7 +49,7 @@ impl Facts {
             keeps_alive: head.keeps_alive,
             takes_trailers: head.takes_trailers,
             has_body: head.has_body(),
-            reader: Reader::of_ranges(head.accepts()),
+            reader: Reader::of(head.accepts()),
         }
     }
 }
@@ -64,16 +64,22 @@ pub(crate) enum Decision {
 /// Decides.
 pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_, '_>) -> Result<Decision, Fault> {
     let edge = &conn.edge;
-    let client = conn.via.client_of(head.forwarded_for().rev(), &edge.policy);
+    let client = conn.via.client(head.forwarded_for().rev(), &edge.policy);
     edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
     if matches!(head.method, b"CONNECT" | b"TRACE") {
         return Err(Fault::MethodNotAllowed);
+    }
+    if head.fields.len() > edge.limits.header_fields {
+        return Err(Fault::TooManyFields);
+    }
+    if head.has_odd_target {
+        return Err(Fault::BadTarget);
     }
     if head.has_hosts {
         return Err(Fault::BadHost);
     }
     let named = Named { host: head.host, authority: head.target.authority, may_be_missing: head.is_old };
-    let admitted = host::admit_named(named)?;
+    let admitted = host::admit(named)?;
     conn.check(&admitted)?;
     if let Some(location) = location(conn, &admitted, head) {
         return Ok(Decision::Answer(rescue::moved(location)));

@@ -5,19 +5,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::io::poll_read_buf;
+use tokio::io::AsyncWrite;
 
 use crate::admit;
-use crate::http1::plan::Plan;
-use crate::http1::socket::Stream;
-use crate::http1::{ENCODED, READ_LARGE, READ_SMALL, TURN};
 use crate::idle::Moment;
 use crate::limits::Limits;
+use crate::request::TURN;
+use crate::request::client::{Client, Lack};
+use crate::request::plan::Plan;
 use crate::rescue::Fault;
+use crate::socket::Stream;
 use crate::visit::Visit;
 use crate::wire::Framing;
-use crate::wire::chunk::{self, Decoder, Piece};
 
 /// A request on its way.
 #[derive(Debug)]
@@ -44,17 +43,10 @@ enum Sending {
         since: Moment,
     },
     Length(u64),
-    Chunked(Box<Decoder>),
+    Chunked,
     Done,
     /// The upstream takes no more.
     Dead,
-}
-
-/// Where it comes from, and where it goes.
-pub(crate) struct Sides<'a, S> {
-    pub(crate) client: &'a mut S,
-    pub(crate) inbox: &'a mut BytesMut,
-    pub(crate) upstream: &'a mut Stream,
 }
 
 /// How the wait for an answer stands.
@@ -72,12 +64,29 @@ pub(crate) enum Wait {
     Unanswered,
 }
 
+/// Why no more of a request is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stop {
+    Fault(Fault),
+    /// The client has taken it back.
+    Left,
+}
+
+impl From<Lack> for Stop {
+    fn from(lack: Lack) -> Self {
+        match lack {
+            Lack::Malformed => Stop::Fault(Fault::BadBody),
+            Lack::Left => Stop::Left,
+        }
+    }
+}
+
 impl Sending {
     fn of(framing: Framing) -> Sending {
         match framing {
             Framing::Unsaid => Sending::Done,
             Framing::Length(length) => Sending::Length(length),
-            Framing::Chunked => Sending::Chunked(Box::default()),
+            Framing::Chunked => Sending::Chunked,
         }
     }
 }
@@ -121,143 +130,119 @@ impl Upload {
     }
 
     /// Sends what can be sent now.
-    pub(crate) fn poll<S: AsyncRead + Unpin>(
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        sides: &mut Sides<'_, S>,
+        client: &mut impl Client,
+        upstream: &mut Stream,
         plan: &Plan,
         visit: &mut Visit,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         loop {
             if self.turn >= TURN {
                 self.turn = 0;
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
-            let goes_on = if self.head_sent < plan.head.len() {
-                self.send(cx, sides, plan.head.get(self.head_sent..).unwrap_or_default(), |upload, count| upload.head_sent += count)
+            let head = plan.head.get(self.head_sent..).unwrap_or_default();
+            let goes_on = if !head.is_empty() {
+                let sent = self.send(cx, upstream, head);
+                self.head_sent += sent;
+                sent > 0
             } else if !self.encoded.is_empty() {
                 let encoded = std::mem::take(&mut self.encoded);
-                let mut sent = 0;
-                let goes_on = self.send(cx, sides, &encoded, |_, count| sent = count);
+                let sent = self.send(cx, upstream, &encoded);
                 self.encoded = encoded;
                 self.encoded.advance(sent);
-                goes_on
+                sent > 0
             } else {
-                match &mut self.sending {
+                match self.sending {
                     Sending::Held { .. } | Sending::Done | Sending::Dead => false,
                     Sending::Length(0) => {
                         self.sending = Sending::Done;
                         true
                     }
-                    Sending::Length(left) if !sides.inbox.is_empty() => {
-                        let take = usize::try_from(*left).map_or(sides.inbox.len(), |left| left.min(sides.inbox.len()));
-                        self.pass(cx, sides, take, plan, visit)?
-                    }
-                    Sending::Chunked(_) if !sides.inbox.is_empty() => {
-                        self.encode(sides.inbox, plan, visit)?;
-                        true
-                    }
-                    Sending::Length(_) | Sending::Chunked(_) => self.receive(cx, sides)?,
+                    Sending::Length(left) => self.pass(cx, client, upstream, left, plan, visit)?,
+                    Sending::Chunked => self.encode(cx, client, plan, visit)?,
                 }
             };
             if !goes_on {
+                if matches!(self.sending, Sending::Dead) {
+                    self.encoded.clear();
+                }
                 return Ok(());
             }
         }
     }
 
-    /// Writes to the upstream; false: it takes nothing now, or nothing any more.
-    fn send<S>(&mut self, cx: &mut Context<'_>, sides: &mut Sides<'_, S>, bytes: &[u8], sent: impl FnOnce(&mut Self, usize)) -> bool {
-        match Pin::new(&mut *sides.upstream).poll_write(cx, bytes) {
+    /// Writes to the upstream; how much, which is nothing if it takes nothing now, or nothing any more.
+    fn send(&mut self, cx: &mut Context<'_>, upstream: &mut Stream, bytes: &[u8]) -> usize {
+        match Pin::new(upstream).poll_write(cx, bytes) {
             Poll::Ready(Ok(count @ 1..)) => {
                 self.turn += count;
                 self.moved = Moment::now();
-                sent(self, count);
-                true
+                count
             }
             Poll::Ready(_) => {
                 self.sending = Sending::Dead;
-                self.encoded.clear();
-                false
+                0
             }
-            Poll::Pending => false,
+            Poll::Pending => 0,
         }
     }
 
-    /// Bytes of the body, as they are.
-    fn pass<S>(
+    /// Content of known length, as it is.
+    fn pass(
         &mut self,
         cx: &mut Context<'_>,
-        sides: &mut Sides<'_, S>,
-        take: usize,
+        client: &mut impl Client,
+        upstream: &mut Stream,
+        left: u64,
         plan: &Plan,
         visit: &mut Visit,
-    ) -> Result<bool, Fault> {
-        let inbox = std::mem::take(sides.inbox);
-        let mut sent = 0;
-        let goes_on = self.send(cx, sides, inbox.get(..take).unwrap_or_default(), |_, count| sent = count);
-        *sides.inbox = inbox;
-        sides.inbox.advance(sent);
+    ) -> Result<bool, Stop> {
+        let content = client.content();
+        if content.is_empty() {
+            return self.receive(cx, client, Some(left));
+        }
+        let content = content.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(content);
+        let sent = self.send(cx, upstream, content);
+        client.take(sent);
         if let Sending::Length(left) = &mut self.sending {
             *left = left.saturating_sub(u64::try_from(sent).unwrap_or_default());
         }
         self.count(sent, plan, visit)?;
-        Ok(goes_on)
+        Ok(sent > 0)
     }
 
-    /// Chunks of the client's become chunks of ours.
-    fn encode(&mut self, inbox: &mut BytesMut, plan: &Plan, visit: &mut Visit) -> Result<(), Fault> {
-        let Sending::Chunked(decoder) = &mut self.sending else { return Ok(()) };
-        let mut input = &inbox[..];
-        let (mut is_done, mut bytes) = (false, 0);
-        while self.encoded.len() < ENCODED {
-            match decoder.next(&mut input).map_err(|_| Fault::BadBody)? {
-                Piece::Data(data) => {
-                    chunk::put(&mut self.encoded, data);
-                    bytes += data.len();
-                }
-                Piece::More => break,
-                Piece::End => {
-                    chunk::put_end(&mut self.encoded, plan.passes_trailers.then_some(&**decoder));
-                    is_done = true;
-                    break;
-                }
-            }
-        }
-        let used = inbox.len() - input.len();
-        inbox.advance(used);
-        if is_done {
+    /// Content of unknown length becomes chunks.
+    fn encode(&mut self, cx: &mut Context<'_>, client: &mut impl Client, plan: &Plan, visit: &mut Visit) -> Result<bool, Stop> {
+        let chunks = client.take_chunks(&mut self.encoded, plan.passes_trailers)?;
+        if chunks.is_done {
             self.sending = Sending::Done;
         }
-        self.count(bytes, plan, visit)
+        self.count(chunks.bytes, plan, visit)?;
+        if self.encoded.is_empty() && !chunks.is_done { self.receive(cx, client, None) } else { Ok(true) }
     }
 
-    fn count(&mut self, bytes: usize, plan: &Plan, visit: &mut Visit) -> Result<(), Fault> {
+    fn count(&mut self, bytes: usize, plan: &Plan, visit: &mut Visit) -> Result<(), Stop> {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         visit.received(bytes);
-        if self.bytes > plan.body_max { Err(Fault::BodyTooLarge) } else { Ok(()) }
+        if self.bytes > plan.body_max { Err(Stop::Fault(Fault::BodyTooLarge)) } else { Ok(()) }
     }
 
-    /// Reads from the client; false: it has sent nothing.
-    fn receive<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, sides: &mut Sides<'_, S>) -> Result<bool, Fault> {
-        let is_large = matches!(self.sending, Sending::Length(left) if usize::try_from(left).is_ok_and(|left| left > READ_SMALL));
-        sides.inbox.reserve(if is_large { READ_LARGE } else { READ_SMALL });
-        match poll_read_buf(Pin::new(&mut *sides.client), cx, sides.inbox) {
-            Poll::Ready(Ok(1..)) => {
-                let now = Moment::now();
-                self.moved = now;
-                if let Some(since) = self.waiting_since.take() {
-                    self.waited = self.waited.saturating_add(now.since(since));
-                }
-                Ok(true)
-            }
-            Poll::Ready(_) => Err(Fault::BadBody),
-            Poll::Pending => {
-                self.waiting_since.get_or_insert_with(Moment::now);
-                Ok(false)
-            }
+    /// Waits for the client; false: it has sent nothing.
+    fn receive(&mut self, cx: &mut Context<'_>, client: &mut impl Client, left: Option<u64>) -> Result<bool, Stop> {
+        if client.poll_content(left, cx)?.is_pending() {
+            self.waiting_since.get_or_insert_with(Moment::now);
+            return Ok(false);
         }
+        let now = Moment::now();
+        self.moved = now;
+        if let Some(since) = self.waiting_since.take() {
+            self.waited = self.waited.saturating_add(now.since(since));
+        }
+        Ok(true)
     }
 
     /// How the wait for an answer stands: bounded while nothing moves, and by what the client sends.

@@ -2,14 +2,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use bytes::BytesMut;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 
-use crate::idle::WhenWoken;
+use crate::idle::{LazyTimer, WhenWoken};
 use crate::shelf::Fit;
 
 /// A connection to an upstream.
@@ -24,13 +25,15 @@ pub(crate) struct Socket {
     pub(crate) stream: Stream,
     /// Ready when the grace after its route's withdrawal is over.
     pub(crate) cut: WhenWoken<BoxFuture<'static, ()>>,
+    /// For the waits of whatever request uses it.
+    pub(crate) timer: LazyTimer,
     /// Whose reactor it is registered with.
     home: runtime::Id,
 }
 
 impl Socket {
     pub(crate) fn new(stream: Stream, cut: BoxFuture<'static, ()>) -> Self {
-        Self { stream, cut: WhenWoken::new(cut), home: runtime::Handle::current().id() }
+        Self { stream, cut: WhenWoken::new(cut), timer: LazyTimer::default(), home: runtime::Handle::current().id() }
     }
 
     /// Whether its upstream neither has closed it nor says anything unasked. It isn't asked for when the reactor knows of nothing.
@@ -48,6 +51,30 @@ impl Socket {
 impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Socket").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Appends what there is to read, for which there is room of about that size only then; 0: it has ended.
+    pub(crate) fn poll_read_into(&self, buf: &mut BytesMut, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(match self {
+                Stream::Tcp(stream) => stream.poll_read_ready(cx),
+                Stream::Unix(stream) => stream.poll_read_ready(cx),
+            })?;
+            if buf.capacity() - buf.len() < room / 4 {
+                buf.reserve(room);
+            }
+            let read = match self {
+                Stream::Tcp(stream) => stream.try_read_buf(buf),
+                Stream::Unix(stream) => stream.try_read_buf(buf),
+            };
+            match read {
+                // It was ready no more.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
     }
 }
 
