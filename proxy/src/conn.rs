@@ -10,11 +10,11 @@ use crate::access::Entry;
 use crate::clock::Clock;
 use crate::edge::Shared;
 use crate::gate::Place;
-use crate::via::Via;
 use crate::host::Admitted;
 use crate::metrics::Counted;
 use crate::rescue::Fault;
 use crate::tls::{Facts, policy};
+use crate::via::Via;
 
 /// Who has opened a connection.
 #[derive(Debug)]

@@ -32,7 +32,7 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    pub(crate) fn begin(conn: &Arc<Conn>, head: &RequestHead<'_, '_>) -> Visit {
+    pub(crate) fn begin(conn: &Arc<Conn>, head: &RequestHead<'_>) -> Visit {
         let client = || conn.via.client(head.forwarded_for().rev(), &conn.edge.policy);
         let agent = || head.value_of("user-agent").unwrap_or_default();
         let id = RequestId::next();

@@ -21,7 +21,7 @@ use crate::request_id::RequestId;
 use crate::rescue::{self, Fault, Reader};
 use crate::visit::Visit;
 use crate::wire::answer::put_status_line;
-use crate::wire::request::{self, Room};
+use crate::wire::request;
 use crate::wire::{BadHead, Bounds, field};
 
 /// What becomes of the client's connection.
@@ -49,8 +49,7 @@ pub(crate) fn begin(conn: &Arc<Conn>, inbox: &mut BytesMut) -> Result<Option<Beg
     let limits = &conn.edge.limits;
     let bounds = Bounds { bytes: limits.header_bytes, fields: limits.header_fields };
     let (begun, length) = {
-        let mut room = Room::new();
-        let Some((head, length)) = request::read(inbox, &mut room, bounds)? else { return Ok(None) };
+        let Some((head, length)) = request::read(inbox, bounds)? else { return Ok(None) };
         let mut visit = Visit::begin(conn, &head);
         let decision = plan::decide(conn, &mut visit, &head);
         (Begun { visit, facts: Facts::of(&head), decision }, length)

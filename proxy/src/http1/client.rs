@@ -20,6 +20,8 @@ use crate::wire::chunk::{self, Decoder, Piece};
 
 /// Bytes that are read of the next request while one is being answered.
 const AHEAD: usize = 256;
+/// Bytes of most heads.
+const HEAD_ROOM: usize = 512;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Of an answer that isn't the last word on its request.
 const BARE: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
@@ -131,14 +133,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
         self.outbox.extend_from_slice(CONTINUE);
     }
 
-    fn inform(&mut self, head: &AnswerHead<'_, '_>) {
+    fn inform(&mut self, head: &AnswerHead<'_>) {
         // HTTP/1.0 knows no such answers.
         if !self.facts.is_old {
             head.put(&mut self.outbox, &BARE);
         }
     }
 
-    fn begin(&mut self, head: &AnswerHead<'_, '_>, beginning: Beginning<'_>) {
+    fn begin(&mut self, head: &AnswerHead<'_>, beginning: Beginning<'_>) {
         self.coding = match head.body {
             Body::None { .. } | Body::Length(_) => Coding::Plain,
             Body::Chunked | Body::UntilClose if self.facts.is_old => Coding::UntilClose,
@@ -154,6 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
             hsts: beginning.hsts,
             request_id: beginning.request_id,
         };
+        self.outbox.reserve(HEAD_ROOM);
         head.put(&mut self.outbox, &reply);
     }
 

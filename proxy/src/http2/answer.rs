@@ -22,6 +22,7 @@ use crate::request_id::RequestId;
 use crate::rescue::{self, Fault, Reader};
 use crate::visit::Visit;
 use crate::wire::BadHead;
+use crate::wire::field::Field;
 use crate::wire::request::{RequestHead, Target};
 
 /// How a request came to its end.
@@ -93,12 +94,12 @@ fn begin(conn: &Arc<Conn>, parts: &request::Parts, has_content: bool) -> Result<
     let others = parts.headers.iter().filter(|(name, _)| cookies.is_none() || *name != COOKIE);
     let others = others.map(|(name, value)| (name.as_str(), value.as_bytes()));
     let fields = others.chain(cookies.as_deref().map(|cookies| ("cookie", cookies)));
-    let fields: Vec<_> = fields.map(|(name, value)| httparse::Header { name, value }).collect();
+    let fields = fields.map(|(name, value)| Field::new(name.as_bytes(), value)).collect();
     let target = Target {
         authority: uri.authority().map(|authority| authority.as_str().as_bytes()),
         path: uri.path_and_query().map_or("", |path| path.as_str()).as_bytes(),
     };
-    let mut head = RequestHead::of_http2(parts.method.as_str().as_bytes(), target, has_content, &fields)?;
+    let mut head = RequestHead::of_http2(parts.method.as_str().as_bytes(), target, has_content, fields)?;
     // In the line of a request it would be read as something else.
     let is_http = uri.scheme().is_none_or(|scheme| [&Scheme::HTTP, &Scheme::HTTPS].contains(&scheme));
     head.has_odd_target = !is_http || !matches!(target.path, b"" | b"*" | [b'/', ..]);

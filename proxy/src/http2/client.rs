@@ -199,7 +199,7 @@ impl Client for Http2Client {
         self.send_informational(StatusCode::CONTINUE, HeaderMap::new());
     }
 
-    fn inform(&mut self, head: &AnswerHead<'_, '_>) {
+    fn inform(&mut self, head: &AnswerHead<'_>) {
         if let Ok(status) = StatusCode::from_u16(head.status)
             && status != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -208,7 +208,7 @@ impl Client for Http2Client {
         }
     }
 
-    fn begin(&mut self, head: &AnswerHead<'_, '_>, beginning: Beginning<'_>) {
+    fn begin(&mut self, head: &AnswerHead<'_>, beginning: Beginning<'_>) {
         let Beginning { hsts, request_id, .. } = beginning;
         let coding = if head.body == Body::Chunked { Coding::Chunked } else { Coding::Plain };
         let mut headers = fields(head, &Reply { coding, is_last: false, says_keep_alive: false, hsts, request_id });
@@ -265,7 +265,7 @@ impl Http2Client {
     }
 }
 
-fn fields(head: &AnswerHead<'_, '_>, reply: &Reply<'_>) -> HeaderMap {
+fn fields(head: &AnswerHead<'_>, reply: &Reply<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(head.fields.len());
     for (name, value) in head.passed(reply).filter_map(field) {
         headers.append(name, value);

@@ -32,10 +32,10 @@ pub(crate) trait Client {
     fn invite(&mut self);
 
     /// An answer that isn't the last word: 101, and informational ones but 100.
-    fn inform(&mut self, head: &AnswerHead<'_, '_>);
+    fn inform(&mut self, head: &AnswerHead<'_>);
 
     /// The head of the answer.
-    fn begin(&mut self, head: &AnswerHead<'_, '_>, reply: Beginning<'_>);
+    fn begin(&mut self, head: &AnswerHead<'_>, reply: Beginning<'_>);
 
     /// Whether content of unknown length is sent as it is.
     fn takes_raw(&self) -> bool;

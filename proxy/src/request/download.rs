@@ -15,7 +15,6 @@ use crate::visit::Visit;
 use crate::wire::Bounds;
 use crate::wire::answer::{self, AnswerHead, Asked, Body};
 use crate::wire::chunk::{Decoder, Piece};
-use crate::wire::request::Room;
 
 /// Informational answers to one request, at most.
 const INFORMATIONAL_MAX: u32 = 64;
@@ -148,13 +147,7 @@ impl Download {
     }
 
     /// Makes of what was heard what the client gets.
-    fn advance(
-        &mut self,
-        client: &mut impl Client,
-        setting: Setting<'_>,
-        visit: &mut Visit,
-        upload: &mut Upload,
-    ) -> Result<(), Fault> {
+    fn advance(&mut self, client: &mut impl Client, setting: Setting<'_>, visit: &mut Visit, upload: &mut Upload) -> Result<(), Fault> {
         loop {
             let goes_on = match &self.receiving {
                 Receiving::Head { looked_at, .. } => {
@@ -214,13 +207,7 @@ impl Download {
     }
 
     /// Reads a head, if it is there, and tells the client; false: it isn't.
-    fn read_head(
-        &mut self,
-        client: &mut impl Client,
-        setting: Setting<'_>,
-        visit: &mut Visit,
-        upload: &mut Upload,
-    ) -> Result<bool, Fault> {
+    fn read_head(&mut self, client: &mut impl Client, setting: Setting<'_>, visit: &mut Visit, upload: &mut Upload) -> Result<bool, Fault> {
         let Setting { conn, plan, facts } = setting;
         let limits = &conn.edge.limits;
         let bounds = Bounds { bytes: limits.header_bytes, fields: limits.header_fields };
@@ -229,8 +216,7 @@ impl Download {
             plan.target.broken()
         };
         let heard = std::mem::take(&mut self.heard);
-        let mut room = Room::new();
-        let read = answer::read(&heard, &mut room, bounds, Asked { is_head: facts.is_head }).map_err(|_| broken());
+        let read = answer::read(&heard, bounds, Asked { is_head: facts.is_head }).map_err(|_| broken());
         let told = match &read {
             Ok(Some((head, length))) => self.told(head, client, setting, visit, upload).map(|()| Some(*length)).ok_or_else(broken),
             Ok(None) => Ok(None),
@@ -251,7 +237,7 @@ impl Download {
     /// What the client is told of a head; none: it can't be told that.
     fn told(
         &mut self,
-        head: &AnswerHead<'_, '_>,
+        head: &AnswerHead<'_>,
         client: &mut impl Client,
         setting: Setting<'_>,
         visit: &mut Visit,
@@ -287,14 +273,7 @@ impl Download {
     }
 
     /// The head of the answer itself.
-    fn begin(
-        &mut self,
-        head: &AnswerHead<'_, '_>,
-        client: &mut impl Client,
-        setting: Setting<'_>,
-        visit: &Visit,
-        upload: &Upload,
-    ) {
+    fn begin(&mut self, head: &AnswerHead<'_>, client: &mut impl Client, setting: Setting<'_>, visit: &Visit, upload: &Upload) {
         let Setting { conn, facts, .. } = setting;
         self.upstream_closes |= !head.keeps_alive;
         let hsts = conn.hsts().filter(|_| !head.has("strict-transport-security"));

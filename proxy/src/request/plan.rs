@@ -42,7 +42,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn of(head: &RequestHead<'_, '_>) -> Facts {
+    pub(crate) fn of(head: &RequestHead<'_>) -> Facts {
         Facts {
             is_head: head.method == b"HEAD",
             is_old: head.is_old,
@@ -62,7 +62,7 @@ pub(crate) enum Decision {
 }
 
 /// Decides.
-pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_, '_>) -> Result<Decision, Fault> {
+pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result<Decision, Fault> {
     let edge = &conn.edge;
     let client = conn.via.client(head.forwarded_for().rev(), &edge.policy);
     edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
@@ -119,7 +119,7 @@ fn is_idempotent(method: &[u8]) -> bool {
     Method::from_bytes(method).is_ok_and(|method| method.is_idempotent())
 }
 
-fn location(conn: &Conn, admitted: &host::Admitted, head: &RequestHead<'_, '_>) -> Option<HeaderValue> {
+fn location(conn: &Conn, admitted: &host::Admitted, head: &RequestHead<'_>) -> Option<HeaderValue> {
     let path = if head.target.path.starts_with(b"/") { head.target.path } else { b"/" };
     conn.redirect(admitted, || Uri::try_from(path).ok())
 }

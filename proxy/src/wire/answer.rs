@@ -1,9 +1,10 @@
 //! The head of an answer, and the head its client gets.
 
+use std::mem::MaybeUninit;
+
 use bytes::BufMut;
 
-use super::field::{self, Class, Options};
-use super::request::Room;
+use super::field::{self, Class, Field, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
 
 /// What follows the head of an answer (RFC 9112 section 6.3).
@@ -21,7 +22,7 @@ pub(crate) enum Body {
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(crate) struct AnswerHead<'h, 'b> {
+pub(crate) struct AnswerHead<'b> {
     pub(crate) status: u16,
     pub(crate) reason: &'b str,
     pub(crate) body: Body,
@@ -32,7 +33,7 @@ pub(crate) struct AnswerHead<'h, 'b> {
     /// The protocol of a 101.
     pub(crate) upgrade: Option<&'b [u8]>,
     nominates: bool,
-    pub(crate) fields: &'h [httparse::Header<'b>],
+    pub(crate) fields: Vec<Field<'b>>,
 }
 
 /// What an answer is an answer to.
@@ -42,14 +43,10 @@ pub(crate) struct Asked {
 }
 
 /// A head, and how many bytes it takes; none: there are more to come.
-pub(crate) fn read<'h, 'b>(
-    bytes: &'b [u8],
-    room: &'h mut Room<'b>,
-    bounds: Bounds,
-    asked: Asked,
-) -> Result<Option<(AnswerHead<'h, 'b>, usize)>, BadHead> {
+pub(crate) fn read(bytes: &[u8], bounds: Bounds, asked: Asked) -> Result<Option<(AnswerHead<'_>, usize)>, BadHead> {
     let mut answer = httparse::Response::new(&mut []);
-    let Some(room) = room.first(bounds.fields.min(FIELDS_MAX)) else { return Err(BadHead::TooManyFields) };
+    let mut room = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let Some(room) = room.get_mut(..bounds.fields.min(FIELDS_MAX)) else { return Err(BadHead::TooManyFields) };
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, room);
     let length = match parsed.map_err(BadHead::of)? {
         httparse::Status::Complete(length) if length <= bounds.bytes => length,
@@ -57,18 +54,18 @@ pub(crate) fn read<'h, 'b>(
         httparse::Status::Complete(_) | httparse::Status::Partial => return Err(BadHead::TooLong),
     };
     let (Some(status), Some(version)) = (answer.code, answer.version) else { return Err(BadHead::Malformed) };
-    let head = AnswerHead::of(status, answer.reason.unwrap_or_default(), version == 0, answer.headers, asked)?;
+    let head = AnswerHead::of(status, answer.reason.unwrap_or_default(), version == 0, field::all(answer.headers), asked)?;
     Ok(Some((head, length)))
 }
 
-impl<'h, 'b> AnswerHead<'h, 'b> {
-    fn of(status: u16, reason: &'b str, is_old: bool, fields: &'h [httparse::Header<'b>], asked: Asked) -> Result<Self, BadHead> {
+impl<'b> AnswerHead<'b> {
+    fn of(status: u16, reason: &'b str, is_old: bool, fields: Vec<Field<'b>>, asked: Asked) -> Result<Self, BadHead> {
         if !(100..1000).contains(&status) {
             return Err(BadHead::Malformed);
         }
         let (mut offer, mut options) = (None, Options::default());
-        for field in fields {
-            match Class::of(field.name.as_bytes()) {
+        for field in &fields {
+            match field.class {
                 Class::Connection => options.add(field.value),
                 Class::Upgrade => offer = Some(field.value),
                 _ => {}
@@ -77,7 +74,7 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
         if options.are_too_many() {
             return Err(BadHead::Malformed);
         }
-        let values = |class: Class| fields.iter().filter(move |field| Class::of(field.name.as_bytes()) == class).map(|field| field.value);
+        let values = |class: Class| fields.iter().filter(move |field| field.class == class).map(|field| field.value);
         // A chunked answer's length is not the next hop's to see.
         let Decided { framing, .. } = Framing::decide(is_old, values(Class::ContentLength), values(Class::TransferEncoding))?;
         let said = if let Framing::Length(length) = framing { Some(length) } else { None };
@@ -107,11 +104,11 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
 
     /// Whether it has such a field.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.fields.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+        self.fields.iter().any(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     fn is_nominated(&self, name: &[u8]) -> bool {
-        let options = self.fields.iter().filter(|field| Class::of(field.name.as_bytes()) == Class::Connection);
+        let options = self.fields.iter().filter(|field| field.class == Class::Connection);
         self.nominates && options.flat_map(|field| syntax::elements(field.value)).any(|option| option.eq_ignore_ascii_case(name))
     }
 
@@ -129,15 +126,15 @@ impl<'h, 'b> AnswerHead<'h, 'b> {
 
     /// The fields that are the client's, too, whatever it speaks. Of those of the pod's connection nothing is left.
     pub(crate) fn passed(&self, client: &Reply<'_>) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
-        let fields = self.fields.iter().map(|field| (field.name.as_bytes(), field.value));
-        fields.filter(|(name, _)| match Class::of(name) {
+        let fields = self.fields.iter().filter(|Field { name, class, .. }| match *class {
             Class::ContentLength => false,
             class if class.is_hop_by_hop() => false,
             Class::Trailer => client.coding == Coding::Chunked,
             // Ours is the one that is meant.
             Class::Nobodys if client.request_id.is_some() && name.eq_ignore_ascii_case(b"x-request-id") => false,
             _ => !self.is_nominated(name),
-        })
+        });
+        fields.map(|field| (field.name, field.value))
     }
 
     /// Writes the head a client of HTTP/1 gets.
@@ -214,9 +211,8 @@ mod tests {
     const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
     const PLAIN: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
 
-    fn seen<T>(text: &str, is_head: bool, look: impl FnOnce(&AnswerHead<'_, '_>) -> T) -> Result<Option<T>, BadHead> {
-        let mut room = Room::new();
-        Ok(read(text.as_bytes(), &mut room, BOUNDS, Asked { is_head })?.map(|(head, _)| look(&head)))
+    fn seen<T>(text: &str, is_head: bool, look: impl FnOnce(&AnswerHead<'_>) -> T) -> Result<Option<T>, BadHead> {
+        Ok(read(text.as_bytes(), BOUNDS, Asked { is_head })?.map(|(head, _)| look(&head)))
     }
 
     #[test]

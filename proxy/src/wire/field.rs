@@ -5,6 +5,9 @@ use bytes::BufMut;
 
 use super::syntax;
 
+/// Bytes of a name that are made lower case at once.
+const NAME_PART: usize = 32;
+
 /// What is done with a field because of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -34,65 +37,110 @@ pub(crate) enum Class {
     Nobodys,
 }
 
+/// A field of a head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field<'b> {
+    pub(crate) name: &'b [u8],
+    pub(crate) value: &'b [u8],
+    pub(crate) class: Class,
+}
+
+impl<'b> Field<'b> {
+    pub(crate) fn new(name: &'b [u8], value: &'b [u8]) -> Self {
+        Self { name, value, class: Class::of(name) }
+    }
+}
+
+/// The fields of a head, with what is done with each.
+pub(super) fn all<'b>(headers: &[httparse::Header<'b>]) -> Vec<Field<'b>> {
+    headers.iter().map(|header| Field::new(header.name.as_bytes(), header.value)).collect()
+}
+
 /// Longest name of a field that isn't simply passed on.
 const NAME_MAX: usize = "x-original-forwarded-for".len();
+/// What more than one such field begins with.
+const FORWARDED: &[u8] = b"x-forwarded-";
+
+/// The lengths, as bits, of names that aren't simply passed on, by their first letter: most names are told apart by these two.
+const LENGTHS: [u32; 26] = {
+    let mut lengths = [0; 26];
+    let mut number = 0;
+    while number < SPECIAL.len() {
+        let name = SPECIAL[number].0.as_bytes();
+        lengths[(name[0] - b'a') as usize] |= 1 << name.len();
+        number += 1;
+    }
+    lengths
+};
+
+/// Names that aren't simply passed on, in lower case.
+const SPECIAL: [(&str, Class); 34] = [
+    ("host", Class::Host),
+    ("accept", Class::Accept),
+    ("content-length", Class::ContentLength),
+    ("transfer-encoding", Class::TransferEncoding),
+    ("connection", Class::Connection),
+    ("te", Class::Te),
+    ("trailer", Class::Trailer),
+    ("upgrade", Class::Upgrade),
+    ("expect", Class::Expect),
+    ("keep-alive", Class::HopByHop),
+    ("proxy-connection", Class::HopByHop),
+    ("proxy-authenticate", Class::HopByHop),
+    ("proxy-authorization", Class::HopByHop),
+    ("http2-settings", Class::HopByHop),
+    ("x-forwarded-for", Class::ForwardedFor),
+    ("x-forwarded-proto", Class::ForwardedProto),
+    ("x-forwarded-host", Class::ForwardedHost),
+    ("forwarded", Class::Forwarded),
+    ("proxy", Class::Nobodys),
+    ("x-real-ip", Class::Nobodys),
+    ("x-request-id", Class::Nobodys),
+    ("front-end-https", Class::Proxys),
+    ("true-client-ip", Class::Proxys),
+    ("x-client-ip", Class::Proxys),
+    ("x-cluster-client-ip", Class::Proxys),
+    ("x-forwarded", Class::Proxys),
+    ("x-original-for", Class::Proxys),
+    ("x-original-forwarded-for", Class::Proxys),
+    ("x-original-host", Class::Proxys),
+    ("x-original-method", Class::Proxys),
+    ("x-original-proto", Class::Proxys),
+    ("x-original-uri", Class::Proxys),
+    ("x-original-url", Class::Proxys),
+    ("x-rewrite-url", Class::Proxys),
+];
 
 impl Class {
     /// By a name as it came.
     pub(crate) fn of(name: &[u8]) -> Class {
-        // Most names differ from all of these in length and first letter.
-        if name.len() > NAME_MAX && !starts_with_forwarded(name) || !may_be_special(name) {
-            return Class::Passed;
-        }
+        let Some(first) = name.first().map(u8::to_ascii_lowercase) else { return Class::Passed };
+        let lengths = LENGTHS.get(usize::from(first.wrapping_sub(b'a'))).copied().unwrap_or_default();
+        let may_be_special = name.len() <= NAME_MAX && lengths >> name.len() & 1 == 1;
+        if may_be_special || first == b'x' && starts_with_forwarded(name) { Class::of_special(name) } else { Class::Passed }
+    }
+
+    fn of_special(name: &[u8]) -> Class {
+        let has_underscore = name.contains(&b'_');
         let mut lower = [0; NAME_MAX];
         let Some(lower) = lower.get_mut(..name.len()) else {
             // Only `X-Forwarded-` followed by something long.
-            return if has_underscore(name) { Class::Nobodys } else { Class::Proxys };
+            return if has_underscore { Class::Nobodys } else { Class::Proxys };
         };
         lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        if !has_underscore(lower) {
-            return Class::of_lower(lower);
+        lower.iter_mut().for_each(|byte| *byte = hyphened(byte.to_ascii_lowercase()));
+        match Class::of_lower(lower) {
+            class if !has_underscore => class,
+            Class::Passed | Class::Accept => Class::Passed,
+            // A server that knows no hyphens takes it for one of these.
+            _ => Class::Nobodys,
         }
-        for byte in lower.iter_mut().filter(|byte| **byte == b'_') {
-            *byte = b'-';
-        }
-        if Class::of_lower(lower) == Class::Passed || lower == b"accept" { Class::Passed } else { Class::Nobodys }
     }
 
     fn of_lower(name: &[u8]) -> Class {
-        match name {
-            b"host" => Class::Host,
-            b"content-length" => Class::ContentLength,
-            b"transfer-encoding" => Class::TransferEncoding,
-            b"connection" => Class::Connection,
-            b"te" => Class::Te,
-            b"trailer" => Class::Trailer,
-            b"upgrade" => Class::Upgrade,
-            b"expect" => Class::Expect,
-            b"accept" => Class::Accept,
-            b"keep-alive" | b"proxy-connection" | b"proxy-authenticate" | b"proxy-authorization" | b"http2-settings" => Class::HopByHop,
-            b"x-forwarded-for" => Class::ForwardedFor,
-            b"x-forwarded-proto" => Class::ForwardedProto,
-            b"x-forwarded-host" => Class::ForwardedHost,
-            b"forwarded" => Class::Forwarded,
-            b"proxy" | b"x-real-ip" | b"x-request-id" => Class::Nobodys,
-            b"front-end-https"
-            | b"true-client-ip"
-            | b"x-client-ip"
-            | b"x-cluster-client-ip"
-            | b"x-forwarded"
-            | b"x-original-for"
-            | b"x-original-forwarded-for"
-            | b"x-original-host"
-            | b"x-original-method"
-            | b"x-original-proto"
-            | b"x-original-uri"
-            | b"x-original-url"
-            | b"x-rewrite-url" => Class::Proxys,
-            _ if name.starts_with(b"x-forwarded-") => Class::Proxys,
-            _ => Class::Passed,
-        }
+        let special = SPECIAL.iter().find(|(special, _)| special.as_bytes() == name);
+        let others = if name.starts_with(FORWARDED) { Class::Proxys } else { Class::Passed };
+        special.map_or(others, |(_, class)| *class)
     }
 
     /// Whether it concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
@@ -147,30 +195,24 @@ impl Options {
     }
 }
 
-fn has_underscore(name: &[u8]) -> bool {
-    name.contains(&b'_')
-}
-
 fn starts_with_forwarded(name: &[u8]) -> bool {
-    const START: &[u8] = b"x-forwarded-";
-    name.get(..START.len())
-        .is_some_and(|start| start.iter().zip(START).all(|(byte, expected)| hyphened(byte.to_ascii_lowercase()) == *expected))
+    let start = name.get(..FORWARDED.len()).unwrap_or_default();
+    !start.is_empty() && start.iter().zip(FORWARDED).all(|(byte, expected)| hyphened(byte.to_ascii_lowercase()) == *expected)
 }
 
 fn hyphened(byte: u8) -> u8 {
     if byte == b'_' { b'-' } else { byte }
 }
 
-/// By first letter.
-fn may_be_special(name: &[u8]) -> bool {
-    let first = name.first().map_or(0, u8::to_ascii_lowercase);
-    matches!(first, b'a' | b'c' | b'e' | b'f' | b'h' | b'k' | b'p' | b't' | b'u' | b'x')
-}
-
 /// Appends a whole field, its name in lower case.
 pub(crate) fn put(out: &mut impl BufMut, name: &[u8], value: &[u8]) {
-    for byte in name {
-        out.put_u8(byte.to_ascii_lowercase());
+    for part in name.chunks(NAME_PART) {
+        let mut lower = [0; NAME_PART];
+        if let Some(lower) = lower.get_mut(..part.len()) {
+            lower.copy_from_slice(part);
+            lower.make_ascii_lowercase();
+            out.put_slice(lower);
+        }
     }
     out.put_slice(b": ");
     out.put_slice(value);

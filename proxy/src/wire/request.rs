@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use bytes::BufMut;
 
-use super::field::{self, Class, Options};
+use super::field::{self, Class, Field, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
 
 /// Where a request goes, as its line says (RFC 9112 section 3.2).
@@ -18,7 +18,7 @@ pub(crate) struct Target<'b> {
 
 /// What the head of a request says that decides what is done with it. It is read in one pass over its fields.
 #[derive(Debug)]
-pub(crate) struct RequestHead<'h, 'b> {
+pub(crate) struct RequestHead<'b> {
     pub(crate) method: &'b [u8],
     pub(crate) target: Target<'b>,
     /// The target is none that is served: HTTP/2 lets it be anything.
@@ -41,32 +41,14 @@ pub(crate) struct RequestHead<'h, 'b> {
     /// Trailers are announced.
     has_trailer: bool,
     nominates: bool,
-    pub(crate) fields: &'h [httparse::Header<'b>],
-}
-
-/// Room for the fields of a head. Large, so it is not kept: it is on the stack while a head is dealt with.
-pub(crate) struct Room<'b>([MaybeUninit<httparse::Header<'b>>; FIELDS_MAX]);
-
-impl<'b> Room<'b> {
-    pub(crate) fn new() -> Self {
-        Self([const { MaybeUninit::uninit() }; FIELDS_MAX])
-    }
-
-    /// For so many.
-    pub(super) fn first(&mut self, fields: usize) -> Option<&mut [MaybeUninit<httparse::Header<'b>>]> {
-        self.0.get_mut(..fields)
-    }
+    pub(crate) fields: Vec<Field<'b>>,
 }
 
 /// A head, and how many bytes it takes; none: there are more to come.
-pub(crate) fn read<'h, 'b>(
-    bytes: &'b [u8],
-    room: &'h mut Room<'b>,
-    bounds: Bounds,
-) -> Result<Option<(RequestHead<'h, 'b>, usize)>, BadHead> {
+pub(crate) fn read(bytes: &[u8], bounds: Bounds) -> Result<Option<(RequestHead<'_>, usize)>, BadHead> {
     let mut request = httparse::Request::new(&mut []);
-    let fields_max = bounds.fields.min(FIELDS_MAX);
-    let Some(room) = room.first(fields_max) else { return Err(BadHead::TooManyFields) };
+    let mut room = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let Some(room) = room.get_mut(..bounds.fields.min(FIELDS_MAX)) else { return Err(BadHead::TooManyFields) };
     let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, bytes, room);
     let length = match parsed.map_err(BadHead::of)? {
         httparse::Status::Complete(length) if length <= bounds.bytes => length,
@@ -77,12 +59,9 @@ pub(crate) fn read<'h, 'b>(
         return Err(BadHead::Malformed);
     };
     let (method, target) = (method.as_bytes(), target.as_bytes());
-    let target = if method == b"CONNECT" {
-        Target { authority: Some(target), path: b"" }
-    } else {
-        Target::of(target).ok_or(BadHead::Malformed)?
-    };
-    let head = RequestHead::of(method, target, version == 0, request.headers)?;
+    let target =
+        if method == b"CONNECT" { Target { authority: Some(target), path: b"" } } else { Target::of(target).ok_or(BadHead::Malformed)? };
+    let head = RequestHead::of(method, target, version == 0, field::all(request.headers))?;
     Ok(Some((head, length)))
 }
 
@@ -108,14 +87,9 @@ impl<'b> Target<'b> {
     }
 }
 
-impl<'h, 'b> RequestHead<'h, 'b> {
+impl<'b> RequestHead<'b> {
     /// The head of a request of HTTP/2, which frames its content by itself: what no length is known of comes in chunks.
-    pub(crate) fn of_http2(
-        method: &'b [u8],
-        target: Target<'b>,
-        has_content: bool,
-        fields: &'h [httparse::Header<'b>],
-    ) -> Result<Self, BadHead> {
+    pub(crate) fn of_http2(method: &'b [u8], target: Target<'b>, has_content: bool, fields: Vec<Field<'b>>) -> Result<Self, BadHead> {
         let mut head = Self::of(method, target, false, fields)?;
         head.host = head.host.or(target.authority);
         if head.framing == Framing::Unsaid && has_content {
@@ -124,7 +98,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         Ok(head)
     }
 
-    fn of(method: &'b [u8], target: Target<'b>, is_old: bool, fields: &'h [httparse::Header<'b>]) -> Result<Self, BadHead> {
+    fn of(method: &'b [u8], target: Target<'b>, is_old: bool, fields: Vec<Field<'b>>) -> Result<Self, BadHead> {
         let mut head = RequestHead {
             method,
             target,
@@ -143,9 +117,8 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         };
         let (mut options, mut offer, mut offers) = (Options::default(), None, 0);
         let mut is_framed = false;
-        for field in fields {
-            let value = field.value;
-            match Class::of(field.name.as_bytes()) {
+        for &Field { value, class, .. } in &head.fields {
+            match class {
                 Class::Host => {
                     head.has_hosts |= head.host.is_some();
                     head.host = Some(value);
@@ -210,11 +183,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 
     /// A field of the client's own.
     pub(crate) fn value_of(&self, name: &str) -> Option<&'b [u8]> {
-        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.value)
     }
 
     fn values(&self, class: Class) -> impl DoubleEndedIterator<Item = &'b [u8]> {
-        self.fields.iter().filter(move |field| Class::of(field.name.as_bytes()) == class).map(|field| field.value)
+        self.fields.iter().filter(move |field| field.class == class).map(|field| field.value)
     }
 
     /// Whether Connection names this field.
@@ -234,16 +207,15 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         out.put_slice(b" HTTP/1.1\r\n");
         // The field is demanded, even without a name (RFC 9112 section 3.2).
         field::put(out, b"host", forwarded.host.unwrap_or_default());
-        for field in self.fields {
-            let name = field.name.as_bytes();
-            let is_passed = match Class::of(name) {
+        for &Field { name, value, class } in &self.fields {
+            let is_passed = match class {
                 Class::Passed | Class::Accept => !self.is_nominated(name),
                 Class::Trailer => self.framing == Framing::Chunked,
                 Class::Proxys => forwarded.is_believed && self.values_named(name) == 1 && !self.is_nominated(name),
                 _ => false,
             };
             if is_passed {
-                field::put(out, name, field.value);
+                field::put(out, name, value);
             }
         }
         self.put_forwarded(out, forwarded);
@@ -271,7 +243,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     }
 
     fn values_named(&self, name: &[u8]) -> usize {
-        self.fields.iter().filter(|field| field.name.as_bytes().eq_ignore_ascii_case(name)).count()
+        self.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count()
     }
 
     /// Of a stranger: what is known of this connection. Of a believed proxy: what it says of those before it, and this hop; what it
@@ -298,7 +270,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             out.put_slice(b"\r\n");
         }
         let only = |class: Class| {
-            let mut values = self.values(class).filter(|_| forwarded.is_believed);
+            let mut values = forwarded.is_believed.then(|| self.values(class))?;
             values.next().filter(|_| values.next().is_none())
         };
         let scheme = only(Class::ForwardedProto).filter(|scheme| matches!(*scheme, b"http" | b"https"));
@@ -337,9 +309,8 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
 
-    fn seen<T>(text: &str, look: impl FnOnce(&RequestHead<'_, '_>) -> T) -> Result<Option<T>, BadHead> {
-        let mut room = Room::new();
-        Ok(read(text.as_bytes(), &mut room, BOUNDS)?.map(|(head, _)| look(&head)))
+    fn seen<T>(text: &str, look: impl FnOnce(&RequestHead<'_>) -> T) -> Result<Option<T>, BadHead> {
+        Ok(read(text.as_bytes(), BOUNDS)?.map(|(head, _)| look(&head)))
     }
 
     /// The head an upstream gets.
@@ -424,8 +395,7 @@ mod tests {
         let text = "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
         let whole = text.len() - 3;
         for end in 0..=text.len() {
-            let mut room = Room::new();
-            let found = read(&text.as_bytes()[..end], &mut room, BOUNDS).unwrap();
+            let found = read(&text.as_bytes()[..end], BOUNDS).unwrap();
             assert_eq!(found.map(|(_, length)| length), (end >= whole).then_some(whole), "{end}");
         }
         let long = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(BOUNDS.bytes));
