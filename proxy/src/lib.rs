@@ -1,51 +1,56 @@
 //! The door of a Codius host: everything that arrives from the public internet passes here.
 //!
-//! pingora is the frame (server, runtimes, listeners); HTTP/1 is the crate's own, HTTP/2 hyper's. The crate knows
-//! hosts and upstreams and nothing of money or pods: a [`RouteTable`] says which pod is where, and every other host name
-//! belongs to the control plane behind a unix socket.
+//! pingora is the frame (server, runtimes, listeners); HTTP/1 is the crate's own, HTTP/2 is the h2 crate's frames with the same way of a
+//! request behind them. The crate knows hosts and upstreams and nothing of money or pods: a [`RouteTable`] says which pod is where, and
+//! every other host name belongs to the control plane behind a unix socket.
 //!
-//! # The walk of a request, and the map of this crate
+//! # The way of a request, and the floors of this crate
+//!
+//! Each floor imports from itself and from those below it (`tests/tidy/floors.rs` holds that); no two files import each other. Six files
+//! are the way of a request: `server/accept`, `downstream/http1/serve` (or `http2/serve`), `request/plan`, `request/send`,
+//! `request/transfer`, `upstream/route`.
 //!
 //! ```text
-//! edge     the pingora services: worker threads, drain
-//!  listen  their sockets, bound or inherited
-//!  accept  one connection: is there room, what does it speak
-//!  proxied whose it is, when a proxy passes it on         (proxy_protocol: pure)
-//!  tls     handshake, certificates by name, what https means for a request
-//!  conn    one client connection: what its requests share
-//!  http1   HTTP/1 of clients and upstreams, in one task per client
-//!   wire      heads and chunks, read and written                 (pure)
-//!  h2      HTTP/2 of clients: many requests at once, by hyper
-//!   forward   one of them: the list of steps below, and the retry
-//!    host       Host header -> pod key or control plane         (pure)
-//!    gate       counts who comes, by what admit allows          (admit: pure)
-//!    route      pod key -> upstream, idle connections included
-//!    headers    what is stripped, what is set, of HTTP/2        (pure)
-//!    upstream   connect, and one upstream's idle connections    (on a shelf)
-//!    hearing    an upstream's bytes: its answer is read even when it takes no more
-//!    body       bytes both ways, never collected
-//!    rescue     the one table from failure to answer            (pure)
-//!    gone       why a pod that was here is not                  (pure)
-//! limits   every number that bounds something
-//! policy   whom is believed, counted and connected to
-//! metrics  counters with closed labels
-//! request_id  the number a request is known by
-//! visit    what is counted and logged of one request
-//! traffic  what is counted of one pod
-//! pace     how fast a client takes what it is sent
-//! outlet   when what hyper was given has left
-//! access   the access log
+//! server      edge      the pingora services: worker threads, drain
+//!             listen    their sockets, bound or inherited
+//!             accept    one connection: is there room, whose is it, what does it speak
+//! downstream  proxied   whose it is, when a proxy passes it on              (proxy_protocol: pure)
+//!             tls       handshake, certificates by name
+//!             http1     HTTP/1.1 of clients, in one task per connection
+//!             http2     HTTP/2 of clients: many requests, in one task per connection
+//!             pace      how fast a client takes what it is sent
+//! request     plan      what is done about a request, from its head alone   (host, https, target: whom it is for)
+//!             send      it is sent, and once more if nobody can tell
+//!             transfer  both directions of it, polled together              (upload, download; client: its other side)
+//!             visit     what is counted and logged of it
+//!             error_response  the one table from failure to answer          (pure)
+//! context     shared    what all connections share
+//!             conn      what the requests of one connection share
+//! routing     table     pod key -> route
+//!             tombstones  why a pod that was here is not                    (pure)
+//! upstream    route     one upstream: connections to it, and whether it is still routable
+//!             socket, shelf   one connection, and the idle ones
+//! policy      trust     whom is believed, counted and connected to          (via: whom a believed proxy speaks for)
+//!             gate      counts who comes, by what admit allows              (admit: pure)
+//!             limits    every number that bounds something
+//! telemetry   metrics, handshakes   counters with closed labels
+//!             access    the access log
+//!             traffic   what is counted of one pod
+//!             request_id   the number a request is known by
+//! wire        heads and chunks of HTTP/1, read and written                  (pure)
+//! time        timers, and which wait a connection is in
+//! pod_key     the name of a pod                                             (pure)
 //! ```
 //!
-//! # Posture towards odd HTTP/1 (`wire` unless noted)
+//! # Posture towards odd requests (`wire` unless noted)
 //!
 //! | seen | done |
 //! |---|---|
 //! | no Host in HTTP/1.1, two Hosts, Host with user info or bad characters, Host unlike an absolute target | 400 (`host`) |
 //! | absolute-form target | rewritten to origin-form |
-//! | `"<>{}\|^`, a backtick and UTF-8 in a target | passed on as they are; bytes that aren't UTF-8: 400 |
-//! | CONNECT, TRACE | 405 (`host`) |
-//! | Host unlike the server name of the TLS handshake | 421 (`tls`) |
+//! | `"<>{}\|^`, a backtick and UTF-8 in a target | passed on as they are; bytes that aren't UTF-8: 400. HTTP/2 takes what a URI may have |
+//! | CONNECT, TRACE | 405 (`plan`) |
+//! | Host unlike the server name of the TLS handshake | 421 (`https`) |
 //! | obs-fold, space before the colon, bare CR, unknown version, bad chunk size | 400, connection closed |
 //! | Content-Length and Transfer-Encoding together, any coding besides one chunked | 400, connection closed |
 //! | Content-Lengths that differ, Transfer-Encoding not ending in chunked, Transfer-Encoding in HTTP/1.0 | 400, connection closed |
@@ -56,55 +61,36 @@
 //! | Upgrade | passed as a tunnel unless it has a body, names h2c or is HTTP/1.0; then stripped |
 //! | Expect: 100-continue | passed on; the body follows the upstream's 100, or [`Limits::continue_wait`]; other expectations are stripped |
 //! | an answer before the end of the request's body | passed on, the connection closed [`Limits::linger`] after it |
-//! | 1xx answers other than 100 and 101 | passed on as they come, 64 at most; not to HTTP/1.0, nor over HTTP/2 |
-//! | a target that is no path, or has a scheme besides http and https | 400 (`host`) |
-//! | fields that only a proxy may send ([`Policy::trusted_proxies`]): X-Forwarded-*, Forwarded, X-Real-IP, X-Original-URL and the like | from others removed (`headers`) |
-//! | Proxy; X_Forwarded_For and others that are spelled with `_` and mean one of ours, or one that frames | removed (`headers`) |
+//! | 1xx answers other than 100 and 101 | passed on as they come, 64 at most; not to HTTP/1.0 |
+//! | a target that is no path, or has a scheme besides http and https | 400 (`plan`) |
+//! | fields that only a proxy may send ([`Policy::trusted_proxies`]): X-Forwarded-*, Forwarded, X-Real-IP, X-Original-URL and the like | from others removed |
+//! | Proxy; X_Forwarded_For and others that are spelled with `_` and mean one of ours, or one that frames | removed |
 //! | X-Request-Id | replaced (`request_id`) |
-//! | trailers that frame, concern a hop or are one of these | removed (`headers`) |
-//! | 204 with a length, 205 with a body | passed without, the pod's connection not used again (`headers`) |
+//! | trailers that frame, concern a hop or are one of these | removed |
+//! | 204 with a length, 205 with a body | passed without, the pod's connection not used again |
 //! | trailers | passed when announced by `Trailer` (and, towards the client, asked for by `TE: trailers`) |
 
 #![forbid(unsafe_code)]
 
-mod accept;
-mod access;
-mod admit;
-mod clock;
-mod conn;
-mod edge;
-mod gate;
-mod gone;
-mod host;
-mod http1;
-mod http2;
-mod idle;
-mod limits;
-mod listen;
-mod metrics;
-mod pace;
+mod context;
+mod downstream;
+mod pod_key;
 mod policy;
-mod proxied;
-mod proxy_protocol;
 mod request;
-mod request_id;
-mod rescue;
-mod route;
-mod shelf;
-mod socket;
-mod tls;
-mod traffic;
+mod routing;
+mod server;
+mod telemetry;
+mod time;
 mod upstream;
-mod via;
-mod visit;
 mod wire;
 
-pub use access::{AccessFormat, AccessLog};
-pub use edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
-pub use gone::Gone;
-pub use limits::Limits;
-pub use listen::{Inherited, ListenError};
-pub use policy::{Network, ParseNetworkError, PodNetworks, Policy, UpstreamPolicy, refuses_port};
-pub use route::{ParsePodKeyError, PodKey, RouteTable, Upstream};
-pub use tls::{CertificateError, CertificateFiles, Certificates, KeyKind, TlsConfig};
-pub use traffic::PodTraffic;
+pub use downstream::tls::{CertificateError, CertificateFiles, Certificates, KeyKind, TlsConfig};
+pub use pod_key::{ParsePodKeyError, PodKey};
+pub use policy::limits::Limits;
+pub use policy::trust::{Network, ParseNetworkError, PodNetworks, Policy, UpstreamPolicy, refuses_port};
+pub use routing::table::{RouteTable, Upstream};
+pub use routing::tombstones::Gone;
+pub use server::edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
+pub use server::listen::{Inherited, ListenError};
+pub use telemetry::access::{AccessFormat, AccessLog};
+pub use telemetry::traffic::PodTraffic;

@@ -3,19 +3,27 @@
 //! | file | what it does |
 //! |---|---|
 //! | `plan` | what is done about a request, decided from its head alone |
-//! | `target` | its upstream, and which faults that one's failures are |
+//! | `host`, `https`, `target` | whom it is for, whether over the right connection, and its upstream |
 //! | `send` | it is sent, and once more if nobody can tell |
 //! | `transfer` | both directions of it, polled together |
 //! | `upload`, `download` | each direction |
 //! | `client` | what they need of the client's side: HTTP/1 and HTTP/2 have one each |
+//! | `exchange` | what there is to know for that, and how it ends |
+//! | `error_response` | the one table from failure to answer |
+//! | `visit` | what is counted and logged of it |
 
 pub(crate) mod client;
 pub(crate) mod download;
+pub(crate) mod error_response;
+pub(crate) mod exchange;
+pub(crate) mod host;
+pub(crate) mod https;
 pub(crate) mod plan;
 pub(crate) mod send;
 pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod upload;
+pub(crate) mod visit;
 
 /// Bytes that are read at once of what is mostly small.
 pub(crate) const READ_SMALL: usize = 8 * 1024;

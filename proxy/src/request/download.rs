@@ -6,12 +6,12 @@ use bytes::{Buf, BytesMut};
 use http::{HeaderValue, StatusCode};
 
 use crate::request::client::{Beginning, Client, Sent};
-use crate::request::transfer::{End, Setting};
+use crate::request::error_response::Fault;
+use crate::request::exchange::{End, Setting};
 use crate::request::upload::Upload;
+use crate::request::visit::Visit;
 use crate::request::{READ_LARGE, READ_SMALL, TURN};
-use crate::rescue::Fault;
-use crate::socket::Stream;
-use crate::visit::Visit;
+use crate::upstream::socket::Stream;
 use crate::wire::Bounds;
 use crate::wire::answer::{self, AnswerHead, Asked, Body};
 use crate::wire::chunk::{Decoder, Piece};

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, Uri};
+use http::{HeaderValue, Method, Response};
 
-use crate::conn::Conn;
-use crate::host::{self, Named};
+use crate::context::conn::Conn;
+use crate::request::error_response::{self, Fault, Reader};
+use crate::request::host::{self, Named};
+use crate::request::https;
 use crate::request::target::Target;
-use crate::rescue::{self, Fault, Reader};
-use crate::upstream::TunnelPlace;
-use crate::visit::Visit;
+use crate::request::visit::Visit;
+use crate::upstream::route::TunnelPlace;
 use crate::wire::Framing;
 use crate::wire::request::{Forwarded, RequestHead};
 
@@ -65,7 +66,9 @@ pub(crate) enum Decision {
 pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result<Decision, Fault> {
     let edge = &conn.edge;
     let client = conn.via.client(head.forwarded_for().rev(), &edge.policy);
-    edge.gate.request_of(client, visit.begun(), &edge.policy, &edge.limits)?;
+    if !edge.gate.admits_from(client, visit.begun(), &edge.policy, &edge.limits) {
+        return Err(Fault::ClientTooFast);
+    }
     if matches!(head.method, b"CONNECT" | b"TRACE") {
         return Err(Fault::MethodNotAllowed);
     }
@@ -80,9 +83,9 @@ pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>
     }
     let named = Named { host: head.host, authority: head.target.authority, may_be_missing: head.is_old };
     let admitted = host::admit(named)?;
-    conn.check(&admitted)?;
-    if let Some(location) = location(conn, &admitted, head) {
-        return Ok(Decision::Answer(rescue::moved(location)));
+    https::check(conn, &admitted)?;
+    if let Some(location) = https::redirect(conn, &admitted, head.target.path) {
+        return Ok(Decision::Answer(error_response::moved(location)));
     }
     let target = Target::of(&admitted.destination, edge, visit)?;
     let length = if let Framing::Length(length) = head.framing { length } else { 0 };
@@ -117,9 +120,4 @@ pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>
 
 fn is_idempotent(method: &[u8]) -> bool {
     Method::from_bytes(method).is_ok_and(|method| method.is_idempotent())
-}
-
-fn location(conn: &Conn, admitted: &host::Admitted, head: &RequestHead<'_>) -> Option<HeaderValue> {
-    let path = if head.target.path.starts_with(b"/") { head.target.path } else { b"/" };
-    conn.redirect(admitted, || Uri::try_from(path).ok())
 }

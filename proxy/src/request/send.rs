@@ -10,15 +10,16 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 
-use crate::conn::Conn;
+use crate::context::conn::Conn;
 use crate::request::client::Client;
+use crate::request::error_response::{self, Fault};
+use crate::request::exchange::{End, Setting};
 use crate::request::plan::{Facts, Plan};
 use crate::request::target::now;
-use crate::request::transfer::{End, Setting, Transfer};
-use crate::rescue::{self, Fault};
-use crate::socket::Socket;
-use crate::upstream::TunnelPlace;
-use crate::visit::Visit;
+use crate::request::transfer::Transfer;
+use crate::request::visit::Visit;
+use crate::upstream::route::TunnelPlace;
+use crate::upstream::socket::Socket;
 
 /// What became of a request.
 pub(crate) enum Outcome {
@@ -87,6 +88,6 @@ pub(crate) async fn send<C: Client>(
 
 /// The page for a request that has no answer.
 pub(crate) fn page_of(fault: Fault, conn: &Conn, facts: Facts, visit: &Visit) -> Response<Bytes> {
-    conn.edge.metrics.failed(fault);
-    rescue::answer(fault, facts.reader, now(), visit.id())
+    conn.edge.metrics.failed(fault.label());
+    error_response::answer(fault, facts.reader, now(), visit.id())
 }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
-use crate::edge::Shared;
-use crate::host::Destination;
-use crate::limits::Limits;
-use crate::metrics::Upstreams;
-use crate::rescue::Fault;
-use crate::upstream::{DialError, Route};
-use crate::visit::Visit;
+use crate::context::shared::Shared;
+use crate::policy::limits::Limits;
+use crate::request::error_response::Fault;
+use crate::request::host::Destination;
+use crate::request::visit::Visit;
+use crate::routing::tombstones::Gone;
+use crate::telemetry::metrics::Upstreams;
+use crate::upstream::route::{DialError, Route};
 
 /// The upstream of a request, and which faults its failures are.
 #[derive(Debug)]
@@ -38,15 +39,22 @@ impl Target {
         };
         let key = key.ok_or(Fault::NoSuchPod)?;
         visit.is_for(key);
-        let route = edge.routes.route(&key).ok_or_else(|| edge.routes.why_not(&key, now()))?;
+        let route = edge.routes.route(&key).ok_or_else(|| match edge.routes.why_not(&key, now()) {
+            Some(Gone::Expired(at)) => Fault::PodExpired(at),
+            Some(Gone::Exited(at)) => Fault::PodExited(at),
+            Some(Gone::Restarting(_)) => Fault::PodRestarting,
+            None => Fault::NoSuchPod,
+        })?;
         visit.goes_to_pod(&route);
         Ok(Target::Pod(route))
     }
 
     /// Whether a request with at least `length` bytes of body may be sent there at `now`.
     pub(crate) fn check_room(&self, edge: &Shared, now: Instant, length: u64) -> Result<(), Fault> {
-        if let Target::Pod(pod) = self {
-            edge.gate.request_to(pod, now, &edge.limits)?;
+        if let Target::Pod(pod) = self
+            && !edge.gate.admits_to(Arc::as_ptr(pod).addr(), now, &edge.limits)
+        {
+            return Err(Fault::PodTooBusy);
         }
         if length > self.bytes_max(&edge.limits) { Err(Fault::BodyTooLarge) } else { Ok(()) }
     }

@@ -2,51 +2,18 @@
 //! the request is complete, and nothing needs a task or a channel.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 
-use crate::conn::Conn;
-use crate::idle::Moment;
 use crate::request::client::Client;
 use crate::request::download::Download;
-use crate::request::plan::{Facts, Plan};
+use crate::request::error_response::Fault;
+use crate::request::exchange::{End, Setting};
 use crate::request::upload::{Stop, Upload, Wait};
-use crate::rescue::Fault;
-use crate::socket::Socket;
-use crate::visit::Visit;
-
-/// How it ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    /// The answer is out.
-    Done {
-        upstream_is_reusable: bool,
-        /// All of the request has gone to the upstream.
-        request_is_complete: bool,
-    },
-    /// The upstream has switched protocols, and the client was told so.
-    Switched,
-    /// The answer broke off; what came of it is out.
-    Cut,
-    /// The client left.
-    Left,
-    /// The upstream has ended without an answer, or with half a head of one.
-    Lost {
-        answer_began: bool,
-        /// It was sent something of the request.
-        was_sent: bool,
-    },
-}
-
-/// What there is to know for it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting<'a> {
-    pub(crate) conn: &'a Arc<Conn>,
-    pub(crate) plan: &'a Plan,
-    pub(crate) facts: Facts,
-}
+use crate::request::visit::Visit;
+use crate::time::timers::Moment;
+use crate::upstream::socket::Socket;
 
 /// One request between two sides.
 pub(crate) struct Transfer<'a, C> {

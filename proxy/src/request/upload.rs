@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
-use crate::admit;
-use crate::idle::Moment;
-use crate::limits::Limits;
+use crate::policy::admit;
+use crate::policy::limits::Limits;
 use crate::request::TURN;
 use crate::request::client::{Client, Lack};
+use crate::request::error_response::Fault;
 use crate::request::plan::Plan;
-use crate::rescue::Fault;
-use crate::socket::Stream;
-use crate::visit::Visit;
+use crate::request::visit::Visit;
+use crate::time::timers::Moment;
+use crate::upstream::socket::Stream;
 use crate::wire::Framing;
 
 /// A request on its way.

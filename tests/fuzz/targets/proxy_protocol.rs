@@ -5,7 +5,7 @@ use codiusd_fuzz as _;
 use libfuzzer_sys::fuzz_target;
 
 // The file alone: it needs nothing of its crate, which would take minutes to build with instrumentation.
-#[path = "../../../proxy/src/proxy_protocol.rs"]
+#[path = "../../../proxy/src/downstream/proxy_protocol.rs"]
 mod proxy_protocol;
 
 use proxy_protocol::{LENGTH_MAX, parse};

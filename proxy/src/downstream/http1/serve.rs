@@ -1,0 +1,165 @@
+//! The loop of a client connection: while it waits it is its stream and nothing else.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tokio_util::io::poll_read_buf;
+
+use crate::context::conn::Conn;
+use crate::downstream::http1::answer::{self, Begun, Next};
+use crate::telemetry::metrics::Counted;
+use crate::time::timers::{LazyTimer, WhenWoken};
+use crate::wire::BadHead;
+
+/// Bytes that are read at once of a head.
+const READ: usize = 4 * 1024;
+/// Bytes of the first read of a request, for which there is room on the stack.
+const FIRST: usize = 2048;
+
+/// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
+pub(crate) async fn serve<S>(conn: Arc<Conn>, mut stream: S, shutdown: ShutdownWatch)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limits = &conn.edge.limits;
+    let mut told = shutdown.clone();
+    let mut stopping = WhenWoken::new(async {
+        drop(told.wait_for(|stop| *stop).await);
+        conn.clock.head_ended(limits.last_request).await;
+    });
+    let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
+    let (mut inbox, mut timer) = (BytesMut::new(), LazyTimer::default());
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut timer, &mut stopping, &shutdown)) => next,
+            () = &mut cut => return,
+        };
+        let listens = match next {
+            Next::Again => continue,
+            Next::Over => return,
+            Next::Leave => false,
+            Next::Close => true,
+        };
+        tokio::select! {
+            () = part(stream, listens, limits.linger) => {}
+            () = &mut cut => {}
+        }
+        return;
+    }
+}
+
+/// Waits for one request and answers it.
+async fn one<S>(
+    conn: &Arc<Conn>,
+    stream: &mut S,
+    inbox: &mut BytesMut,
+    timer: &mut LazyTimer,
+    stopping: &mut (impl Future<Output = ()> + Unpin),
+    shutdown: &ShutdownWatch,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let begun = match head(conn, stream, inbox, timer, stopping).await {
+        Ok(begun) => begun,
+        Err(NoHead::Ended) => return Next::Over,
+        Err(NoHead::Idle) => return Next::Leave,
+        Err(NoHead::Late) => {
+            conn.edge.metrics.cut.header_deadline.inc();
+            return Next::Over;
+        }
+        Err(NoHead::Bad(bad)) => {
+            return answer::refuse(conn, stream, bad.into()).await;
+        }
+    };
+    conn.clock.request_began();
+    let next = answer::answer(conn, stream, inbox, begun, shutdown).await;
+    conn.clock.request_ended();
+    if !inbox.is_empty() {
+        conn.clock.bytes_came();
+    }
+    next
+}
+
+enum NoHead {
+    /// The client has closed.
+    Ended,
+    /// It has said nothing for too long, or the edge drains.
+    Idle,
+    /// Its head took too long.
+    Late,
+    Bad(BadHead),
+}
+
+async fn head<S: AsyncRead + Unpin>(
+    conn: &Arc<Conn>,
+    stream: &mut S,
+    inbox: &mut BytesMut,
+    timer: &mut LazyTimer,
+    stopping: &mut (impl Future<Output = ()> + Unpin),
+) -> Result<Begun, NoHead> {
+    let limits = &conn.edge.limits;
+    let mut looked_at = 0;
+    let mut resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
+    loop {
+        // A head that isn't whole is looked at again when there is one more line.
+        let has_line = inbox.get(looked_at..).is_some_and(|new| memchr::memchr(b'\n', new).is_some());
+        if (has_line || inbox.len() > limits.header_bytes)
+            && let Some(begun) = answer::begin(conn, inbox).map_err(NoHead::Bad)?
+        {
+            return Ok(begun);
+        }
+        looked_at = inbox.len();
+        let came = poll_fn(|cx| {
+            let polled = if inbox.is_empty() {
+                let mut room = [0; FIRST];
+                let mut buf = ReadBuf::new(&mut room);
+                let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
+                polled.map_ok(|()| {
+                    inbox.extend_from_slice(buf.filled());
+                    buf.filled().len()
+                })
+            } else {
+                inbox.reserve(READ);
+                poll_read_buf(Pin::new(&mut *stream), cx, inbox)
+            };
+            if polled.is_ready() {
+                return polled.map(|read| Ok(read.is_ok_and(|count| count > 0)));
+            }
+            if Pin::new(&mut *stopping).poll(cx).is_ready() {
+                return Poll::Ready(Err(NoHead::Idle));
+            }
+            let Some(deadline) = conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
+            ready!(timer.poll(deadline, cx));
+            Poll::Ready(Err(if conn.clock.is_in_head() { NoHead::Late } else { NoHead::Idle }))
+        })
+        .await?;
+        if !came {
+            return Err(NoHead::Ended);
+        }
+        drop(resting.take());
+        conn.clock.bytes_came();
+    }
+}
+
+/// Ends what is sent to the client and, if one `listens`, takes what it sends until it ends, too; at most for `patience`. Closed while
+/// there is something to read, its last bytes could be lost in a reset.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, listens: bool, patience: Duration) {
+    let parting = async {
+        if stream.shutdown().await.is_err() || !listens {
+            return;
+        }
+        let mut discarded = [0; FIRST];
+        while stream.read(&mut discarded).await.is_ok_and(|count| count > 0) {}
+    };
+    // Whoever doesn't take it is gone.
+    drop(timeout(patience, Box::pin(parting)).await);
+}

@@ -1,0 +1,4 @@
+//! Clocks and timers.
+
+pub(crate) mod clock;
+pub(crate) mod timers;

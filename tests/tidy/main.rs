@@ -1,0 +1,461 @@
+//! The rules of this repository that no compiler checks: sizes, layers, and documents that say what is true.
+
+#![expect(clippy::expect_used, reason = "all of this is test code")]
+
+mod floors;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use codiusd::{
+    config::{
+        Config, Settings,
+        keys::{self, KEYS, Key},
+        limits::LIMITS,
+    },
+    figures::{Disk, HostFacts, HostFigures},
+    self_test::SelfTestMetrics,
+};
+use codiusd_control::{
+    pay::Asset,
+    pods::{Doing, PodMetrics, Room, Shares},
+    store::Totals,
+};
+use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
+use codiusd_runtime::{HyperdConfig, HyperdRuntime, network::restored_counter};
+use prometheus::{Registry, proto::MetricFamily};
+
+/// Lines a file may have, tests at its end not counted.
+const LINES_MAX: usize = 500;
+/// Directories that aren't ours to check: built, installed or found by fuzzing.
+const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "target"];
+/// Source directories of the crates, and the crates of ours each may import.
+const CRATES: &[(&str, &[&str])] = &[
+    (".", &["codiusd-control", "codiusd-ilp", "codiusd-own", "codiusd-proxy", "codiusd-runtime", "codiusd-supervisor"]),
+    ("control", &["codiusd-ilp", "codiusd-own", "codiusd-runtime", "codiusd-supervisor"]),
+    ("control/ilp", &["codiusd-supervisor"]),
+    ("control/runtime", &["codiusd-supervisor"]),
+    ("demo", &[]),
+    ("own", &[]),
+    ("proxy", &["codiusd-own", "codiusd-supervisor"]),
+    ("supervisor", &[]),
+    ("tests/toolbox", &[]),
+];
+/// Files that decide and nothing else: no clock, no files, no network, no tasks.
+const PURE: &[&str] = &[
+    "control/src/factor.rs",
+    "control/src/machines.rs",
+    "control/src/manifest/canonical.rs",
+    "control/src/manifest/rules.rs",
+    "control/src/manifest/vars.rs",
+    "control/src/pay/book.rs",
+    "control/src/pay/price.rs",
+    "control/src/peers/set.rs",
+    "control/src/peers/uri.rs",
+    "control/src/pods/reconcile.rs",
+    "control/src/pods/state.rs",
+    "control/runtime/src/network/policy.rs",
+    "control/runtime/src/network/ports.rs",
+    "control/runtime/src/network/table.rs",
+    "proxy/src/downstream/proxy_protocol.rs",
+    "proxy/src/pod_key.rs",
+    "proxy/src/policy/admit.rs",
+    "proxy/src/policy/via.rs",
+    "proxy/src/request/error_response.rs",
+    "proxy/src/request/host.rs",
+    "proxy/src/routing/table.rs",
+    "proxy/src/routing/tombstones.rs",
+    "proxy/src/wire.rs",
+    "proxy/src/wire/answer.rs",
+    "proxy/src/wire/chunk.rs",
+    "proxy/src/wire/field.rs",
+    "proxy/src/wire/request.rs",
+    "proxy/src/wire/syntax.rs",
+];
+/// What a pure file would do those things with.
+const IMPURE: &[&str] = &["async ", "Instant::now", "SystemTime", "Timestamp::now", "rand::", "std::fs", "std::net::Tcp", "tokio::"];
+/// Phrases that aren't left in the sources, put together so that this file may be checked, too, and what is done instead.
+const BANNED: &[(&str, &str)] = &[
+    (concat!("TO", "DO"), "do it, or open an issue"),
+    (concat!("FIX", "ME"), "do it, or open an issue"),
+    (concat!("dbg", "!("), "use tracing"),
+    (concat!("#[al", "low("), "use #[expect(..., reason = \"...\")]"),
+    (concat!("#![al", "low("), "use #![expect(..., reason = \"...\")]"),
+    (concat!("#[ig", "nore"), "a test runs or goes"),
+];
+/// What starts a task or thread that nobody supervises.
+const UNSUPERVISED: &[&str] = &["tokio::spawn(", "task::spawn(", "thread::spawn(", "thread::Builder::new("];
+/// Files that start some all the same: how many, and who notices their end.
+const NOTICED: &[(&str, usize, &str)] = &[
+    ("control/ilp/src/btp/client.rs", 1, "who sends over the connection is told that it has ended"),
+    ("control/runtime/src/embedded.rs", 1, "the caller waits for it"),
+    ("control/runtime/src/embedded/launch.rs", 1, "waits for a child process and does nothing else"),
+    ("control/runtime/src/hyperd.rs", 1, "the caller waits for it"),
+    ("control/runtime/src/hyperd/client.rs", 1, "the request over the connection fails"),
+    ("control/runtime/src/hyperd/survey.rs", 2, "the next survey does it again"),
+    ("control/runtime/src/network/kernel.rs", 1, "the caller waits for it"),
+    ("control/src/store.rs", 1, "what it runs is a job of the supervisor"),
+    ("src/self_test.rs", 1, "the caller waits for it"),
+];
+/// First parts of paths in this repository, by which a path in a text is told from others.
+const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "supervisor", "tests"];
+const DOCUMENTS: &[&str] =
+    &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md", "deploy/operating.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Files below `directory` with this ending, as paths from the root.
+fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(directory)];
+    while let Some(directory) = open.pop() {
+        let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        for entry in entries.map(|entry| entry.expect("read a directory")) {
+            let (path, name) = (entry.path(), entry.file_name());
+            if entry.file_type().expect("a file's type").is_dir() {
+                if !NOT_OURS.iter().any(|ours| name == *ours) {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                found.push(path.strip_prefix(root()).expect("below the root").to_owned());
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no .{ending} files below {}", directory.display());
+    found
+}
+
+fn sources() -> Vec<PathBuf> {
+    files(Path::new(""), "rs")
+}
+
+/// Says all that is wrong at once.
+#[track_caller]
+fn assert_none(wrong: &[String], rule: &str) {
+    assert!(wrong.is_empty(), "{rule}:\n  {}", wrong.join("\n  "));
+}
+
+/// The lines before the tests at a file's end. `#[cfg(test)]` among other modules' declarations ends nothing.
+fn production(text: &str) -> impl Iterator<Item = &str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let opens_tests =
+        |at: usize| lines[at] == "#[cfg(test)]" && lines.get(at + 1).is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'));
+    let all = lines.len();
+    let count = (0..all).find(|at| opens_tests(*at)).unwrap_or(all);
+    lines.into_iter().take(count)
+}
+
+#[test]
+fn tests_among_modules_do_not_end_the_count() {
+    assert_eq!(production("mod a;\n#[cfg(test)]\nmod tests;\nfn b() {}\n").count(), 4);
+    assert_eq!(production("fn b() {}\n#[cfg(test)]\nmod tests {\n}\n").count(), 1);
+}
+
+#[test]
+fn files_are_short() {
+    let too_long = sources().into_iter().filter_map(|path| {
+        let text = read(&root().join(&path));
+        let lines = production(&text).count();
+        (lines > LINES_MAX).then(|| format!("{}: {lines} lines", path.display()))
+    });
+    assert_none(&too_long.collect::<Vec<_>>(), "files have at most 500 lines without their tests");
+}
+
+#[test]
+fn every_source_file_is_a_module_of_its_parent() {
+    let mut wrong = Vec::new();
+    for (krate, _) in CRATES {
+        let source = Path::new(krate).join("src");
+        for path in files(&source, "rs") {
+            let below = path.strip_prefix(source.strip_prefix(".").unwrap_or(&source)).expect("below its source directory");
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if stem == "mod" {
+                wrong.push(format!("{}: modules are foo.rs and foo/", path.display()));
+            }
+            let parent = match below.parent().filter(|parent| *parent != Path::new("")) {
+                Some(parent) => vec![source.join(parent).with_extension("rs")],
+                None if stem == "lib" || stem == "main" => continue,
+                None => vec![source.join("lib.rs"), source.join("main.rs")],
+            };
+            let declared = parent.iter().filter(|file| root().join(file).exists()).any(|file| {
+                let text = read(&root().join(file));
+                text.lines().any(|line| line.trim_end().ends_with(&format!("mod {stem};")))
+            });
+            if !declared {
+                wrong.push(format!("{}: nobody declares it", path.display()));
+            }
+        }
+    }
+    assert_none(&wrong, "a source file is part of its crate");
+}
+
+#[test]
+fn crates_import_only_what_is_below_them() {
+    let mut wrong = Vec::new();
+    for (krate, allowed) in CRATES {
+        let manifest: toml::Table = read(&root().join(krate).join("Cargo.toml")).parse().expect("a manifest is TOML");
+        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table).expect("dependencies");
+        let names: Vec<&str> = dependencies.keys().map(String::as_str).collect();
+        for name in names {
+            let foreign = name.starts_with("codiusd-") && !allowed.contains(&name);
+            let frame_of_the_door = name.starts_with("pingora") && *krate != "proxy";
+            if foreign || frame_of_the_door {
+                wrong.push(format!("{krate} imports {name}"));
+            }
+        }
+    }
+    assert_none(&wrong, "the two planes don't know each other");
+}
+
+#[test]
+fn what_decides_has_no_clock_and_no_io() {
+    let mut wrong = Vec::new();
+    for file in PURE {
+        let text = read(&root().join(file));
+        for (number, line) in production(&text).enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for impure in IMPURE.iter().filter(|impure| line.contains(**impure)) {
+                wrong.push(format!("{file}:{}: {impure}", number + 1));
+            }
+        }
+    }
+    assert_none(&wrong, "time is an input, and so is everything else");
+}
+
+#[test]
+fn every_task_has_somebody_who_notices_its_end() {
+    let mut wrong = Vec::new();
+    for path in sources().into_iter().filter(|path| !path.starts_with("tests") && !path.starts_with("supervisor")) {
+        let name = path.to_string_lossy();
+        if name.contains("tests") || name.contains("/examples/") || name.starts_with("demo") {
+            continue;
+        }
+        let text = read(&root().join(&path));
+        let starts = production(&text).filter(|line| UNSUPERVISED.iter().any(|call| line.contains(call))).count();
+        let may = NOTICED.iter().find(|(file, ..)| *file == name).map_or(0, |(_, count, _)| *count);
+        if starts != may {
+            wrong.push(format!("{name} starts {starts} tasks or threads itself, where {may} may be"));
+        }
+    }
+    assert_none(&wrong, "tasks and threads are started by the supervisor, or stand in NOTICED with who notices their end");
+}
+
+#[test]
+fn nothing_unfinished_is_left() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        for (number, line) in read(&root().join(&path)).lines().enumerate() {
+            let place = format!("{}:{}", path.display(), number + 1);
+            for (phrase, instead) in BANNED.iter().filter(|(phrase, _)| line.contains(phrase)) {
+                wrong.push(format!("{place}: {phrase}: {instead}"));
+            }
+            if is_code_in_a_comment(line) {
+                wrong.push(format!("{place}: code in a comment: {}", line.trim()));
+            }
+        }
+    }
+    for document in DOCUMENTS {
+        if read(&root().join(document)).contains(concat!("@", "@")) {
+            wrong.push(format!("{document}: a figure is missing"));
+        }
+    }
+    assert_none(&wrong, "what is unfinished isn't committed");
+}
+
+/// A line of an ordinary comment that ends as a statement does.
+fn is_code_in_a_comment(line: &str) -> bool {
+    let Some(comment) = line.trim_start().strip_prefix("// ") else { return false };
+    let comment = comment.trim();
+    let starts = ["let ", "use ", "fn ", "pub ", "return ", "if ", "for ", "assert"].iter().any(|word| comment.starts_with(word));
+    comment.ends_with(");") || comment.ends_with("};") || (starts && (comment.ends_with(';') || comment.ends_with('{')))
+}
+
+#[test]
+fn paths_in_texts_exist() {
+    let documents = DOCUMENTS.iter().map(PathBuf::from).map(|path| (path, false));
+    let mut wrong = Vec::new();
+    for (path, is_source) in documents.chain(sources().into_iter().map(|path| (path, true))) {
+        let text = read(&root().join(&path));
+        let lines = text.lines().filter(|line| !is_source || line.trim_start().starts_with("//"));
+        for word in lines.flat_map(|line| line.split(['`', '(', ')', '[', ']', ' ', ',', ';'])) {
+            let word = word.trim_end_matches(['.', ':', '/']);
+            let is_path = word.split_once('/').is_some_and(|(first, rest)| TOP.contains(&first) && !rest.is_empty());
+            let is_file = !is_source && !word.contains('/') && word.ends_with(".md");
+            if (is_path || is_file) && !exists(&path, word) {
+                wrong.push(format!("{} names {word}", path.display()));
+            }
+        }
+    }
+    assert_none(&wrong, "texts name only files that exist");
+}
+
+/// Whether a path is there from the root, or from the crate of the file that names it.
+fn exists(named_in: &Path, path: &str) -> bool {
+    let mut bases = named_in.ancestors().skip(1).map(|base| root().join(base));
+    bases.any(|base| base.join(path).exists())
+}
+
+#[test]
+fn the_readme_has_every_setting_and_no_other() {
+    let readme = read(&root().join("README.md"));
+    let limits = LIMITS.iter().map(|limit| &limit.key).collect();
+    for (table, keys) in [("| key |", KEYS.iter().collect::<Vec<_>>()), ("| limit |", limits)] {
+        let lines = readme.lines().skip_while(|line| !line.starts_with(table));
+        let rows: BTreeSet<&str> = lines.skip(2).take_while(|line| line.starts_with('|')).collect();
+        let expected: Vec<String> = keys.into_iter().map(readme_row).collect();
+        let same = rows.len() == expected.len() && expected.iter().all(|row| rows.contains(row.as_str()));
+        assert!(same, "the table of README.md that begins with {table} should be:\n{}\n", expected.join("\n"));
+    }
+}
+
+fn readme_row(key: &Key) -> String {
+    let environment: Vec<String> = key.environment.iter().map(|name| format!("`{name}`")).collect();
+    let default = match key.default {
+        Some("") => "empty".to_owned(),
+        Some(default) => format!("`{default}`"),
+        None => String::new(),
+    };
+    format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
+}
+
+/// A host of which all is known.
+fn facts() -> HostFacts {
+    let shares = Shares::default();
+    HostFacts {
+        started: 0,
+        uplink: true,
+        store: true,
+        draining: false,
+        pods: vec![Doing::Running],
+        room: Room { max: shares, held: shares },
+        disk: Some(Disk { size: 1, free: 1 }),
+        totals: vec![(Asset { code: "XRP".to_owned(), scale: 9 }, Totals::default())],
+        peers: 0,
+        panics: 0,
+    }
+}
+
+/// Everything that counts, on one registry.
+fn registry() -> Registry {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("make a certificate");
+    let files = CertificateFiles { chain: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
+    fs::write(&files.chain, signed.cert.pem()).expect("write a file");
+    fs::write(&files.key, signed.signing_key.serialize_pem()).expect("write a file");
+    let tls = TlsConfig {
+        listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        certificates: Arc::new(Certificates::load(vec![files]).expect("load the certificate")),
+        redirect: false,
+        public_port: None,
+        hsts_seconds: 0,
+    };
+    let edge =
+        EdgeConfig { tls: Some(tls), ..EdgeConfig::new("127.0.0.1:0".parse().expect("an address"), directory.path().join("control.sock")) };
+    let registry = Registry::new();
+    Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
+    PodMetrics::register(&registry).expect("register the pods' metrics");
+    HostFigures::register(&registry, facts).expect("register the host's figures");
+    HostFigures::register_money(&registry, facts).expect("register the host's money");
+    SelfTestMetrics::register(&registry).expect("register the self-test's metrics");
+    registry.register(Box::new(restored_counter())).expect("register the policy's metric");
+    HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
+    registry
+}
+
+#[test]
+fn the_document_of_metrics_has_every_one_and_no_other() {
+    let document = read(&root().join("deploy/metrics.md"));
+    let rows: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("| metric |")).skip(2).collect();
+    let rows: Vec<&str> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
+    let expected: Vec<String> = registry().gather().iter().map(metric_row).collect();
+    assert!(rows == expected, "the table of metrics in deploy/metrics.md should be:\n{}\n", expected.join("\n"));
+}
+
+/// The values of a label are a closed set, but for names of certificates and assets, and releases.
+fn metric_row(family: &MetricFamily) -> String {
+    let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+        labels.entry(pair.name()).or_default().insert(pair.value());
+    }
+    let told = labels.iter().map(|(label, values)| match *label {
+        "asset" | "name" | "release" | "scale" => format!("`{label}`"),
+        _ => format!("`{label}`: {}", values.iter().copied().collect::<Vec<_>>().join(", ")),
+    });
+    let (kind, labels) = (format!("{:?}", family.get_field_type()).to_lowercase(), told.collect::<Vec<_>>().join("; "));
+    format!("| `{}` | {kind} | {labels} | {} |", family.name(), family.help())
+}
+
+#[test]
+fn the_settings_file_that_is_shipped_has_every_default() {
+    let path = root().join("deploy/codiusd.toml");
+    let text = read(&path);
+    let expected: Vec<String> = keys::all().map(file_entry).collect();
+    let missing = expected.iter().any(|entry| !text.contains(entry.as_str()));
+    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != expected.len();
+    assert!(!missing && !others, "the entries of {} should be:\n{}", path.display(), expected.join("\n"));
+
+    let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
+    let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
+    let has_default = |setting: &str| keys::all().any(|key| key.default.is_some() && setting.starts_with(&format!("{} = ", key.name)));
+    let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if has_default(setting) => format!("{setting}\n"),
+        _ => String::new(),
+    });
+    let directory = tempfile::tempdir().expect("make a directory");
+    let uncommented = directory.path().join("codiusd.toml");
+    fs::write(&uncommented, with_every_default.collect::<String>()).expect("write the file");
+    let explicit = Settings::read(Some(&uncommented), [dev]).expect("it is valid without its comment signs");
+    let made = |settings: &Settings| Config::from_settings(settings).expect("it can be used");
+    let (mut shipped, explicit) = (made(&shipped), made(&explicit));
+    // A socket that is set chooses the runtime, also if it is the usual one.
+    shipped.runtime.clone_from(&explicit.runtime);
+    assert_eq!(format!("{shipped:?}"), format!("{explicit:?}"));
+}
+
+#[test]
+fn settings_without_default_can_be_used_as_the_file_shows_them() {
+    let text = read(&root().join("deploy/codiusd.toml"));
+    let directory = tempfile::tempdir().expect("make a directory");
+    let file = directory.path().join("codiusd.toml");
+    let without: Vec<&Key> = keys::all().filter(|key| key.default.is_none()).collect();
+    assert!(!without.is_empty());
+    for key in without {
+        let line = text.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with(&format!("{} = ", key.name))));
+        fs::write(&file, line.unwrap_or_else(|| panic!("no {}", key.name))).expect("write the file");
+        let settings = Settings::read(Some(&file), [("CODIUS_DEV".to_owned(), "true".to_owned())]);
+        let settings = settings.unwrap_or_else(|error| panic!("{}: {error}", key.name));
+        Config::from_settings(&settings).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+    }
+}
+
+fn file_entry(key: &Key) -> String {
+    let value = key.default.or_else(|| key.example()).map_or_else(|| "...".to_owned(), as_toml);
+    format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
+}
+
+/// Numbers and booleans are written as what they are, the rest as strings.
+fn as_toml(value: &str) -> String {
+    let bare = format!("value = {value}")
+        .parse::<toml::Table>()
+        .is_ok_and(|table| matches!(table.get("value"), Some(toml::Value::Boolean(_) | toml::Value::Integer(_) | toml::Value::Float(_))));
+    if bare { value.to_owned() } else { format!("{value:?}") }
+}
+
+#[test]
+fn values_are_written_with_their_types() {
+    for (value, written) in
+        [("false", "false"), ("3000", "3000"), ("0.75", "0.75"), ("", "\"\""), ("40GiB", "\"40GiB\""), ("127.0.0.1", "\"127.0.0.1\"")]
+    {
+        assert_eq!(as_toml(value), written);
+    }
+}
