@@ -94,3 +94,5 @@ pub use server::edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
 pub use server::listen::{Inherited, ListenError};
 pub use telemetry::access::{AccessFormat, AccessLog};
 pub use telemetry::traffic::PodTraffic;
+#[cfg(feature = "fuzzing")]
+pub use wire::differential as fuzzing;

@@ -80,7 +80,9 @@ impl<'b> AnswerHead<'b> {
         let said = if let Framing::Length(length) = framing { Some(length) } else { None };
         let body = match status {
             100..200 | 304 => Body::None { announced: false },
-            204 | 205 => Body::None { announced: !matches!(framing, Framing::Unsaid | Framing::Length(0)) },
+            204 => Body::None { announced: !matches!(framing, Framing::Unsaid | Framing::Length(0)) },
+            // Others read it to the connection's end if it says nothing (RFC 9112 section 6.3 has no exception for it).
+            205 => Body::None { announced: framing != Framing::Length(0) },
             _ if asked.is_head => Body::None { announced: false },
             _ => match framing {
                 Framing::Length(length) => Body::Length(length),
@@ -219,7 +221,7 @@ mod tests {
     fn bodies_end_where_everybody_says() {
         let none = Body::None { announced: false };
         type Row = (&'static str, &'static str, bool, Result<(Body, bool), BadHead>);
-        let table: [Row; 19] = [
+        let table: [Row; 21] = [
             ("1.1 200 OK", "Content-Length: 3\r\n", false, Ok((Body::Length(3), true))),
             ("1.1 200 OK", "Content-Length: 3\r\nContent-Length: 3\r\n", false, Ok((Body::Length(3), true))),
             ("1.1 200 OK", "Content-Length: 3\r\nContent-Length: 4\r\n", false, Err(BadHead::Malformed)),
@@ -237,6 +239,8 @@ mod tests {
             ("1.1 204 No Content", "", false, Ok((none, true))),
             ("1.1 204 No Content", "Content-Length: 4\r\n", false, Ok((Body::None { announced: true }, false))),
             ("1.1 205 Reset Content", "Transfer-Encoding: chunked\r\n", false, Ok((Body::None { announced: true }, false))),
+            ("1.1 205 Reset Content", "", false, Ok((Body::None { announced: true }, false))),
+            ("1.1 205 Reset Content", "Content-Length: 0\r\n", false, Ok((none, true))),
             ("1.1 103 Early Hints", "Link: </a>\r\n", false, Ok((none, true))),
             ("1.1 099 Odd", "", false, Err(BadHead::Malformed)),
         ];

@@ -26,6 +26,22 @@ const PROXY_HEADERS: [&[u8]; 5] = [
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xcb\0\x71\x07\x7f\0\0\x01\0\x05\0\x50\x20\0\0GET",
 ];
 
+/// Messages of HTTP/1 with all that frames them, and a chunked body.
+const HTTP1_REQUESTS: [&[u8]; 5] = [
+    b"GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nUpgrade: h2c\r\n\r\n",
+    b"POST http://x/a#b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhelloGET /b HTTP/1.0\nHost: x\n\n",
+    b"PUT / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\nX_Forwarded_For: 1.2.3.4\r\nProxy: x\r\n\r\n",
+];
+const HTTP1_ANSWERS: [&[u8]; 4] = [
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nto the end",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+];
+const HTTP1_CHUNKS: [&[u8]; 2] = [b"5;a=\"b\" ;c\r\nhello\r\nA\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\nGET", b"0000\r\n\r\n"];
+
 /// Manifests and configs of images, as registries hold them.
 const IMAGE_MANIFESTS: [&[u8]; 3] = [
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:00","size":1,"platform":{"os":"linux","architecture":"amd64","variant":"v3"},"annotations":{"vnd.docker.reference.type":"x"}}]}"#,
@@ -93,6 +109,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (row, manifest) in IMAGE_MANIFESTS.iter().enumerate() {
         write(corpus, "image_manifest", row, manifest)?;
+    }
+    for (target, messages) in [("http1_requests", &HTTP1_REQUESTS[..]), ("http1_answers", &HTTP1_ANSWERS), ("http1_chunks", &HTTP1_CHUNKS)]
+    {
+        for (row, message) in messages.iter().enumerate() {
+            write(corpus, target, row, message)?;
+        }
     }
     for first in 0..ENTRIES.len() {
         write(corpus, "layer", first, &archive(first))?;
