@@ -12,6 +12,9 @@
 //! | `error_response` | the one table from failure to answer |
 //! | `visit` | what is counted and logged of it |
 
+use std::pin::pin;
+use std::task::Context;
+
 pub(crate) mod client;
 pub(crate) mod download;
 pub(crate) mod error_response;
@@ -33,3 +36,10 @@ pub(crate) const READ_LARGE: usize = 64 * 1024;
 pub(crate) const ENCODED: usize = 64 * 1024;
 /// Bytes of one body that are sent before others have a turn.
 const TURN: usize = 256 * 1024;
+
+/// Gives others a turn: this task goes on after the sockets were asked again what has come. Woken in the usual way it would be the next one,
+/// for many turns, as long as nobody else is known to have something to do.
+fn give_way(cx: &mut Context<'_>) {
+    // Ready only when it is asked again, which is when this task is.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}

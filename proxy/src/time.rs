@@ -1,4 +1,5 @@
 //! Clocks and timers.
 
 pub(crate) mod clock;
+pub(crate) mod http_date;
 pub(crate) mod timers;

@@ -87,6 +87,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) ends: bool,
     /// All of the request has gone to the upstream.
     pub(crate) request_is_complete: bool,
+    /// Date, unless the answer has that.
+    pub(crate) date: Option<&'a [u8]>,
     /// Strict-Transport-Security, unless the answer has that.
     pub(crate) hsts: Option<&'a [u8]>,
     /// Shown in what the control plane answers.

@@ -10,7 +10,8 @@ use crate::request::error_response::Fault;
 use crate::request::exchange::{End, Setting};
 use crate::request::upload::Upload;
 use crate::request::visit::Visit;
-use crate::request::{READ_LARGE, READ_SMALL, TURN};
+use crate::request::{READ_LARGE, READ_SMALL, TURN, give_way};
+use crate::time::http_date;
 use crate::upstream::socket::Stream;
 use crate::wire::Bounds;
 use crate::wire::answer::{self, AnswerHead, Asked, Body};
@@ -142,7 +143,7 @@ impl Download {
             return false;
         }
         self.turn = 0;
-        cx.waker().wake_by_ref();
+        give_way(cx);
         true
     }
 
@@ -277,10 +278,12 @@ impl Download {
         let Setting { conn, facts, .. } = setting;
         self.upstream_closes |= !head.keeps_alive;
         let hsts = conn.hsts().filter(|_| !head.has("strict-transport-security"));
+        let date = (!head.has("date")).then(http_date::now);
         let id = visit.went_to_control().then(|| visit.id().text());
         let beginning = Beginning {
             ends: matches!(head.body, Body::None { .. } | Body::Length(0)),
             request_is_complete: !facts.has_body || upload.is_done(),
+            date: date.as_ref().map(|date| &date[..]),
             hsts: hsts.as_ref().map(HeaderValue::as_bytes),
             request_id: id.as_ref().map(|id| &id[..]),
         };

@@ -9,11 +9,11 @@ use tokio::io::AsyncWrite;
 
 use crate::policy::admit;
 use crate::policy::limits::Limits;
-use crate::request::TURN;
 use crate::request::client::{Client, Lack};
 use crate::request::error_response::Fault;
 use crate::request::plan::Plan;
 use crate::request::visit::Visit;
+use crate::request::{TURN, give_way};
 use crate::time::timers::Moment;
 use crate::upstream::socket::Stream;
 use crate::wire::Framing;
@@ -141,7 +141,7 @@ impl Upload {
         loop {
             if self.turn >= TURN {
                 self.turn = 0;
-                cx.waker().wake_by_ref();
+                give_way(cx);
                 return Ok(());
             }
             let head = plan.head.get(self.head_sent..).unwrap_or_default();

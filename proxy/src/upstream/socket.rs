@@ -62,8 +62,11 @@ impl Stream {
                 Stream::Tcp(stream) => stream.poll_read_ready(cx),
                 Stream::Unix(stream) => stream.poll_read_ready(cx),
             })?;
-            if buf.capacity() - buf.len() < room / 4 {
-                buf.reserve(room);
+            match buf.capacity() - buf.len() {
+                // Not grown: what is read at once should leave at once, and a little more would be a write of its own.
+                left if buf.is_empty() && left < room => *buf = BytesMut::with_capacity(room),
+                left if left < room / 4 => buf.reserve(room),
+                _ => {}
             }
             let read = match self {
                 Stream::Tcp(stream) => stream.try_read_buf(buf),

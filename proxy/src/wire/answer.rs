@@ -174,6 +174,8 @@ pub(crate) struct Reply<'a> {
     pub(crate) is_last: bool,
     /// To a client of HTTP/1.0 that asked for it.
     pub(crate) says_keep_alive: bool,
+    /// Date, unless the answer has that (RFC 9110 section 6.6.1).
+    pub(crate) date: Option<&'a [u8]>,
     /// Strict-Transport-Security, unless the answer has that.
     pub(crate) hsts: Option<&'a [u8]>,
     /// Shown in what the control plane answers.
@@ -182,6 +184,9 @@ pub(crate) struct Reply<'a> {
 
 impl Reply<'_> {
     fn put(&self, out: &mut impl BufMut, length: Option<u64>, upgrade: Option<&[u8]>) {
+        if let Some(date) = self.date {
+            field::put(out, b"date", date);
+        }
         if let Some(hsts) = self.hsts {
             field::put(out, b"strict-transport-security", hsts);
         }
@@ -211,7 +216,8 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
-    const PLAIN: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
+    const PLAIN: Reply<'_> =
+        Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
 
     fn seen<T>(text: &str, is_head: bool, look: impl FnOnce(&AnswerHead<'_>) -> T) -> Result<Option<T>, BadHead> {
         Ok(read(text.as_bytes(), BOUNDS, Asked { is_head })?.map(|(head, _)| look(&head)))

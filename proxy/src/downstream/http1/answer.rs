@@ -20,6 +20,7 @@ use crate::request::send::{self, Outcome};
 use crate::request::target::now;
 use crate::request::visit::Visit;
 use crate::telemetry::request_id::RequestId;
+use crate::time::http_date;
 use crate::wire::answer::put_status_line;
 use crate::wire::request;
 use crate::wire::{BadHead, Bounds, field};
@@ -116,6 +117,7 @@ fn written(page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Optio
     for (name, value) in page.headers().iter().filter(|(name, _)| *name != header::CONNECTION) {
         field::put(&mut out, name.as_str().as_bytes(), value.as_bytes());
     }
+    field::put(&mut out, b"date", &http_date::now());
     if let Some(hsts) = hsts {
         field::put(&mut out, b"strict-transport-security", hsts.as_bytes());
     }

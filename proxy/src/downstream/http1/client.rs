@@ -24,7 +24,7 @@ const AHEAD: usize = 256;
 const HEAD_ROOM: usize = 512;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Of an answer that isn't the last word on its request.
-const BARE: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
+const BARE: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
 
 /// One request of a connection.
 pub(crate) struct Http1Client<'a, S> {
@@ -153,6 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
             coding: self.coding,
             is_last: self.is_last,
             says_keep_alive: self.facts.is_old && !self.is_last,
+            date: beginning.date,
             hsts: beginning.hsts,
             request_id: beginning.request_id,
         };

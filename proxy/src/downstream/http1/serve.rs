@@ -37,9 +37,19 @@ where
     let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
     let (mut inbox, mut timer) = (BytesMut::new(), LazyTimer::default());
     loop {
+        if inbox.is_empty() {
+            // It may wait for long.
+            inbox = BytesMut::new();
+        }
+        let begun = tokio::select! {
+            biased;
+            begun = head(&conn, &mut stream, &mut inbox, &mut timer, &mut stopping) => begun,
+            () = &mut cut => return,
+        };
+        // Boxed: there is none of it while the connection waits.
         let next = tokio::select! {
             biased;
-            next = Box::pin(one(&conn, &mut stream, &mut inbox, &mut timer, &mut stopping, &shutdown)) => next,
+            next = Box::pin(answered(&conn, &mut stream, &mut inbox, begun, &shutdown)) => next,
             () = &mut cut => return,
         };
         let listens = match next {
@@ -56,19 +66,12 @@ where
     }
 }
 
-/// Waits for one request and answers it.
-async fn one<S>(
-    conn: &Arc<Conn>,
-    stream: &mut S,
-    inbox: &mut BytesMut,
-    timer: &mut LazyTimer,
-    stopping: &mut (impl Future<Output = ()> + Unpin),
-    shutdown: &ShutdownWatch,
-) -> Next
+/// Answers a request, or what isn't one.
+async fn answered<S>(conn: &Arc<Conn>, stream: &mut S, inbox: &mut BytesMut, begun: Result<Begun, NoHead>, shutdown: &ShutdownWatch) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let begun = match head(conn, stream, inbox, timer, stopping).await {
+    let begun = match begun {
         Ok(begun) => begun,
         Err(NoHead::Ended) => return Next::Over,
         Err(NoHead::Idle) => return Next::Leave,
@@ -76,9 +79,7 @@ where
             conn.edge.metrics.cut.header_deadline.inc();
             return Next::Over;
         }
-        Err(NoHead::Bad(bad)) => {
-            return answer::refuse(conn, stream, bad.into()).await;
-        }
+        Err(NoHead::Bad(bad)) => return answer::refuse(conn, stream, bad.into()).await,
     };
     conn.clock.request_began();
     let next = answer::answer(conn, stream, inbox, begun, shutdown).await;
@@ -99,6 +100,7 @@ enum NoHead {
     Bad(BadHead),
 }
 
+/// Waits for the head of a request.
 async fn head<S: AsyncRead + Unpin>(
     conn: &Arc<Conn>,
     stream: &mut S,
@@ -162,4 +164,24 @@ async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, listens: bool, p
     };
     // Whoever doesn't take it is gone.
     drop(timeout(patience, Box::pin(parting)).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::l4::stream::Stream as Socket;
+
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_is_small() {
+        let size = size_of_future(serve::<Box<Socket>>);
+        assert!(size <= SIZE_MAX, "{size} bytes: what of it is needed only for a request?");
+    }
+
+    /// Bytes of the future of a connection, which is what there is of it while it waits.
+    const SIZE_MAX: usize = 480;
 }

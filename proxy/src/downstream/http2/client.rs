@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::downstream::http2::flow::{Flow, Piece, Waiting};
 use crate::request::ENCODED;
 use crate::request::client::{Beginning, Chunks, Client, Lack, Sent};
 use crate::telemetry::request_id::X_REQUEST_ID;
+use crate::time::http_date;
 use crate::wire::answer::{AnswerHead, Body, Coding, Reply};
 use crate::wire::chunk::{self, Decoder};
 use crate::wire::field::Class;
@@ -67,6 +68,7 @@ impl Http2Client {
         let mut headers = page.headers().clone();
         headers.remove(CONNECTION);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(page.body().len()));
+        headers.extend(HeaderValue::from_bytes(&http_date::now()).ok().map(|date| (DATE, date)));
         if let Some(hsts) = hsts {
             headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
         }
@@ -203,16 +205,16 @@ impl Client for Http2Client {
         if let Ok(status) = StatusCode::from_u16(head.status)
             && status != StatusCode::SWITCHING_PROTOCOLS
         {
-            let reply = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, hsts: None, request_id: None };
+            let reply = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
             self.send_informational(status, fields(head, &reply));
         }
     }
 
     fn begin(&mut self, head: &AnswerHead<'_>, beginning: Beginning<'_>) {
-        let Beginning { hsts, request_id, .. } = beginning;
+        let Beginning { date, hsts, request_id, .. } = beginning;
         let coding = if head.body == Body::Chunked { Coding::Chunked } else { Coding::Plain };
-        let mut headers = fields(head, &Reply { coding, is_last: false, says_keep_alive: false, hsts, request_id });
-        for (name, value) in [(STRICT_TRANSPORT_SECURITY, hsts), (X_REQUEST_ID, request_id)] {
+        let mut headers = fields(head, &Reply { coding, is_last: false, says_keep_alive: false, date, hsts, request_id });
+        for (name, value) in [(DATE, date), (STRICT_TRANSPORT_SECURITY, hsts), (X_REQUEST_ID, request_id)] {
             if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
                 headers.insert(name, value);
             }
