@@ -168,3 +168,20 @@ async fn clients_of_http_1_0_are_kept_when_they_ask_for_it() {
     let answer = house.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n")).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
 }
+
+#[tokio::test]
+async fn an_answer_has_one_date() {
+    let house = SecureHouse::new().await;
+    let bare = Pod::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let dated = Pod::answering("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 0\r\n\r\n").await;
+    let (bare, dated) = (house.publish(1, bare.address), house.publish(2, dated.address));
+    for (name, is_ours) in [(bare.as_str(), true), (dated.as_str(), false), ("localhost", true)] {
+        let answer = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        let dates: Vec<_> = answer.head.lines().filter_map(|line| line.strip_prefix("date: ")).collect();
+        let [date] = &dates[..] else { panic!("{name} has {dates:?}") };
+        assert!(date.ends_with(" GMT") && date.contains(" 1994 ") != is_ours, "{name} has {date}");
+        let answer = house.h2(name).await.send_request(get(name, "/")).await.unwrap();
+        let dates: Vec<_> = answer.headers().get_all("date").iter().collect();
+        assert!(dates.len() == 1 && (dates[0].to_str().unwrap().contains(" 1994 ") != is_ours), "{name} has {dates:?}");
+    }
+}

@@ -161,7 +161,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// The first byte of the first field of a block, which is its status: behind changes of the table's size (RFC 7541 section 6.3).
-fn first_field(block: &[u8]) -> Option<u8> {
+pub(crate) fn first_field(block: &[u8]) -> Option<u8> {
     let mut bytes = block.iter().copied();
     loop {
         let first = bytes.next()?;

@@ -13,6 +13,7 @@ use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
+use crate::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Outcome, first_field, request};
 use crate::kit::{Pod, read_head, within};
 use crate::secure::{Body, SecureHouse, empty, full, get, text};
 
@@ -371,4 +372,94 @@ async fn drain_finishes_requests_under_way() {
     }
     assert!(within("the connection to go", sender.send_request(get(&name, "/"))).await.is_err());
     within("the drain to end", drained).await.unwrap();
+}
+
+#[tokio::test]
+async fn informational_answers_come_before_the_answer() {
+    let house = SecureHouse::new().await;
+    let pod = Pod::answering(
+        "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+         HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
+    )
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut client = Frames::open(&house, &name).await;
+    let number = client.number();
+    client.send(HEADERS, END_HEADERS | END_STREAM, number, &request(&name, &[])).await;
+    let (mut heads, mut content) = (Vec::new(), Vec::new());
+    while let Some((kind, flags, stream, payload)) = client.next().await {
+        match kind {
+            HEADERS if stream == number => heads.push((first_field(&payload), flags & END_STREAM)),
+            DATA if stream == number => content.extend_from_slice(&payload),
+            _ => continue,
+        }
+        if flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    // 200 is in the static table, and 103 isn't.
+    let [first, second, last] = &heads[..] else { panic!("two that inform and one that answers: {heads:?}") };
+    assert!(first.0 != Some(0x88) && second.0 != Some(0x88) && *last == (Some(0x88), 0), "{heads:?}");
+    assert_eq!(content, b"hi");
+}
+
+#[tokio::test]
+async fn an_expected_100_is_passed_on() {
+    let house = SecureHouse::new().await;
+    let pod = Pod::raw(|_, mut stream| async move {
+        let head = read_head(&mut stream).await.unwrap();
+        assert!(head.contains("expect: 100-continue"), "{head}");
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        let mut body = [0; 5];
+        stream.read_exact(&mut body).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await.unwrap();
+        stream.write_all(&body).await.unwrap();
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut client = Frames::open(&house, &name).await;
+    let number = client.number();
+    let fields = [(":method", "POST"), ("content-length", "5"), ("expect", "100-continue")];
+    client.send(HEADERS, END_HEADERS, number, &request(&name, &fields)).await;
+    // 100: no status of the static table, and before anything of the body was sent.
+    assert_eq!(client.outcome(number).await, Outcome::Other);
+    client.send(DATA, END_STREAM, number, b"hello").await;
+    assert_eq!(client.outcome(number).await, Outcome::Ok);
+}
+
+#[tokio::test]
+async fn a_request_that_is_taken_back_ends_at_its_pod() {
+    let house = SecureHouse::new().await;
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let ended = std::sync::Mutex::new(Some(ended));
+    let pod = Pod::raw(move |_, mut stream| {
+        let ended = ended.lock().unwrap().take();
+        async move {
+            read_head(&mut stream).await.unwrap();
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+            ended.unwrap().send(()).unwrap();
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let mut sender = house.h2(&name).await;
+    let answer = sender.send_request(get(&name, "/"));
+    within("the request to arrive", async {
+        while pod.accepted() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(answer);
+    within("the pod's connection to be closed", end).await.unwrap();
+    assert_eq!(
+        within("the connection to be closed", async {
+            while house.house.counted("codius_edge_requests_total", &[("to", "pod"), ("method", "read"), ("status", "left")]) < 1.0 {
+                tokio::task::yield_now().await;
+            }
+            house.house.counted("codius_edge_connections_cut_total", &[("reason", "abusive")])
+        })
+        .await,
+        0.0
+    );
 }
