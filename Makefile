@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test setup test-setup lint doc deny dockerfile fuzz instructions bench bench-demo bench-edge
+.PHONY: help demo test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
@@ -12,6 +12,7 @@ help:
 	@echo "make deny     licences, sources and duplicates of the dependencies"
 	@echo "make dockerfile  the image of deploy/Dockerfile, built without a registry, and a pod in it"
 	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
+	@echo "make fuzz-rivals  the front door's HTTP/1 beside nginx's and haproxy's, FUZZ_SECONDS (60): for nightly runs"
 	@echo "make bench    upload to first byte, as the README has it"
 	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as the README has it"
 	@echo "make instructions  the front door's instructions per request, compared with what is recorded"
@@ -47,6 +48,9 @@ dockerfile: setup
 FUZZ_SECONDS ?= 60
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS)
+
+fuzz-rivals: test-setup
+	tests/fuzz/rivals --seconds $(FUZZ_SECONDS)
 
 instructions: test-setup
 	tests/bench/instructions

@@ -64,7 +64,6 @@ pub(crate) async fn answer(conn: Arc<Conn>, flow: Arc<Flow>, request: Request<Re
 /// What is said to a client whose head can't be used.
 async fn refuse(conn: &Conn, client: Http2Client, fault: Fault) -> Ended {
     conn.edge.metrics.failed(fault.label());
-    conn.refused(fault.status());
     let page = error_response::answer(fault, Reader::Program, now(), RequestId::next());
     send_page(conn, client, &page, false).await
 }

@@ -106,15 +106,12 @@ impl Http2Client {
         let Some(answer) = &mut self.answer else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
         answer.reserve_capacity(wanted);
         let mut capacity = answer.capacity();
-        if capacity == 0 {
+        while capacity == 0 {
             let Poll::Ready(polled) = answer.poll_capacity(cx) else {
                 self.waiting.get_or_insert_with(|| self.flow.wait());
                 return Poll::Pending;
             };
-            capacity = polled.transpose().map_err(io::Error::other)?.unwrap_or_default();
-            if capacity == 0 {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
+            capacity = polled.ok_or(io::ErrorKind::BrokenPipe)?.map_err(io::Error::other)?;
         }
         self.waiting = None;
         Poll::Ready(Ok(capacity.min(wanted)))
