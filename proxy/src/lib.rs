@@ -37,7 +37,7 @@
 //!             access    the access log
 //!             traffic   what is counted of one pod
 //!             request_id   the number a request is known by
-//! wire        heads and chunks of HTTP/1, read and written                  (pure)
+//! wire        heads and chunks of HTTP/1, read and written                  (pure; differential: does hyper read the same?)
 //! time        timers, and which wait a connection is in
 //! pod_key     the name of a pod                                             (pure)
 //! ```
@@ -73,6 +73,8 @@
 #![forbid(unsafe_code)]
 
 mod context;
+#[cfg(test)]
+mod differential;
 mod downstream;
 mod pod_key;
 mod policy;
@@ -94,5 +96,3 @@ pub use server::edge::{Edge, EdgeConfig, Prepared, Pulse, StartError};
 pub use server::listen::{Inherited, ListenError};
 pub use telemetry::access::{AccessFormat, AccessLog};
 pub use telemetry::traffic::PodTraffic;
-#[cfg(feature = "fuzzing")]
-pub use wire::differential as fuzzing;

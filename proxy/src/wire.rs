@@ -7,15 +7,11 @@
 //! | `request` | the head of a request: its target, its framing, and the head its upstream gets |
 //! | `answer` | the head of an answer: its framing, and the head its client gets |
 //! | `chunk` | the chunked coding (RFC 9112 section 7.1) |
-//! | `differential` | whether hyper reads the same, for tests and fuzzing |
 //!
 //! Nothing is copied as it came: each name, value, length and chunk is read, and written in the one way that everybody reads alike.
 
 pub(crate) mod answer;
 pub(crate) mod chunk;
-#[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "it is public where it is fuzzed"))]
-pub mod differential;
 pub(crate) mod field;
 pub(crate) mod request;
 pub(crate) mod syntax;

@@ -17,7 +17,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[(
         &["upstream"],
         &["policy"],
         &["telemetry"],
-        &["pod_key", "time", "wire"],
+        &["differential", "pod_key", "time", "wire"],
     ],
 )];
 /// Crates in which no files import each other.

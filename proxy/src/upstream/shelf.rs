@@ -15,7 +15,7 @@ pub(crate) enum Fit {
     Usable,
     /// Its upstream has ended it, or says something that nobody has asked for.
     Closed,
-    /// It can't be used from here, or not yet.
+    /// It belongs to another runtime.
     Elsewhere,
 }
 

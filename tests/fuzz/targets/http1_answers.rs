@@ -5,6 +5,6 @@ use codiusd_fuzz as _;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    codiusd_proxy::fuzzing::answers(bytes, false);
-    codiusd_proxy::fuzzing::answers(bytes, true);
+    codius_http1::answers(bytes, false);
+    codius_http1::answers(bytes, true);
 });

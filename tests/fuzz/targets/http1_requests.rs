@@ -4,4 +4,4 @@
 use codiusd_fuzz as _;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| codiusd_proxy::fuzzing::requests(bytes));
+fuzz_target!(|bytes: &[u8]| codius_http1::requests(bytes));

@@ -1,5 +1,5 @@
 //! What we take for a message, others must take for the same message, or for none: hyper reads the bytes that came, and those that are
-//! written of them. Built for tests and fuzzing only.
+//! written of them. For tests, and for tests/fuzz, where it is built with `wire` and nothing else of this crate.
 //!
 //! Each function panics when somebody disagrees.
 
@@ -17,10 +17,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::{self, Asked, Body, Coding, Reply};
-use super::chunk::{self, Decoder, Piece};
-use super::request::{self, Forwarded};
-use super::{Bounds, Framing};
+use crate::wire::answer::{self, Asked, Body, Coding, Reply};
+use crate::wire::chunk::{self, Decoder, Piece};
+use crate::wire::request::{self, Forwarded};
+use crate::wire::{Bounds, Framing, syntax};
 
 const BOUNDS: Bounds = Bounds { bytes: 8 * 1024, fields: 64 };
 const FORWARDED: Forwarded<'_> =
@@ -35,7 +35,7 @@ struct Message {
 }
 
 /// The requests of one connection.
-pub fn requests(bytes: &[u8]) {
+pub(crate) fn requests(bytes: &[u8]) {
     let (mut ours, mut written, mut rest) = (Vec::new(), Vec::new(), bytes);
     while let Ok(Some((head, length))) = request::read(rest, BOUNDS) {
         let Some((content, left)) = content_of(head.framing, &rest[length..]) else { break };
@@ -74,7 +74,7 @@ pub fn requests(bytes: &[u8]) {
 }
 
 /// The answer to one request.
-pub fn answers(bytes: &[u8], is_head: bool) {
+pub(crate) fn answers(bytes: &[u8], is_head: bool) {
     let mut rest = bytes;
     let (message, written) = loop {
         let Ok(Some((head, length))) = answer::read(rest, BOUNDS, Asked { is_head }) else { return };
@@ -113,7 +113,7 @@ pub fn answers(bytes: &[u8], is_head: bool) {
 }
 
 /// A chunked body, wherever it is cut.
-pub fn chunks(bytes: &[u8]) {
+pub(crate) fn chunks(bytes: &[u8]) {
     let whole = decoded(&[bytes]);
     for at in 0..=bytes.len() {
         let (first, second) = bytes.split_at(at);
@@ -181,7 +181,7 @@ fn assert_is_strict(head: &[u8]) {
     for (number, line) in lines.split("\r\n").enumerate() {
         assert!(!line.is_empty() && !line.contains(['\r', '\n', '\0']), "{line:?} of {text:?}");
         let Some((name, _)) = line.split_once(':').filter(|_| number > 0) else { continue };
-        assert!(super::syntax::is_token(name.as_bytes()), "{name:?} of {text:?}");
+        assert!(syntax::is_token(name.as_bytes()), "{name:?} of {text:?}");
         framed += usize::from(matches!(name, "content-length" | "transfer-encoding"));
         hosts += usize::from(name == "host");
     }

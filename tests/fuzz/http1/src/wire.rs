@@ -1,0 +1,1 @@
+../../../../proxy/src/wire.rs
