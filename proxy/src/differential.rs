@@ -97,7 +97,7 @@ pub(crate) fn answers(bytes: &[u8], is_head: bool) {
         let Some(content) = content else { return };
         let coding = if framing == Framing::Chunked { Coding::Chunked } else { Coding::Plain };
         let mut client = Vec::new();
-        head.put(&mut client, &Reply { coding, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None });
+        head.put(&mut client, &Reply { coding, ..Reply::BARE });
         assert_is_strict(&client);
         match coding {
             Coding::Chunked => put_chunks(&mut client, &content),

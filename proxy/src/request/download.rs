@@ -218,14 +218,14 @@ impl Download {
         };
         let heard = std::mem::take(&mut self.heard);
         let read = answer::read(&heard, bounds, Asked { is_head: facts.is_head }).map_err(|_| broken());
-        let told = match &read {
-            Ok(Some((head, length))) => self.told(head, client, setting, visit, upload).map(|()| Some(*length)).ok_or_else(broken),
+        let passed = match &read {
+            Ok(Some((head, length))) => self.pass_head(head, client, setting, visit, upload).map(|()| Some(*length)).ok_or_else(broken),
             Ok(None) => Ok(None),
             Err(fault) => Err(*fault),
         };
         drop(read);
         self.heard = heard;
-        let Some(length) = told? else {
+        let Some(length) = passed? else {
             if let Receiving::Head { looked_at, .. } = &mut self.receiving {
                 *looked_at = self.heard.len();
             }
@@ -235,8 +235,8 @@ impl Download {
         Ok(true)
     }
 
-    /// What the client is told of a head; none: it can't be told that.
-    fn told(
+    /// Passes a head on to the client; none: it can't be.
+    fn pass_head(
         &mut self,
         head: &AnswerHead<'_>,
         client: &mut impl Client,

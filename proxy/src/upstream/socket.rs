@@ -62,11 +62,14 @@ impl Stream {
                 Stream::Tcp(stream) => stream.poll_read_ready(cx),
                 Stream::Unix(stream) => stream.poll_read_ready(cx),
             })?;
-            match buf.capacity() - buf.len() {
-                // Not grown: what is read at once should leave at once, and a little more would be a write of its own.
-                left if buf.is_empty() && left < room => *buf = BytesMut::with_capacity(room),
-                left if left < room / 4 => buf.reserve(room),
-                _ => {}
+            if buf.is_empty() {
+                // Used again or replaced, but not grown: what is read at once should leave at once, and a little more would be a write of its
+                // own.
+                if !buf.try_reclaim(room) {
+                    *buf = BytesMut::with_capacity(room);
+                }
+            } else if buf.capacity() - buf.len() < room / 4 {
+                buf.reserve(room);
             }
             let read = match self {
                 Stream::Tcp(stream) => stream.try_read_buf(buf),

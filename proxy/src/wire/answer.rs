@@ -114,8 +114,8 @@ impl<'b> AnswerHead<'b> {
         self.nominates && options.flat_map(|field| syntax::elements(field.value)).any(|option| option.eq_ignore_ascii_case(name))
     }
 
-    /// The length the client is told, if it is told one.
-    pub(crate) fn told_length(&self) -> Option<u64> {
+    /// The length in the head the client gets, if there is one.
+    pub(crate) fn length_passed(&self) -> Option<u64> {
         match (self.body, self.status) {
             (Body::Length(length), _) => Some(length),
             // A cache may know it, and needn't be told (RFC 9110 section 8.6).
@@ -143,7 +143,7 @@ impl<'b> AnswerHead<'b> {
     pub(crate) fn put(&self, out: &mut impl BufMut, client: &Reply<'_>) {
         put_status_line(out, self.status, self.reason);
         self.passed(client).for_each(|(name, value)| field::put(out, name, value));
-        client.put(out, self.told_length(), self.upgrade);
+        client.put(out, self.length_passed(), self.upgrade);
     }
 }
 
@@ -183,6 +183,10 @@ pub(crate) struct Reply<'a> {
 }
 
 impl Reply<'_> {
+    /// Nothing besides what the pod has said.
+    pub(crate) const BARE: Reply<'static> =
+        Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
+
     fn put(&self, out: &mut impl BufMut, length: Option<u64>, upgrade: Option<&[u8]>) {
         if let Some(date) = self.date {
             field::put(out, b"date", date);
@@ -216,8 +220,6 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds = Bounds { bytes: 16 * 1024, fields: 100 };
-    const PLAIN: Reply<'_> =
-        Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
 
     fn seen<T>(text: &str, is_head: bool, look: impl FnOnce(&AnswerHead<'_>) -> T) -> Result<Option<T>, BadHead> {
         Ok(read(text.as_bytes(), BOUNDS, Asked { is_head })?.map(|(head, _)| look(&head)))
@@ -264,17 +266,17 @@ mod tests {
             seen(text, is_head, |head| head.put(&mut out, &client)).unwrap().expect("a whole head");
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n");
-        assert_eq!(told(text, true, PLAIN), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n", "of HEAD");
-        assert_eq!(told("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", false, PLAIN), "HTTP/1.1 204 No Content\r\n\r\n");
-        let chunked = Reply { coding: Coding::Chunked, is_last: true, ..PLAIN };
+        assert_eq!(told(text, false, Reply::BARE), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n");
+        assert_eq!(told(text, true, Reply::BARE), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n", "of HEAD");
+        assert_eq!(told("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", false, Reply::BARE), "HTTP/1.1 204 No Content\r\n\r\n");
+        let chunked = Reply { coding: Coding::Chunked, is_last: true, ..Reply::BARE };
         let text = "HTTP/1.1 200 OK\r\nTrailer: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(told(text, false, chunked), "HTTP/1.1 200 OK\r\ntrailer: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
-        let known = Reply { request_id: Some(b"ours"), ..PLAIN };
+        let known = Reply { request_id: Some(b"ours"), ..Reply::BARE };
         let text = "HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(told(text, false, known), "HTTP/1.1 200 OK\r\nx-request-id: ours\r\ncontent-length: 0\r\n\r\n");
-        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 200 OK\r\nx-request-id: theirs\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(told(text, false, Reply::BARE), "HTTP/1.1 200 OK\r\nx-request-id: theirs\r\ncontent-length: 0\r\n\r\n");
         let text = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        assert_eq!(told(text, false, PLAIN), "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+        assert_eq!(told(text, false, Reply::BARE), "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
     }
 }

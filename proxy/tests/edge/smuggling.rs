@@ -133,7 +133,7 @@ async fn two_lengths_are_refused_and_counted() {
     assert_eq!((client.answer(false).await.status, client.answer(false).await.status), (200, 400));
     assert_eq!(client.closed().await, "");
     assert!(!recorder.taken().contains("/both"));
-    // In one piece with the body of the request before it, it is hyper's to judge, who takes it for chunked and nothing after it.
+    // In one piece with the body of the request before it: that one is answered, and no pod gets both lengths.
     let behind_body = format!("POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 2\r\n\r\nhi{}", ambiguous.replace(&name, "NAME"));
     let (status, got) = probe(&house, &recorder, &name, &behind_body).await;
     assert!(status == Some(200) && !got.contains("content-length: 4") && got.matches("HTTP/1.1").count() <= 2, "{got}");

@@ -23,8 +23,6 @@ const AHEAD: usize = 256;
 /// Bytes of most heads.
 const HEAD_ROOM: usize = 512;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Of an answer that isn't the last word on its request.
-const BARE: Reply<'_> = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
 
 /// One request of a connection.
 pub(crate) struct Http1Client<'a, S> {
@@ -136,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
     fn inform(&mut self, head: &AnswerHead<'_>) {
         // HTTP/1.0 knows no such answers.
         if !self.facts.is_old {
-            head.put(&mut self.outbox, &BARE);
+            head.put(&mut self.outbox, &Reply::BARE);
         }
     }
 

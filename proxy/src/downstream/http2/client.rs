@@ -88,10 +88,7 @@ impl Http2Client {
     }
 
     fn send_head(&mut self, status: StatusCode, headers: HeaderMap, ends: bool) {
-        let mut head = Response::new(());
-        *head.status_mut() = status;
-        *head.headers_mut() = headers;
-        match self.respond.send_response(head, ends) {
+        match self.respond.send_response(head_of(status, headers), ends) {
             Ok(answer) => self.answer = Some(answer),
             // The stream is reset already.
             Err(_) => self.has_left = true,
@@ -99,6 +96,11 @@ impl Http2Client {
         if ends {
             self.end = End::Sent;
         }
+    }
+
+    fn send_informational(&mut self, status: StatusCode, headers: HeaderMap) {
+        // An error: the stream is reset already.
+        self.has_left |= self.respond.send_informational(head_of(status, headers)).is_err();
     }
 
     /// Bytes the client lets through, of so many.
@@ -202,21 +204,20 @@ impl Client for Http2Client {
         if let Ok(status) = StatusCode::from_u16(head.status)
             && status != StatusCode::SWITCHING_PROTOCOLS
         {
-            let reply = Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
-            self.send_informational(status, fields(head, &reply));
+            self.send_informational(status, fields(head, &Reply::BARE));
         }
     }
 
     fn begin(&mut self, head: &AnswerHead<'_>, beginning: Beginning<'_>) {
         let Beginning { date, hsts, request_id, .. } = beginning;
         let coding = if head.body == Body::Chunked { Coding::Chunked } else { Coding::Plain };
-        let mut headers = fields(head, &Reply { coding, is_last: false, says_keep_alive: false, date, hsts, request_id });
+        let mut headers = fields(head, &Reply { coding, request_id, ..Reply::BARE });
         for (name, value) in [(DATE, date), (STRICT_TRANSPORT_SECURITY, hsts), (X_REQUEST_ID, request_id)] {
             if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
                 headers.insert(name, value);
             }
         }
-        if let Some(length) = head.told_length() {
+        if let Some(length) = head.length_passed() {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         self.send_head(StatusCode::from_u16(head.status).unwrap_or_default(), headers, beginning.ends);
@@ -253,15 +254,11 @@ impl Client for Http2Client {
     }
 }
 
-impl Http2Client {
-    fn send_informational(&mut self, status: StatusCode, headers: HeaderMap) {
-        let mut head = Response::new(());
-        *head.status_mut() = status;
-        *head.headers_mut() = headers;
-        if self.respond.send_informational(head).is_err() {
-            self.has_left = true;
-        }
-    }
+fn head_of(status: StatusCode, headers: HeaderMap) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = headers;
+    head
 }
 
 fn fields(head: &AnswerHead<'_>, reply: &Reply<'_>) -> HeaderMap {
