@@ -175,8 +175,9 @@ async fn bring_about_at_hyperd(host: &mut Host, hyperd: &mut Hyperd, pod: &str, 
             let (admin, ban) = (host.admin(), json!({ "manifestHash": pod, "stop": true }).to_string());
             let request = |method: Method, path: &str| Request::builder().method(method).uri(path).header(header::HOST, admin.to_string());
             let banned = tokio::spawn(ask(admin, request(Method::POST, "/ban"), ban));
-            let bans = async || web::send(admin, web::get(&admin.to_string(), "/bans")).await.ok()?.text().contains(pod).then_some(());
-            until("the ban to be kept", WITHIN, bans).await;
+            // It begins when the ban is durable; the list of bans has it before.
+            let stops = async || hyperd.calls().await.iter().any(|(method, ..)| method == "DELETE").then_some(());
+            until("the stop of the banned pod to begin", WITHIN, stops).await;
             host.kill9();
             banned.await.expect("the request to be over");
             hyperd.clear_faults().await;
