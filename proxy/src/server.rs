@@ -3,3 +3,4 @@
 pub(crate) mod accept;
 pub(crate) mod edge;
 pub(crate) mod listen;
+pub(crate) mod service;

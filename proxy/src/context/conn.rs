@@ -1,10 +1,11 @@
 //! One client connection: who has opened it, by what, and what all its requests share.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
-use pingora::protocols::SocketDigest;
+use pingora_core::protocols::l4::ext::get_tcp_info;
 
 use crate::context::shared::Shared;
 use crate::policy::gate::Place;
@@ -17,7 +18,8 @@ use crate::time::clock::Clock;
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    pub(crate) socket: Option<Arc<SocketDigest>>,
+    /// Its number, for as long as its stream is open.
+    pub(crate) socket: RawFd,
 }
 
 /// What its handshake has told of a connection.
@@ -36,7 +38,7 @@ pub(crate) struct Conn {
     /// What its handshake has told; none: it is plain.
     tls: Option<Facts>,
     pub(crate) clock: Clock,
-    socket: Option<Arc<SocketDigest>>,
+    socket: RawFd,
     _place: Place,
     _counted: Counted,
 }
@@ -50,7 +52,7 @@ impl Conn {
 
     /// Bytes sent whose arrival the client's kernel has acknowledged. Only while its stream is open.
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.socket.as_ref().and_then(|socket| socket.tcp_info()).map_or(0, |info| info.tcpi_bytes_acked)
+        get_tcp_info(self.socket).map_or(0, |info| info.tcpi_bytes_acked)
     }
 
     /// What came over it is no request, and the connection is closed for that.

@@ -7,14 +7,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pingora::protocols::l4::stream::Stream as Socket;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::downstream::proxy_protocol::{self, LENGTH_MAX};
-
-/// Room for the headers that proxies really send.
-const USUAL: usize = 512;
 
 /// Why nobody knows whose connection it is.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +25,25 @@ pub(crate) enum Nameless {
 }
 
 /// Reads the header, and nothing behind it, within `patience`. The client it names; none: the proxy itself.
-pub(crate) async fn client(socket: &mut Socket, patience: Duration) -> Result<Option<IpAddr>, Nameless> {
+pub(crate) async fn client(socket: &mut TcpStream, patience: Duration) -> Result<Option<IpAddr>, Nameless> {
     timeout(patience, read(socket)).await.map_err(|_| Nameless::Late)?
 }
 
-async fn read(socket: &mut Socket) -> Result<Option<IpAddr>, Nameless> {
-    let mut bytes = Vec::with_capacity(USUAL);
+/// What is there is looked at first, and taken only as far as it is the header's: what follows it is the client's.
+async fn read(socket: &mut TcpStream) -> Result<Option<IpAddr>, Nameless> {
+    // No parse leaves a header open at this length: there is always room.
+    let mut bytes = vec![0; LENGTH_MAX];
+    let mut taken = 0;
     loop {
-        // No parse leaves a header open at this length: there is always room.
-        let room = u64::try_from(LENGTH_MAX.saturating_sub(bytes.len())).unwrap_or(0);
-        if (&mut *socket).take(room).read_buf(&mut bytes).await.map_err(Nameless::Ended)? == 0 {
+        let there = socket.peek(bytes.get_mut(taken..).unwrap_or_default()).await.map_err(Nameless::Ended)?;
+        if there == 0 {
             return Err(Nameless::Ended(io::ErrorKind::UnexpectedEof.into()));
         }
-        if let Some(header) = proxy_protocol::parse(&bytes).map_err(|_| Nameless::Malformed)? {
-            socket.rewind(bytes.get(header.length..).unwrap_or_default());
+        let header = proxy_protocol::parse(bytes.get(..taken + there).unwrap_or_default()).map_err(|_| Nameless::Malformed)?;
+        let end = header.map_or(taken + there, |header| header.length);
+        socket.read_exact(bytes.get_mut(taken..end).unwrap_or_default()).await.map_err(Nameless::Ended)?;
+        taken = end;
+        if let Some(header) = header {
             return Ok(header.source);
         }
     }

@@ -15,10 +15,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::protocols::l4::stream::Stream as Socket;
 use rustls::crypto::ring;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -50,7 +50,7 @@ pub struct TlsConfig {
 /// A connection after its handshake.
 #[derive(Debug)]
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<Box<Socket>>,
+    pub(crate) stream: TlsStream<TcpStream>,
     /// The client chose HTTP/2.
     pub(crate) is_h2: bool,
     pub(crate) facts: Facts,
@@ -68,7 +68,7 @@ pub(crate) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, r
 }
 
 /// The handshake, if it succeeds in time.
-pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: Box<Socket>, within: Duration, counters: &Handshakes) -> Option<Secured> {
+pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, within: Duration, counters: &Handshakes) -> Option<Secured> {
     let stream = match timeout(within, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

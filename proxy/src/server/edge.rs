@@ -1,8 +1,7 @@
-//! The pingora services: one for each kind of listener (plain or TLS, with PROXY protocol or without), each with a runtime of `threads`
-//! workers; and the drain.
+//! pingora's server with our services in it, and the drain.
 //!
-//! The listening sockets are opened by `listen` and handed to pingora's listening `Service` through its table of inherited sockets
-//! (`ListenFds`): so port 0 works, "address in use" is an error of [`Edge::prepare`], and the accept loop stays pingora's own.
+//! The listening sockets are opened by `listen` before there is a server: so port 0 works, and "address in use" is an error of
+//! [`Edge::prepare`].
 //!
 //! ```text
 //! prepare: clients can connect, and wait --> serve --> drain: stop accepting, finish requests --> deadline: cut the rest --> end
@@ -11,10 +10,8 @@
 //! pingora's own graceful stop sleeps a fixed time even with nothing left to do, and that time must be known at the start; so the
 //! drain is done before pingora is told to stop, by a shutdown watch of our own that the listening service is given in place of the server's.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -24,44 +21,31 @@ use std::time::Duration;
 use async_trait::async_trait;
 use codiusd_supervisor::{Cause, Supervisor};
 use http::HeaderValue;
-use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
-use pingora::protocols::TcpKeepalive;
-use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::Service;
-use pingora::services::listening::Service as ListeningService;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::shared::Shared;
 use crate::downstream::tls::expiry::Watched;
-use crate::downstream::tls::{self, Certificates, TlsConfig};
+use crate::downstream::tls::{self, TlsConfig};
 use crate::policy::gate::Gate;
 use crate::policy::limits::Limits;
 use crate::policy::trust::Policy;
 use crate::request::error_response::Fault;
 use crate::routing::table::RouteTable;
-use crate::server::accept::App;
-use crate::server::listen::{Inherited, ListenError, Listener, Listeners};
+use crate::server::listen::{Inherited, ListenError, Listeners};
+use crate::server::service::{Chore, Listening};
 use crate::telemetry::access::{AccessLog, Log};
 use crate::telemetry::metrics::Metrics;
-use crate::time::timers::Moment;
 use crate::upstream::route::{Address, Route};
 
 /// The name of the thread that has pingora's server.
 const EDGE: &str = "edge";
-/// The name of the accept loops.
-const LISTENERS: &str = "edge listeners";
 /// How long pingora's runtimes get to end once nothing is left in them, in seconds.
 const RUNTIME_STOP_SECONDS: u64 = 1;
-/// How often it is looked whether certificate files have changed.
-const CERTIFICATES_LOOK: Duration = Duration::from_secs(2);
-/// A client that has vanished is noticed after 60 s + 6 x 10 s.
-const CLIENT_PROBE: TcpKeepalive =
-    TcpKeepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6, user_timeout: Duration::ZERO };
 
 /// What an [`Edge`] needs to know.
 #[derive(Debug)]
@@ -334,127 +318,6 @@ impl ShutdownSignalWatch for Ended {
         }
         self.told.store(true, Ordering::Release);
         ShutdownSignal::GracefulTerminate
-    }
-}
-
-/// pingora's listening service, given our sockets and our shutdown watch; the first one also has the chores.
-struct Listening {
-    inner: ListeningService<App>,
-    listeners: Vec<Listener>,
-    stopping: ShutdownWatch,
-    chores: Vec<Chore>,
-    runtimes: Arc<std::sync::Mutex<Vec<Handle>>>,
-    supervisor: Supervisor,
-}
-
-impl Listening {
-    /// Those with PROXY protocol, and those without: what pingora calls for a connection doesn't know by which socket it came.
-    fn of_kind(
-        name: &str,
-        listeners: Vec<Listener>,
-        shared: &Arc<Shared>,
-        acceptor: Option<&TlsAcceptor>,
-        stopping: &ShutdownWatch,
-    ) -> Vec<Listening> {
-        let (proxied, direct): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|listener| listener.proxied);
-        let sorted = [(proxied, true), (direct, false)].into_iter().filter(|(listeners, _)| !listeners.is_empty());
-        let listening = |(listeners, proxied)| {
-            let app = App::new(Arc::clone(shared), acceptor.cloned(), proxied);
-            Listening::new(name, listeners, app, stopping.clone())
-        };
-        sorted.map(listening).collect()
-    }
-
-    fn new(name: &str, listeners: Vec<Listener>, app: App, stopping: ShutdownWatch) -> Listening {
-        let mut inner = ListeningService::new(name.into(), app);
-        for listener in &listeners {
-            let mut options = TcpSocketOptions::default();
-            options.tcp_keepalive = Some(CLIENT_PROBE);
-            // The engines buffer; a second buffer would only cost copies and memory.
-            let config = ListenerConfig::tcp(listener.address.to_string());
-            inner.add_listener(config.tcp_socket_options(options).l4_buffer(L4BufferSettings::unbuffered()));
-        }
-        Listening { inner, listeners, stopping, chores: Vec::new(), runtimes: Arc::default(), supervisor: Supervisor::default() }
-    }
-}
-
-impl fmt::Debug for Listening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listening").field("listeners", &self.listeners).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Service for Listening {
-    async fn start_service(&mut self, sockets: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(Handle::current());
-        if let Some(sockets) = &sockets {
-            let mut inherited = sockets.lock();
-            for listener in self.listeners.drain(..) {
-                inherited.add(listener.address.to_string(), listener.socket.into_raw_fd());
-            }
-        }
-        for chore in self.chores.drain(..) {
-            match chore {
-                Chore::Tidy(shared) => self.supervisor.spawn_job("idle upstream connections", tidy(shared, shutdown.clone())),
-                Chore::Certificates(certificates) => self.supervisor.spawn_job("certificates", look_after(certificates, shutdown.clone())),
-            };
-        }
-        let (stopping, supervisor) = (self.stopping.clone(), &self.supervisor);
-        let accept = async {
-            self.inner.start_service(sockets, stopping.clone(), listeners_per_fd).await;
-            // It returns when it is told to stop, or when an accept loop has panicked.
-            if !*stopping.borrow() {
-                supervisor.fail(LISTENERS, Cause::Ended);
-            }
-        };
-        supervisor.job(LISTENERS, accept).await;
-    }
-
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn listen_addresses(&self) -> Option<Vec<String>> {
-        self.inner.listen_addresses()
-    }
-}
-
-/// What is to be done now and then, as long as the server runs.
-enum Chore {
-    Tidy(Arc<Shared>),
-    Certificates(Arc<Certificates>),
-}
-
-/// Closes upstream connections that have been idle too long, until the server stops.
-async fn tidy(shared: Arc<Shared>, mut shutdown: ShutdownWatch) {
-    let age = shared.limits.idle_upstream_timeout;
-    let mut ticks = tokio::time::interval((age / 4).max(Duration::from_millis(1)));
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                let now = Moment::now();
-                shared.control.reap(now, age);
-                shared.routes.for_each_route(|route| route.reap(now, age));
-            }
-            _ = shutdown.changed() => return,
-        }
-    }
-}
-
-/// Reads certificates again when their files have changed, until the server stops.
-async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch) {
-    let mut ticks = tokio::time::interval(CERTIFICATES_LOOK);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                let certificates = Arc::clone(&certificates);
-                if tokio::task::spawn_blocking(move || certificates.refresh_if_changed()).await.is_err() {
-                    tracing::error!("looking after the certificates failed; those in use stay in use");
-                }
-            }
-            _ = shutdown.changed() => return,
-        }
     }
 }
 

@@ -11,11 +11,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 /// As pingora does; the kernel's own bound (`net.core.somaxconn`) is lower.
 const BACKLOG: i32 = 65_535;
+/// A client that has vanished is noticed after 60 s + 6 x 10 s.
+const CLIENT_PROBE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
 
 /// A listening socket from outside.
 #[derive(Debug)]
@@ -167,6 +171,10 @@ impl Opening<'_> {
 
     fn listener(&self, socket: TcpListener, configured: Option<SocketAddr>) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
+        // What it accepts inherits these, at no call of its own.
+        let options = SockRef::from(&socket);
+        options.set_tcp_nodelay(true)?;
+        options.set_tcp_keepalive(&CLIENT_PROBE)?;
         let mut listener = Listener { address: socket.local_addr()?, socket, configured, proxied: false };
         listener.proxied = self.proxied.iter().any(|wanted| listener.is_at(*wanted));
         Ok(listener)

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
+use tokio_util::io::poll_read_buf;
 
 use crate::time::timers::{LazyTimer, WhenWoken};
 use crate::upstream::shelf::Fit;
@@ -56,31 +57,23 @@ impl std::fmt::Debug for Socket {
 
 impl Stream {
     /// Appends what there is to read, for which there is room of about that size only then; 0: it has ended.
-    pub(crate) fn poll_read_into(&self, buf: &mut BytesMut, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(match self {
-                Stream::Tcp(stream) => stream.poll_read_ready(cx),
-                Stream::Unix(stream) => stream.poll_read_ready(cx),
-            })?;
-            if buf.is_empty() {
-                // Used again or replaced, but not grown: what is read at once should leave at once, and a little more would be a write of its
-                // own.
-                if !buf.try_reclaim(room) {
-                    *buf = BytesMut::with_capacity(room);
-                }
-            } else if buf.capacity() - buf.len() < room / 4 {
-                buf.reserve(room);
+    pub(crate) fn poll_read_into(&mut self, buf: &mut BytesMut, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(match self {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx),
+            Stream::Unix(stream) => stream.poll_read_ready(cx),
+        })?;
+        if buf.is_empty() {
+            // Used again or replaced, but not grown: what is read at once should leave at once, and a little more would be a write of its
+            // own.
+            if !buf.try_reclaim(room) {
+                *buf = BytesMut::with_capacity(room);
             }
-            let read = match self {
-                Stream::Tcp(stream) => stream.try_read_buf(buf),
-                Stream::Unix(stream) => stream.try_read_buf(buf),
-            };
-            match read {
-                // It was ready no more.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
-            }
+        } else if buf.capacity() - buf.len() < room / 4 {
+            buf.reserve(room);
         }
+        // Not `try_read_buf`, which doesn't notice that a read of less than there was room for has taken all: the next one would ask the
+        // kernel in vain.
+        poll_read_buf(Pin::new(self), cx, buf)
     }
 }
 

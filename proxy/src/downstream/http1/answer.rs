@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
-use pingora::server::ShutdownWatch;
+use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::context::conn::Conn;

@@ -16,7 +16,7 @@ use futures::stream::FuturesUnordered;
 use h2::Reason;
 use h2::server::{Builder, Connection};
 use http::StatusCode;
-use pingora::server::ShutdownWatch;
+use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
