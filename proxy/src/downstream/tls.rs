@@ -50,7 +50,8 @@ pub struct TlsConfig {
 /// A connection after its handshake.
 #[derive(Debug)]
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<TcpStream>,
+    /// Boxed once: a session is large, and is handed on.
+    pub(crate) stream: Box<TlsStream<TcpStream>>,
     /// The client chose HTTP/2.
     pub(crate) is_h2: bool,
     pub(crate) facts: Facts,
@@ -86,5 +87,5 @@ pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, within: Du
     counters.done(session.protocol_version(), session.handshake_kind());
     let is_h2 = session.alpn_protocol() == Some(H2);
     let facts = Facts { name: session.server_name().map(Box::from) };
-    Some(Secured { stream, is_h2, facts })
+    Some(Secured { stream: Box::new(stream), is_h2, facts })
 }

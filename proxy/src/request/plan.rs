@@ -55,15 +55,30 @@ impl Facts {
     }
 }
 
+/// A request whose head was read. Boxed, because it goes from hand to hand.
+pub(crate) struct Begun {
+    pub(crate) visit: Visit,
+    pub(crate) facts: Facts,
+    pub(crate) decision: Result<Decision, Fault>,
+}
+
+impl Begun {
+    pub(crate) fn of(conn: &Arc<Conn>, head: &RequestHead<'_>) -> Box<Begun> {
+        let mut visit = Visit::begin(conn, head);
+        let decision = decide(conn, &mut visit, head);
+        Box::new(Begun { visit, facts: Facts::of(head), decision })
+    }
+}
+
 /// What comes of a head.
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly all are")]
 pub(crate) enum Decision {
-    Send(Box<Plan>),
+    Send(Plan),
     /// The edge answers it.
     Answer(Response<Bytes>),
 }
 
-/// Decides.
-pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result<Decision, Fault> {
+fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result<Decision, Fault> {
     let edge = &conn.edge;
     let client = conn.via.client(head.forwarded_for().rev(), &edge.policy);
     if !edge.gate.admits_from(client, visit.begun(), &edge.policy, &edge.limits) {
@@ -106,7 +121,7 @@ pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>
             request_id: &id,
         },
     );
-    Ok(Decision::Send(Box::new(Plan {
+    Ok(Decision::Send(Plan {
         body_max: target.bytes_max(&edge.limits),
         target,
         head: out,
@@ -115,7 +130,7 @@ pub(crate) fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>
         waits_for_continue: head.waits_for_continue(),
         method_is_idempotent: is_idempotent(head.method),
         tunnel,
-    })))
+    }))
 }
 
 fn is_idempotent(method: &[u8]) -> bool {

@@ -38,7 +38,7 @@ pub(crate) async fn send<C: Client>(
     conn: &Arc<Conn>,
     client: &mut C,
     visit: &mut Visit,
-    mut plan: Box<Plan>,
+    plan: &mut Plan,
     facts: Facts,
 ) -> Result<Outcome, Fault> {
     let edge = &conn.edge;
@@ -63,7 +63,7 @@ pub(crate) async fn send<C: Client>(
                 socket
             }
         };
-        let mut transfer = Transfer::new(Setting { conn, plan: &plan, facts }, &mut *client, &mut *visit, socket);
+        let mut transfer = Transfer::new(Setting { conn, plan, facts }, &mut *client, &mut *visit, socket);
         let end = poll_fn(|cx| transfer.poll(cx)).await?;
         match end {
             End::Done { upstream_is_reusable, request_is_complete } => {

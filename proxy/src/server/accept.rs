@@ -118,8 +118,7 @@ async fn serve_tls(shared: Arc<Shared>, tls: TlsAcceptor, socket: TcpStream, pee
     if secured.is_h2 {
         Box::pin(http2::serve::serve(conn, secured.stream, shutdown)).await;
     } else {
-        // Boxed once: a session is large, and is lent and taken back.
-        Box::pin(http1::serve::serve(conn, Box::new(secured.stream), shutdown)).await;
+        http1::serve::serve(conn, secured.stream, shutdown).await;
     }
 }
 

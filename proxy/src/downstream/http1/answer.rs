@@ -15,10 +15,9 @@ use crate::downstream::http1::client::Http1Client;
 use crate::downstream::http1::tunnel;
 use crate::downstream::pace::Pace;
 use crate::request::error_response::{self, Fault, Reader};
-use crate::request::plan::{self, Decision, Facts};
+use crate::request::plan::{Begun, Decision};
 use crate::request::send::{self, Outcome};
 use crate::request::target::now;
-use crate::request::visit::Visit;
 use crate::telemetry::request_id::RequestId;
 use crate::time::http_date;
 use crate::wire::answer::put_status_line;
@@ -38,38 +37,29 @@ pub(crate) enum Next {
     Over,
 }
 
-/// A request whose head was read.
-pub(crate) struct Begun {
-    visit: Visit,
-    facts: Facts,
-    decision: Result<Decision, Fault>,
-}
-
 /// Takes the head of a request from the inbox; none: it isn't whole. A head that can't be used is answered, too.
-pub(crate) fn begin(conn: &Arc<Conn>, inbox: &mut BytesMut) -> Result<Option<Begun>, BadHead> {
+pub(crate) fn begin(conn: &Arc<Conn>, inbox: &mut BytesMut) -> Result<Option<Box<Begun>>, BadHead> {
     let limits = &conn.edge.limits;
     let bounds = Bounds { bytes: limits.header_bytes, fields: limits.header_fields };
     let (begun, length) = {
         let Some((head, length)) = request::read(inbox, bounds)? else { return Ok(None) };
-        let mut visit = Visit::begin(conn, &head);
-        let decision = plan::decide(conn, &mut visit, &head);
-        (Begun { visit, facts: Facts::of(&head), decision }, length)
+        (Begun::of(conn, &head), length)
     };
     inbox.advance(length);
     Ok(Some(begun))
 }
 
 /// Answers it.
-pub(crate) async fn answer<S>(conn: &Arc<Conn>, client: &mut S, inbox: &mut BytesMut, begun: Begun, shutdown: &ShutdownWatch) -> Next
+pub(crate) async fn answer<S>(conn: &Arc<Conn>, client: &mut S, inbox: &mut BytesMut, mut begun: Box<Begun>, shutdown: &ShutdownWatch) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let Begun { mut visit, facts, decision } = begun;
-    let page = match decision {
-        Ok(Decision::Answer(page)) => page,
+    let facts = begun.facts;
+    let page = match &mut begun.decision {
+        Ok(Decision::Answer(page)) => std::mem::take(page),
         Ok(Decision::Send(plan)) => {
             let mut side = Http1Client::new(conn, client, inbox, facts, shutdown);
-            match send::send(conn, &mut side, &mut visit, plan, facts).await {
+            match send::send(conn, &mut side, &mut begun.visit, plan, facts).await {
                 Ok(Outcome::Answered { request_is_complete }) => {
                     let goes_on = !side.is_last() && (request_is_complete || !facts.has_body);
                     return if goes_on { Next::Again } else { Next::Close };
@@ -78,18 +68,26 @@ where
                 Ok(Outcome::Left) => return Next::Over,
                 Ok(Outcome::Switched(socket, heard, place)) => {
                     let said = std::mem::take(inbox);
-                    tunnel::join(conn, (client, said), (socket, heard), place, visit).await;
+                    // Boxed, as all that follows only now and then: a request that waits needs no room for it.
+                    Box::pin(tunnel::join(conn, (client, said), (socket, heard), place, begun.visit)).await;
                     return Next::Over;
                 }
-                Err(fault) => send::page_of(fault, conn, facts, &visit),
+                Err(fault) => send::page_of(fault, conn, facts, &begun.visit),
             }
         }
-        Err(fault) => send::page_of(fault, conn, facts, &visit),
+        Err(fault) => send::page_of(*fault, conn, facts, &begun.visit),
     };
+    let drains = *shutdown.borrow();
+    Box::pin(say(conn, client, &mut begun, &page, drains)).await
+}
+
+/// Sends a page of ours.
+async fn say<S: AsyncWrite + Unpin>(conn: &Arc<Conn>, client: &mut S, begun: &mut Begun, page: &Response<Bytes>, drains: bool) -> Next {
+    let Begun { visit, facts, .. } = begun;
     visit.answered(page.status());
-    let is_last = !facts.keeps_alive || facts.has_body || *shutdown.borrow() || page.headers().contains_key(header::CONNECTION);
+    let is_last = !facts.keeps_alive || facts.has_body || drains || page.headers().contains_key(header::CONNECTION);
     let hsts = conn.hsts();
-    let text = written(&page, is_last, !facts.is_head, hsts.as_ref());
+    let text = written(page, is_last, !facts.is_head, hsts.as_ref());
     visit.sent(if facts.is_head { 0 } else { page.body().len() });
     match (write_all(conn, client, text).await, is_last) {
         (false, _) => Next::Over,

@@ -1,6 +1,7 @@
 //! The client's side of a request over HTTP/1.1: content as its head frames it, and the answer as bytes.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -112,8 +113,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
         if !self.inbox.is_empty() {
             return Poll::Pending;
         }
-        let mut room = [0; AHEAD];
-        let mut buf = ReadBuf::new(&mut room);
+        let mut room = [const { MaybeUninit::uninit() }; AHEAD];
+        let mut buf = ReadBuf::uninit(&mut room);
         match ready!(Pin::new(&mut *self.stream).poll_read(cx, &mut buf)) {
             Ok(()) if !buf.filled().is_empty() => {
                 self.inbox.extend_from_slice(buf.filled());

@@ -1,6 +1,7 @@
 //! The loop of a client connection: while it waits it is its stream and nothing else.
 
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
 use crate::context::conn::Conn;
-use crate::downstream::http1::answer::{self, Begun, Next};
+use crate::downstream::http1::answer::{self, Next};
+use crate::request::plan::Begun;
 use crate::telemetry::metrics::Counted;
 use crate::time::timers::{LazyTimer, WhenWoken};
 use crate::wire::BadHead;
@@ -59,7 +61,7 @@ where
             Next::Close => true,
         };
         tokio::select! {
-            () = part(stream, listens, limits.linger) => {}
+            () = Box::pin(part(stream, listens, limits.linger)) => {}
             () = &mut cut => {}
         }
         return;
@@ -67,7 +69,7 @@ where
 }
 
 /// Answers a request, or what isn't one.
-async fn answered<S>(conn: &Arc<Conn>, stream: &mut S, inbox: &mut BytesMut, begun: Result<Begun, NoHead>, shutdown: &ShutdownWatch) -> Next
+async fn answered<S>(conn: &Arc<Conn>, stream: &mut S, inbox: &mut BytesMut, begun: Result<Box<Begun>, NoHead>, shutdown: &ShutdownWatch) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -79,7 +81,7 @@ where
             conn.edge.metrics.cut.header_deadline.inc();
             return Next::Over;
         }
-        Err(NoHead::Bad(bad)) => return answer::refuse(conn, stream, bad.into()).await,
+        Err(NoHead::Bad(bad)) => return Box::pin(answer::refuse(conn, stream, bad.into())).await,
     };
     conn.clock.request_began();
     let next = answer::answer(conn, stream, inbox, begun, shutdown).await;
@@ -107,7 +109,7 @@ async fn head<S: AsyncRead + Unpin>(
     inbox: &mut BytesMut,
     timer: &mut LazyTimer,
     stopping: &mut (impl Future<Output = ()> + Unpin),
-) -> Result<Begun, NoHead> {
+) -> Result<Box<Begun>, NoHead> {
     let limits = &conn.edge.limits;
     let mut looked_at = 0;
     let mut resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
@@ -122,8 +124,8 @@ async fn head<S: AsyncRead + Unpin>(
         looked_at = inbox.len();
         let came = poll_fn(|cx| {
             let polled = if inbox.is_empty() {
-                let mut room = [0; FIRST];
-                let mut buf = ReadBuf::new(&mut room);
+                let mut room = [const { MaybeUninit::uninit() }; FIRST];
+                let mut buf = ReadBuf::uninit(&mut room);
                 let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
                 polled.map_ok(|()| {
                     inbox.extend_from_slice(buf.filled());
@@ -163,7 +165,7 @@ async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, listens: bool, p
         while stream.read(&mut discarded).await.is_ok_and(|count| count > 0) {}
     };
     // Whoever doesn't take it is gone.
-    drop(timeout(patience, Box::pin(parting)).await);
+    drop(timeout(patience, parting).await);
 }
 
 #[cfg(test)]

@@ -16,10 +16,9 @@ use crate::downstream::http2::client::Http2Client;
 use crate::downstream::http2::flow::{Flow, Piece};
 use crate::request::client::{Client, Sent};
 use crate::request::error_response::{self, Fault, Reader};
-use crate::request::plan::{self, Decision, Facts};
+use crate::request::plan::{Begun, Decision};
 use crate::request::send::{self, Outcome};
 use crate::request::target::now;
-use crate::request::visit::Visit;
 use crate::telemetry::request_id::RequestId;
 use crate::wire::BadHead;
 use crate::wire::field::Field;
@@ -39,26 +38,27 @@ pub(crate) async fn answer(conn: Arc<Conn>, flow: Arc<Flow>, request: Request<Re
     let begun = begin(&conn, &parts, !body.is_end_stream());
     drop(parts);
     let mut client = Http2Client::new(&flow, body, respond);
-    let (mut visit, facts, decision) = match begun {
+    let mut begun = match begun {
         Ok(begun) => begun,
-        Err(bad) => return refuse(&conn, client, bad.into()).await,
+        Err(bad) => return Box::pin(refuse(&conn, client, bad.into())).await,
     };
-    let page = match decision {
-        Ok(Decision::Answer(page)) => page,
-        Ok(Decision::Send(plan)) => match send::send(&conn, &mut client, &mut visit, plan, facts).await {
+    let facts = begun.facts;
+    let page = match &mut begun.decision {
+        Ok(Decision::Answer(page)) => std::mem::take(page),
+        Ok(Decision::Send(plan)) => match send::send(&conn, &mut client, &mut begun.visit, plan, facts).await {
             Ok(Outcome::Answered { .. }) => return Ended::Answered,
             Ok(Outcome::Cut | Outcome::Switched(..)) => {
                 client.breaks();
                 return Ended::Answered;
             }
             Ok(Outcome::Left) => return Ended::TakenBack,
-            Err(fault) => send::page_of(fault, &conn, facts, &visit),
+            Err(fault) => send::page_of(fault, &conn, facts, &begun.visit),
         },
-        Err(fault) => send::page_of(fault, &conn, facts, &visit),
+        Err(fault) => send::page_of(*fault, &conn, facts, &begun.visit),
     };
-    visit.answered(page.status());
-    visit.sent(if facts.is_head { 0 } else { page.body().len() });
-    send_page(&conn, client, &page, facts.is_head).await
+    begun.visit.answered(page.status());
+    begun.visit.sent(if facts.is_head { 0 } else { page.body().len() });
+    Box::pin(send_page(&conn, client, &page, facts.is_head)).await
 }
 
 /// What is said to a client whose head can't be used.
@@ -84,10 +84,7 @@ async fn send_page(conn: &Conn, mut client: Http2Client, page: &Response<Bytes>,
     .await
 }
 
-/// What there is to do about a request whose head can be used.
-type Begun = (Visit, Facts, Result<Decision, Fault>);
-
-fn begin(conn: &Arc<Conn>, parts: &request::Parts, has_content: bool) -> Result<Begun, BadHead> {
+fn begin(conn: &Arc<Conn>, parts: &request::Parts, has_content: bool) -> Result<Box<Begun>, BadHead> {
     let uri = &parts.uri;
     let cookies = joined_cookies(&parts.headers);
     let others = parts.headers.iter().filter(|(name, _)| cookies.is_none() || *name != COOKIE);
@@ -102,9 +99,7 @@ fn begin(conn: &Arc<Conn>, parts: &request::Parts, has_content: bool) -> Result<
     // In the line of a request it would be read as something else.
     let is_http = uri.scheme().is_none_or(|scheme| [&Scheme::HTTP, &Scheme::HTTPS].contains(&scheme));
     head.has_odd_target = !is_http || !matches!(target.path, b"" | b"*" | [b'/', ..]);
-    let mut visit = Visit::begin(conn, &head);
-    let decision = plan::decide(conn, &mut visit, &head);
-    Ok((visit, Facts::of(&head), decision))
+    Ok(Begun::of(conn, &head))
 }
 
 /// Cookies that came as fields of their own, which HTTP/1.1 has no form for (RFC 9113 section 8.2.3).
