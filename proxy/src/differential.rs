@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -39,7 +39,7 @@ pub(crate) fn requests(bytes: &[u8]) {
     let (mut ours, mut written, mut rest) = (Vec::new(), Vec::new(), bytes);
     while let Ok(Some((head, length))) = request::read(rest, BOUNDS) {
         let Some((content, left)) = content_of(head.framing, &rest[length..]) else { break };
-        let mut upstream = Vec::new();
+        let mut upstream = BytesMut::new();
         head.put(&mut upstream, &FORWARDED);
         assert_is_strict(&upstream);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -96,7 +96,7 @@ pub(crate) fn answers(bytes: &[u8], is_head: bool) {
             if head.body == Body::UntilClose { Some(rest.to_vec()) } else { content_of(framing, rest).map(|(content, _)| content) };
         let Some(content) = content else { return };
         let coding = if framing == Framing::Chunked { Coding::Chunked } else { Coding::Plain };
-        let mut client = Vec::new();
+        let mut client = BytesMut::new();
         head.put(&mut client, &Reply { coding, ..Reply::BARE });
         assert_is_strict(&client);
         match coding {
@@ -120,7 +120,7 @@ pub(crate) fn chunks(bytes: &[u8]) {
         assert_eq!(decoded(&[first, second]), whole, "cut at {at}");
     }
     if let Some(Some((content, _))) = whole {
-        let mut again = Vec::new();
+        let mut again = BytesMut::new();
         put_chunks(&mut again, &content);
         assert_eq!(decoded(&[&again]).flatten().map(|(content, _)| content), Some(content));
     }
@@ -166,7 +166,7 @@ fn content_of(framing: Framing, bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-fn put_chunks(out: &mut Vec<u8>, content: &[u8]) {
+fn put_chunks(out: &mut BytesMut, content: &[u8]) {
     for part in content.chunks(7) {
         chunk::put(out, part);
     }

@@ -1,7 +1,5 @@
 //! Whom a request is for. Pure: request head in, destination out.
 
-use http::HeaderValue;
-
 use crate::pod_key::{LABEL_LEN, PodKey};
 use crate::request::error_response::Fault;
 
@@ -15,11 +13,11 @@ pub(crate) enum Destination {
 }
 
 /// What the head of an acceptable request says about its destination.
-#[derive(Debug)]
-pub(crate) struct Admitted {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admitted<'b> {
     pub(crate) destination: Destination,
     /// The host as the client wrote it; only HTTP/1.0 may leave it out.
-    pub(crate) host: Option<HeaderValue>,
+    pub(crate) host: Option<&'b [u8]>,
 }
 
 /// What a head says of whom it is for.
@@ -34,67 +32,52 @@ pub(crate) struct Named<'b> {
 }
 
 /// Refuses what no upstream should see, and names the destination of the rest (RFC 9112 section 3.2).
-pub(crate) fn admit(named: Named<'_>) -> Result<Admitted, Fault> {
-    let value = |host: &[u8]| HeaderValue::from_bytes(host).map_err(|_| Fault::BadHost);
+pub(crate) fn admit(named: Named<'_>) -> Result<Admitted<'_>, Fault> {
+    let leads = |host| Ok(Admitted { destination: destination(host).ok_or(Fault::BadHost)?, host: Some(host) });
     match (named.host, named.authority) {
-        (Some(host), authority) => {
-            let name = name_of(host).ok_or(Fault::BadHost)?;
-            if authority.is_some_and(|target| !target.eq_ignore_ascii_case(host)) {
-                return Err(Fault::BadHost);
-            }
-            Ok(Admitted { destination: destination(name), host: Some(value(host)?) })
-        }
+        (Some(host), Some(authority)) if !authority.eq_ignore_ascii_case(host) => Err(Fault::BadHost),
+        (Some(host), _) => leads(host),
         (None, _) if !named.may_be_missing => Err(Fault::BadHost),
-        (None, Some(authority)) => {
-            let name = name_of(authority).ok_or(Fault::BadHost)?;
-            Ok(Admitted { destination: destination(name), host: Some(value(authority)?) })
-        }
+        (None, Some(authority)) => leads(authority),
         (None, None) => Ok(Admitted { destination: Destination::Control, host: None }),
     }
 }
 
-/// Whether a name may have it. Without a way out, so that many are looked at together.
+/// Where `name[:port]` or `[v6][:port]` leads; `None` when it is not a valid Host value.
+fn destination(host: &[u8]) -> Option<Destination> {
+    if let Some(rest) = host.strip_prefix(b"[") {
+        let end = rest.iter().position(|byte| *byte == b']')?;
+        let (name, after) = rest.split_at(end);
+        let is_valid = !name.is_empty() && name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+        return (is_valid && is_port(after.strip_prefix(b"]")?)).then_some(Destination::Control);
+    }
+    let labelled = host.split_at_checked(LABEL_LEN).and_then(|(label, rest)| Some((PodKey::of_label(label)?, rest)));
+    // The label is valid as it is read.
+    let rest = labelled.as_ref().map_or(host, |(_, rest)| rest);
+    let end = memchr::memchr(b':', rest).unwrap_or(rest.len());
+    let (name, port) = rest.split_at(end);
+    if !name.iter().all(|byte| is_in_name(*byte)) || end == 0 && labelled.is_none() || !is_port(port) {
+        return None;
+    }
+    match (labelled, name) {
+        (Some((key, _)), [b'.', suffix, ..]) if *suffix != b'.' => Some(Destination::Pod(key)),
+        _ => Some(Destination::Control),
+    }
+}
+
 fn is_in_name(byte: u8) -> bool {
-    let is_letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-    let is_digit = byte.wrapping_sub(b'0') < 10;
-    is_letter | is_digit | (byte == b'-') | (byte == b'.') | (byte == b'_')
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
-/// The name in `name[:port]` or `[v6][:port]`; `None` when it is not a valid Host value.
-fn name_of(host: &[u8]) -> Option<&[u8]> {
-    let (name, port) = match host.strip_prefix(b"[") {
-        Some(rest) => {
-            let end = rest.iter().position(|byte| *byte == b']')?;
-            let (name, after) = rest.split_at(end);
-            if !name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')) {
-                return None;
-            }
-            (name, after.strip_prefix(b"]")?)
-        }
-        None => {
-            let end = memchr::memchr(b':', host).unwrap_or(host.len());
-            let (name, port) = host.split_at(end);
-            if !name.iter().fold(true, |valid, byte| valid & is_in_name(*byte)) {
-                return None;
-            }
-            (name, port)
-        }
-    };
-    let port_is_valid = match port.split_first() {
+/// Whether it is nothing, or a colon and a port, which may be empty.
+fn is_port(port: &[u8]) -> bool {
+    match port.split_first() {
         None => true,
-        Some((colon, digits)) => *colon == b':' && is_port(digits),
-    };
-    (!name.is_empty() && port_is_valid).then_some(name)
-}
-
-fn is_port(digits: &[u8]) -> bool {
-    digits.is_empty() || digits.iter().all(u8::is_ascii_digit) && std::str::from_utf8(digits).is_ok_and(|text| text.parse::<u16>().is_ok())
-}
-
-fn destination(name: &[u8]) -> Destination {
-    match name.split_at_checked(LABEL_LEN) {
-        Some((label, [b'.', suffix, ..])) if *suffix != b'.' && PodKey::has_shape(label) => Destination::Pod(PodKey::decode(label)),
-        _ => Destination::Control,
+        Some((b':', digits)) => {
+            let is_number = |digits| std::str::from_utf8(digits).is_ok_and(|text| text.parse::<u16>().is_ok());
+            digits.is_empty() || digits.iter().all(u8::is_ascii_digit) && is_number(digits)
+        }
+        Some(_) => false,
     }
 }
 

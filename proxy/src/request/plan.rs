@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Response};
+use bytes::{Bytes, BytesMut};
+use http::Response;
 
 use crate::context::conn::Conn;
 use crate::request::error_response::{self, Fault, Reader};
@@ -15,12 +15,15 @@ use crate::upstream::route::TunnelPlace;
 use crate::wire::Framing;
 use crate::wire::request::{Forwarded, RequestHead};
 
+/// Bytes of most heads.
+const HEAD_ROOM: usize = 512;
+
 /// A request that is to be sent to an upstream.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     /// The head its upstream gets.
-    pub(crate) head: Vec<u8>,
+    pub(crate) head: BytesMut,
     pub(crate) framing: Framing,
     /// Bytes its body may have.
     pub(crate) body_max: u64,
@@ -109,12 +112,12 @@ fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result
         Some(_) => Some(target.route().tunnel(&edge.limits).ok_or(Fault::PodTunnelsFull)?),
         None => None,
     };
-    let mut out = Vec::with_capacity(512);
+    let mut out = BytesMut::with_capacity(HEAD_ROOM);
     let id = visit.id().text();
     head.put(
         &mut out,
         &Forwarded {
-            host: admitted.host.as_ref().map(HeaderValue::as_bytes),
+            host: admitted.host,
             peer: conn.via.text.as_bytes(),
             is_believed: conn.via.trusted,
             is_secure: conn.via.secure,
@@ -128,11 +131,7 @@ fn decide(conn: &Arc<Conn>, visit: &mut Visit, head: &RequestHead<'_>) -> Result
         framing: head.framing,
         passes_trailers: head.has_trailer(),
         waits_for_continue: head.waits_for_continue(),
-        method_is_idempotent: is_idempotent(head.method),
+        method_is_idempotent: visit.method().is_idempotent(),
         tunnel,
     }))
-}
-
-fn is_idempotent(method: &[u8]) -> bool {
-    Method::from_bytes(method).is_ok_and(|method| method.is_idempotent())
 }

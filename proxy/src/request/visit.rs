@@ -56,6 +56,10 @@ impl Visit {
         self.begun
     }
 
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
     pub(crate) fn id(&self) -> RequestId {
         self.id
     }

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::field::{self, Class, Field, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
@@ -140,7 +140,7 @@ impl<'b> AnswerHead<'b> {
     }
 
     /// Writes the head a client of HTTP/1 gets.
-    pub(crate) fn put(&self, out: &mut impl BufMut, client: &Reply<'_>) {
+    pub(crate) fn put(&self, out: &mut BytesMut, client: &Reply<'_>) {
         put_status_line(out, self.status, self.reason);
         self.passed(client).for_each(|(name, value)| field::put(out, name, value));
         client.put(out, self.length_passed(), self.upgrade);
@@ -148,7 +148,7 @@ impl<'b> AnswerHead<'b> {
 }
 
 /// Appends `HTTP/1.1 200 OK`.
-pub(crate) fn put_status_line(out: &mut impl BufMut, status: u16, reason: &str) {
+pub(crate) fn put_status_line(out: &mut BytesMut, status: u16, reason: &str) {
     out.put_slice(b"HTTP/1.1 ");
     syntax::put_decimal(out, status.into());
     out.put_u8(b' ');
@@ -187,7 +187,7 @@ impl Reply<'_> {
     pub(crate) const BARE: Reply<'static> =
         Reply { coding: Coding::Plain, is_last: false, says_keep_alive: false, date: None, hsts: None, request_id: None };
 
-    fn put(&self, out: &mut impl BufMut, length: Option<u64>, upgrade: Option<&[u8]>) {
+    fn put(&self, out: &mut BytesMut, length: Option<u64>, upgrade: Option<&[u8]>) {
         if let Some(date) = self.date {
             field::put(out, b"date", date);
         }
@@ -262,9 +262,9 @@ mod tests {
     fn the_client_gets_what_is_meant_for_it() {
         let text = "HTTP/1.1 200 Fine\r\nConnection: x-hop, close\r\nX-Hop: 1\r\nServer: pod\r\nContent-Length: 3\r\nKeep-Alive: 5\r\n\r\n";
         let told = |text: &str, is_head: bool, client: Reply<'_>| {
-            let mut out = Vec::new();
+            let mut out = BytesMut::new();
             seen(text, is_head, |head| head.put(&mut out, &client)).unwrap().expect("a whole head");
-            String::from_utf8(out).unwrap()
+            String::from_utf8(out.into()).unwrap()
         };
         assert_eq!(told(text, false, Reply::BARE), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n");
         assert_eq!(told(text, true, Reply::BARE), "HTTP/1.1 200 Fine\r\nserver: pod\r\ncontent-length: 3\r\n\r\n", "of HEAD");

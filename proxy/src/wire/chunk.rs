@@ -1,7 +1,7 @@
 //! The chunked coding (RFC 9112 section 7.1), read strictly: what one reader takes for the end of a line, a chunk or a body, so does every
 //! other. Extensions are skipped; chunks are written anew, as large as they come.
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::field::{self, Class};
 use super::syntax;
@@ -187,7 +187,7 @@ impl Trailers {
 }
 
 /// Appends a chunk.
-pub(crate) fn put(out: &mut impl BufMut, data: &[u8]) {
+pub(crate) fn put(out: &mut BytesMut, data: &[u8]) {
     syntax::put_hexadecimal(out, u64::try_from(data.len()).unwrap_or(u64::MAX));
     out.put_slice(b"\r\n");
     out.put_slice(data);
@@ -195,7 +195,7 @@ pub(crate) fn put(out: &mut impl BufMut, data: &[u8]) {
 }
 
 /// Appends the last chunk, with these trailers.
-pub(crate) fn put_end<'t>(out: &mut impl BufMut, trailers: impl Iterator<Item = (&'t [u8], &'t [u8])>) {
+pub(crate) fn put_end<'t>(out: &mut BytesMut, trailers: impl Iterator<Item = (&'t [u8], &'t [u8])>) {
     out.put_slice(b"0\r\n");
     trailers.for_each(|(name, value)| field::put(out, name, value));
     out.put_slice(b"\r\n");
@@ -217,9 +217,9 @@ mod tests {
                     Piece::Data(data) => content.extend_from_slice(data),
                     Piece::More => break,
                     Piece::End => {
-                        let mut trailers = Vec::new();
+                        let mut trailers = BytesMut::new();
                         decoder.trailers().for_each(|(name, value)| field::put(&mut trailers, name, value));
-                        return Ok(Some((content, String::from_utf8(trailers).unwrap())));
+                        return Ok(Some((content, String::from_utf8(trailers.into()).unwrap())));
                     }
                 }
             }
@@ -293,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_what_is_read(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6), cut in any::<prop::sample::Index>()) {
-            let mut text = Vec::new();
+            let mut text = BytesMut::new();
             for chunk in &chunks {
                 put(&mut text, chunk);
             }

@@ -1,12 +1,9 @@
 //! Which fields are passed on: not those that concern one hop (RFC 9110 section 7.6.1), that frame the message, or that only a proxy
 //! may say. Names are compared in lower case; they are written in it, too.
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::syntax;
-
-/// Bytes of a name that are made lower case at once.
-const NAME_PART: usize = 32;
 
 /// What is done with a field because of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,48 +53,62 @@ pub(super) fn all<'b>(headers: &[httparse::Header<'b>]) -> Vec<Field<'b>> {
     headers.iter().map(|header| Field::new(header.name.as_bytes(), header.value)).collect()
 }
 
+/// Bytes of the longest Content-Length field.
+const LENGTH_FIELD: usize = "content-length: 18446744073709551615\r\n".len();
 /// Longest name of a field that isn't simply passed on.
 const NAME_MAX: usize = "x-original-forwarded-for".len();
 /// What more than one such field begins with.
 const FORWARDED: &[u8] = b"x-forwarded-";
 
-/// The lengths, as bits, of names that aren't simply passed on, by their first letter: most names are told apart by these two.
-const LENGTHS: [u32; 26] = {
-    let mut lengths = [0; 26];
+/// Of names that aren't simply passed on and begin with one letter: their lengths, as bits, and where in [`SPECIAL`] they are. Most
+/// names are told apart by letter and length.
+#[derive(Clone, Copy)]
+struct Initial {
+    lengths: u32,
+    begin: usize,
+    end: usize,
+}
+
+const INITIALS: [Initial; 26] = {
+    let mut initials = [Initial { lengths: 0, begin: 0, end: 0 }; 26];
     let mut number = 0;
     while number < SPECIAL.len() {
         let name = SPECIAL[number].0.as_bytes();
-        lengths[(name[0] - b'a') as usize] |= 1 << name.len();
+        let initial = &mut initials[(name[0] - b'a') as usize];
+        assert!(initial.lengths == 0 || initial.end == number, "names with one initial stand together");
+        if initial.lengths == 0 {
+            initial.begin = number;
+        }
+        initial.end = number + 1;
+        initial.lengths |= 1 << name.len();
         number += 1;
     }
-    lengths
+    initials
 };
 
-/// Names that aren't simply passed on, in lower case.
+/// Names that aren't simply passed on, in lower case, those with one initial together.
 const SPECIAL: [(&str, Class); 34] = [
     ("host", Class::Host),
+    ("http2-settings", Class::HopByHop),
     ("accept", Class::Accept),
     ("content-length", Class::ContentLength),
-    ("transfer-encoding", Class::TransferEncoding),
     ("connection", Class::Connection),
+    ("transfer-encoding", Class::TransferEncoding),
     ("te", Class::Te),
     ("trailer", Class::Trailer),
+    ("true-client-ip", Class::Proxys),
     ("upgrade", Class::Upgrade),
     ("expect", Class::Expect),
     ("keep-alive", Class::HopByHop),
     ("proxy-connection", Class::HopByHop),
     ("proxy-authenticate", Class::HopByHop),
     ("proxy-authorization", Class::HopByHop),
-    ("http2-settings", Class::HopByHop),
+    ("proxy", Class::Nobodys),
     ("x-forwarded-for", Class::ForwardedFor),
     ("x-forwarded-proto", Class::ForwardedProto),
     ("x-forwarded-host", Class::ForwardedHost),
-    ("forwarded", Class::Forwarded),
-    ("proxy", Class::Nobodys),
     ("x-real-ip", Class::Nobodys),
     ("x-request-id", Class::Nobodys),
-    ("front-end-https", Class::Proxys),
-    ("true-client-ip", Class::Proxys),
     ("x-client-ip", Class::Proxys),
     ("x-cluster-client-ip", Class::Proxys),
     ("x-forwarded", Class::Proxys),
@@ -109,38 +120,28 @@ const SPECIAL: [(&str, Class); 34] = [
     ("x-original-uri", Class::Proxys),
     ("x-original-url", Class::Proxys),
     ("x-rewrite-url", Class::Proxys),
+    ("forwarded", Class::Forwarded),
+    ("front-end-https", Class::Proxys),
 ];
 
 impl Class {
     /// By a name as it came.
     pub(crate) fn of(name: &[u8]) -> Class {
         let Some(first) = name.first().map(u8::to_ascii_lowercase) else { return Class::Passed };
-        let lengths = LENGTHS.get(usize::from(first.wrapping_sub(b'a'))).copied().unwrap_or_default();
-        let may_be_special = name.len() <= NAME_MAX && lengths >> name.len() & 1 == 1;
-        if may_be_special || first == b'x' && starts_with_forwarded(name) { Class::of_special(name) } else { Class::Passed }
-    }
-
-    fn of_special(name: &[u8]) -> Class {
-        let has_underscore = name.contains(&b'_');
-        let mut lower = [0; NAME_MAX];
-        let Some(lower) = lower.get_mut(..name.len()) else {
-            // Only `X-Forwarded-` followed by something long.
-            return if has_underscore { Class::Nobodys } else { Class::Proxys };
+        let Some(initial) = INITIALS.get(usize::from(first.wrapping_sub(b'a'))) else { return Class::Passed };
+        let has_length = name.len() <= NAME_MAX && initial.lengths >> name.len() & 1 == 1;
+        let special = SPECIAL.get(initial.begin..initial.end).filter(|_| has_length).unwrap_or_default();
+        let class = match special.iter().find(|(special, _)| is_like(name, special.as_bytes())) {
+            Some((_, class)) => *class,
+            None if first == b'x' && name.get(..FORWARDED.len()).is_some_and(|start| is_like(start, FORWARDED)) => Class::Proxys,
+            None => return Class::Passed,
         };
-        lower.copy_from_slice(name);
-        lower.iter_mut().for_each(|byte| *byte = hyphened(byte.to_ascii_lowercase()));
-        match Class::of_lower(lower) {
-            class if !has_underscore => class,
-            Class::Passed | Class::Accept => Class::Passed,
+        match class {
+            class if !name.contains(&b'_') => class,
+            Class::Accept => Class::Passed,
             // A server that knows no hyphens takes it for one of these.
             _ => Class::Nobodys,
         }
-    }
-
-    fn of_lower(name: &[u8]) -> Class {
-        let special = SPECIAL.iter().find(|(special, _)| special.as_bytes() == name);
-        let others = if name.starts_with(FORWARDED) { Class::Proxys } else { Class::Passed };
-        special.map_or(others, |(_, class)| *class)
     }
 
     /// Whether it concerns one connection only (RFC 9110 section 7.6.1); besides those Connection names.
@@ -176,8 +177,8 @@ impl Options {
         for option in syntax::elements(value) {
             self.count += 1;
             match () {
-                () if option.eq_ignore_ascii_case(b"close") => self.closes = true,
                 () if option.eq_ignore_ascii_case(b"keep-alive") => self.keeps_alive = true,
+                () if option.eq_ignore_ascii_case(b"close") => self.closes = true,
                 () if option.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
                 () if option.eq_ignore_ascii_case(b"te") => {}
                 () => self.nominates = true,
@@ -195,32 +196,28 @@ impl Options {
     }
 }
 
-fn starts_with_forwarded(name: &[u8]) -> bool {
-    let start = name.get(..FORWARDED.len()).unwrap_or_default();
-    !start.is_empty() && start.iter().zip(FORWARDED).all(|(byte, expected)| hyphened(byte.to_ascii_lowercase()) == *expected)
-}
-
-fn hyphened(byte: u8) -> u8 {
-    if byte == b'_' { b'-' } else { byte }
+/// Whether a name is this one in lower case, underscores taken for hyphens. No two bytes of tokens differ in that bit alone but letters.
+fn is_like(name: &[u8], special: &[u8]) -> bool {
+    let same = |byte: u8, expected: u8| byte | 0x20 == expected || byte == b'_' && expected == b'-';
+    name.len() == special.len() && name.iter().zip(special).all(|(byte, expected)| same(*byte, *expected))
 }
 
 /// Appends a whole field, its name in lower case.
-pub(crate) fn put(out: &mut impl BufMut, name: &[u8], value: &[u8]) {
-    for part in name.chunks(NAME_PART) {
-        let mut lower = [0; NAME_PART];
-        if let Some(lower) = lower.get_mut(..part.len()) {
-            lower.copy_from_slice(part);
-            lower.make_ascii_lowercase();
-            out.put_slice(lower);
-        }
+pub(crate) fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    let start = out.len();
+    out.extend_from_slice(name);
+    if let Some(name) = out.get_mut(start..) {
+        name.make_ascii_lowercase();
     }
     out.put_slice(b": ");
-    out.put_slice(value);
+    out.extend_from_slice(value);
     out.put_slice(b"\r\n");
 }
 
 /// Appends a Content-Length.
-pub(crate) fn put_length(out: &mut impl BufMut, length: u64) {
+pub(crate) fn put_length(out: &mut BytesMut, length: u64) {
+    out.reserve(LENGTH_FIELD);
     out.put_slice(b"content-length: ");
     syntax::put_decimal(out, length);
     out.put_slice(b"\r\n");

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::field::{self, Class, Field, Options};
 use super::{BadHead, Bounds, Decided, FIELDS_MAX, Framing, syntax};
@@ -197,7 +197,7 @@ impl<'b> RequestHead<'b> {
 
     /// Writes the head its upstream gets, but for its end and the fields that `forwarded` has; those of strangers that only a proxy may
     /// send are left out.
-    pub(crate) fn put(&self, out: &mut impl BufMut, forwarded: &Forwarded<'_>) {
+    pub(crate) fn put(&self, out: &mut BytesMut, forwarded: &Forwarded<'_>) {
         out.put_slice(self.method);
         out.put_u8(b' ');
         if !self.target.path.starts_with(b"/") && self.target.path != b"*" {
@@ -248,7 +248,7 @@ impl<'b> RequestHead<'b> {
 
     /// Of a stranger: what is known of this connection. Of a believed proxy: what it says of those before it, and this hop; what it
     /// doesn't say, or says twice, is said of this hop.
-    fn put_forwarded(&self, out: &mut impl BufMut, forwarded: &Forwarded<'_>) {
+    fn put_forwarded(&self, out: &mut BytesMut, forwarded: &Forwarded<'_>) {
         // Of a list that isn't text nobody knows what it says.
         let list = |class: Class| {
             let values = forwarded.is_believed.then(|| self.values(class).map(syntax::text).collect::<Option<Vec<_>>>());
@@ -281,7 +281,7 @@ impl<'b> RequestHead<'b> {
     }
 }
 
-fn put_joined(out: &mut impl BufMut, values: &[&str]) {
+fn put_joined(out: &mut BytesMut, values: &[&str]) {
     for value in values {
         out.put_slice(value.as_bytes());
         out.put_slice(b", ");
@@ -316,9 +316,9 @@ mod tests {
     /// The head an upstream gets.
     fn passed(text: &str, is_believed: bool) -> String {
         let forwarded = Forwarded { host: Some(b"h"), peer: b"1.2.3.4", is_believed, is_secure: false, request_id: b"id" };
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         seen(text, |head| head.put(&mut out, &forwarded)).unwrap().expect("a whole head");
-        String::from_utf8(out).unwrap()
+        String::from_utf8(out.into()).unwrap()
     }
 
     #[test]

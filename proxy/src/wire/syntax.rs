@@ -1,6 +1,6 @@
 //! Tokens, numbers and lists (RFC 9110 section 5.6).
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 /// The largest length: one more than can be counted with a sign.
 const LENGTH_MAX: u64 = i64::MAX as u64;
@@ -64,16 +64,16 @@ pub(crate) fn text(value: &[u8]) -> Option<&str> {
 }
 
 /// Appends a number in decimal digits.
-pub(crate) fn put_decimal(out: &mut impl BufMut, number: u64) {
+pub(crate) fn put_decimal(out: &mut BytesMut, number: u64) {
     put_digits(out, number, 10);
 }
 
 /// Appends a number in hexadecimal digits.
-pub(crate) fn put_hexadecimal(out: &mut impl BufMut, number: u64) {
+pub(crate) fn put_hexadecimal(out: &mut BytesMut, number: u64) {
     put_digits(out, number, 16);
 }
 
-fn put_digits(out: &mut impl BufMut, mut number: u64, base: u64) {
+fn put_digits(out: &mut BytesMut, mut number: u64, base: u64) {
     let (mut digits, mut begin) = ([0; DIGITS_PUT_MAX], DIGITS_PUT_MAX);
     for digit in digits.iter_mut().rev() {
         *digit = DIGITS.get(usize::try_from(number % base).unwrap_or_default()).copied().unwrap_or_default();
@@ -119,11 +119,11 @@ mod tests {
     #[test]
     fn numbers_are_written_as_they_are_read() {
         for number in [0, 1, 9, 10, 15, 16, 255, 4096, i64::MAX as u64, u64::MAX] {
-            let (mut decimal_digits, mut hexadecimal_digits) = (Vec::new(), Vec::new());
+            let (mut decimal_digits, mut hexadecimal_digits) = (BytesMut::new(), BytesMut::new());
             put_decimal(&mut decimal_digits, number);
             put_hexadecimal(&mut hexadecimal_digits, number);
-            assert_eq!(String::from_utf8(decimal_digits).unwrap(), format!("{number}"));
-            assert_eq!(String::from_utf8(hexadecimal_digits).unwrap(), format!("{number:x}"));
+            assert_eq!(String::from_utf8(decimal_digits.into()).unwrap(), format!("{number}"));
+            assert_eq!(String::from_utf8(hexadecimal_digits.into()).unwrap(), format!("{number:x}"));
         }
     }
 

@@ -110,7 +110,7 @@ where
 /// A page of ours as it is sent.
 fn written(page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Option<&HeaderValue>) -> Bytes {
     let (status, body) = (page.status(), page.body());
-    let mut out = Vec::with_capacity(512 + body.len());
+    let mut out = BytesMut::with_capacity(512 + body.len());
     put_status_line(&mut out, status.as_u16(), status.canonical_reason().unwrap_or_default());
     for (name, value) in page.headers().iter().filter(|(name, _)| *name != header::CONNECTION) {
         field::put(&mut out, name.as_str().as_bytes(), value.as_bytes());
@@ -127,7 +127,7 @@ fn written(page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Optio
     if has_content {
         out.extend_from_slice(body);
     }
-    out.into()
+    out.freeze()
 }
 
 /// Whether the client took it.
