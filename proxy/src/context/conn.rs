@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use pingora_core::protocols::l4::ext::get_tcp_info;
@@ -12,7 +13,6 @@ use crate::policy::gate::Place;
 use crate::policy::via::Via;
 use crate::telemetry::access::Entry;
 use crate::telemetry::metrics::Counted;
-use crate::time::clock::Clock;
 
 /// Who has opened a connection.
 #[derive(Debug)]
@@ -37,7 +37,6 @@ pub(crate) struct Conn {
     pub(crate) via: Via,
     /// What its handshake has told; none: it is plain.
     tls: Option<Facts>,
-    pub(crate) clock: Clock,
     socket: RawFd,
     _place: Place,
     _counted: Counted,
@@ -47,7 +46,7 @@ impl Conn {
     pub(crate) fn new(edge: Arc<Shared>, peer: Peer, tls: Option<Facts>, place: Place) -> Conn {
         let counted = Counted::new(&edge.metrics.connections);
         let via = Via::new(peer.address, tls.is_some(), &edge.policy);
-        Conn { edge, via, tls, clock: Clock::start(), socket: peer.socket, _place: place, _counted: counted }
+        Conn { edge, via, tls, socket: peer.socket, _place: place, _counted: counted }
     }
 
     /// Bytes sent whose arrival the client's kernel has acknowledged. Only while its stream is open.
@@ -55,8 +54,8 @@ impl Conn {
         get_tcp_info(self.socket).map_or(0, |info| info.tcpi_bytes_acked)
     }
 
-    /// What came over it is no request, and the connection is closed for that.
-    pub(crate) fn refused(&self, status: StatusCode) {
+    /// What came over it, in so much time, is no request, and the connection is closed for that.
+    pub(crate) fn refused(&self, status: StatusCode, took: Duration) {
         let cut = &self.edge.metrics.cut;
         if status == StatusCode::BAD_REQUEST {
             cut.malformed.inc()
@@ -64,7 +63,7 @@ impl Conn {
             cut.header_too_large.inc()
         }
         if let Some(log) = self.edge.access.as_ref().filter(|log| log.takes_next()) {
-            log.add(Entry::refused(self.via.peer, status, self.clock.waited()));
+            log.add(Entry::refused(self.via.peer, status, took));
         }
     }
 

@@ -94,11 +94,17 @@ impl Debt {
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     debt: Debt,
+    is_tunnel: bool,
     /// While a write waits: since when that isn't counted yet, and when to look next.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Pace {
+    /// Of a tunnel.
+    pub(crate) fn of_tunnel() -> Pace {
+        Pace { is_tunnel: true, ..Pace::default() }
+    }
+
     /// What `polled`, a write or flush to the client, comes to: a failure when the client has kept it waiting for too long.
     pub(crate) fn judge<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>, conn: &Conn) -> Poll<io::Result<T>> {
         let limits = &conn.edge.limits;
@@ -117,7 +123,7 @@ impl Pace {
             *since = now;
             look.as_mut().reset(now + every);
             self.debt.took(conn.acknowledged(), limits.send_bytes_per_second);
-            if let Some(slow) = self.debt.verdict(limits, conn.clock.is_tunnel()) {
+            if let Some(slow) = self.debt.verdict(limits, self.is_tunnel) {
                 slow.count(&conn.edge.metrics.cut);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

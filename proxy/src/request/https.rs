@@ -43,8 +43,8 @@ fn without_dot(name: &[u8]) -> &[u8] {
 
 /// A valid Host without its port.
 fn name_in(host: &[u8]) -> &[u8] {
-    let start = host.iter().rposition(|byte| *byte == b']').unwrap_or(0);
-    let colon = host.iter().skip(start).position(|byte| *byte == b':');
+    let start = if host.starts_with(b"[") { memchr::memchr(b']', host).unwrap_or(0) } else { 0 };
+    let colon = host.get(start..).and_then(|rest| memchr::memchr(b':', rest));
     colon.and_then(|colon| host.get(..start + colon)).unwrap_or(host)
 }
 

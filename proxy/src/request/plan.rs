@@ -74,7 +74,6 @@ impl Begun {
 }
 
 /// What comes of a head.
-#[expect(clippy::large_enum_variant, reason = "the large one is what nearly all are")]
 pub(crate) enum Decision {
     Send(Plan),
     /// The edge answers it.

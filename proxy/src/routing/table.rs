@@ -25,7 +25,7 @@ pub struct Upstream {
 /// The routable pods. Reads take one shard lock for the length of a lookup, never across an await.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    pods: DashMap<PodKey, (Upstream, Arc<Route>)>,
+    pods: DashMap<PodKey, (Upstream, Arc<Route>), ahash::RandomState>,
     departed: RwLock<Departed>,
 }
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
@@ -50,7 +51,13 @@ pub(crate) fn begin(conn: &Arc<Conn>, inbox: &mut BytesMut) -> Result<Option<Box
 }
 
 /// Answers it.
-pub(crate) async fn answer<S>(conn: &Arc<Conn>, client: &mut S, inbox: &mut BytesMut, mut begun: Box<Begun>, shutdown: &ShutdownWatch) -> Next
+pub(crate) async fn answer<S>(
+    conn: &Arc<Conn>,
+    client: &mut S,
+    inbox: &mut BytesMut,
+    mut begun: Box<Begun>,
+    shutdown: &ShutdownWatch,
+) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -96,13 +103,13 @@ async fn say<S: AsyncWrite + Unpin>(conn: &Arc<Conn>, client: &mut S, begun: &mu
     }
 }
 
-/// What is said to a client whose head can't be used.
-pub(crate) async fn refuse<S>(conn: &Arc<Conn>, client: &mut S, fault: Fault) -> Next
+/// What is said to a client whose head can't be used, which has come in so much time.
+pub(crate) async fn refuse<S>(conn: &Arc<Conn>, client: &mut S, fault: Fault, took: Duration) -> Next
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     conn.edge.metrics.failed(fault.label());
-    conn.refused(fault.status());
+    conn.refused(fault.status(), took);
     let page = error_response::answer(fault, Reader::Program, now(), RequestId::next());
     if write_all(conn, client, written(&page, true, true, None)).await { Next::Close } else { Next::Over }
 }

@@ -15,6 +15,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::context::conn::Conn;
 use crate::downstream::http1::answer::{self, Next};
+use crate::downstream::http1::clock::Clock;
 use crate::request::plan::Begun;
 use crate::telemetry::metrics::Counted;
 use crate::time::timers::{LazyTimer, WhenWoken};
@@ -31,10 +32,10 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = &conn.edge.limits;
-    let mut told = shutdown.clone();
+    let (mut told, clock) = (shutdown.clone(), Clock::start());
     let mut stopping = WhenWoken::new(async {
         drop(told.wait_for(|stop| *stop).await);
-        conn.clock.head_ended(limits.last_request).await;
+        clock.head_ended(limits.last_request).await;
     });
     let mut cut = WhenWoken::new(conn.edge.cut.cancelled());
     let (mut inbox, mut timer) = (BytesMut::new(), LazyTimer::default());
@@ -45,13 +46,13 @@ where
         }
         let begun = tokio::select! {
             biased;
-            begun = head(&conn, &mut stream, &mut inbox, &mut timer, &mut stopping) => begun,
+            begun = head(&conn, &clock, &mut stream, &mut inbox, &mut timer, &mut stopping) => begun,
             () = &mut cut => return,
         };
         // Boxed: there is none of it while the connection waits.
         let next = tokio::select! {
             biased;
-            next = Box::pin(answered(&conn, &mut stream, &mut inbox, begun, &shutdown)) => next,
+            next = Box::pin(answered(&conn, &clock, &mut stream, &mut inbox, begun, &shutdown)) => next,
             () = &mut cut => return,
         };
         let listens = match next {
@@ -69,7 +70,14 @@ where
 }
 
 /// Answers a request, or what isn't one.
-async fn answered<S>(conn: &Arc<Conn>, stream: &mut S, inbox: &mut BytesMut, begun: Result<Box<Begun>, NoHead>, shutdown: &ShutdownWatch) -> Next
+async fn answered<S>(
+    conn: &Arc<Conn>,
+    clock: &Clock,
+    stream: &mut S,
+    inbox: &mut BytesMut,
+    begun: Result<Box<Begun>, NoHead>,
+    shutdown: &ShutdownWatch,
+) -> Next
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -81,13 +89,13 @@ where
             conn.edge.metrics.cut.header_deadline.inc();
             return Next::Over;
         }
-        Err(NoHead::Bad(bad)) => return Box::pin(answer::refuse(conn, stream, bad.into())).await,
+        Err(NoHead::Bad(bad)) => return Box::pin(answer::refuse(conn, stream, bad.into(), clock.waited())).await,
     };
-    conn.clock.request_began();
+    clock.request_began();
     let next = answer::answer(conn, stream, inbox, begun, shutdown).await;
-    conn.clock.request_ended();
+    clock.request_ended();
     if !inbox.is_empty() {
-        conn.clock.bytes_came();
+        clock.bytes_came();
     }
     next
 }
@@ -105,6 +113,7 @@ enum NoHead {
 /// Waits for the head of a request.
 async fn head<S: AsyncRead + Unpin>(
     conn: &Arc<Conn>,
+    clock: &Clock,
     stream: &mut S,
     inbox: &mut BytesMut,
     timer: &mut LazyTimer,
@@ -141,16 +150,16 @@ async fn head<S: AsyncRead + Unpin>(
             if Pin::new(&mut *stopping).poll(cx).is_ready() {
                 return Poll::Ready(Err(NoHead::Idle));
             }
-            let Some(deadline) = conn.clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
+            let Some(deadline) = clock.deadline(limits.header_deadline, limits.keep_alive) else { return Poll::Pending };
             ready!(timer.poll(deadline, cx));
-            Poll::Ready(Err(if conn.clock.is_in_head() { NoHead::Late } else { NoHead::Idle }))
+            Poll::Ready(Err(if clock.is_in_head() { NoHead::Late } else { NoHead::Idle }))
         })
         .await?;
         if !came {
             return Err(NoHead::Ended);
         }
         drop(resting.take());
-        conn.clock.bytes_came();
+        clock.bytes_came();
     }
 }
 
@@ -186,5 +195,5 @@ mod tests {
     }
 
     /// Bytes of the future of a connection, which is what there is of it while it waits.
-    const SIZE_MAX: usize = 480;
+    const SIZE_MAX: usize = 512;
 }

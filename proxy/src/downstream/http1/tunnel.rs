@@ -21,11 +21,10 @@ pub(crate) async fn join<S>(conn: &Arc<Conn>, client: (&mut S, BytesMut), upstre
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    conn.clock.upgraded();
     let counted = Counted::new(&conn.edge.metrics.tunnels);
     let (socket, heard) = upstream;
     let Socket { stream, cut, .. } = socket;
-    let mut near = Client { side: Said { first: client.1, stream: client.0 }, visit, pace: Pace::default(), conn };
+    let mut near = Client { side: Said { first: client.1, stream: client.0 }, visit, pace: Pace::of_tunnel(), conn };
     let mut far = Said { first: heard, stream };
     tokio::select! {
         ended = copy_bidirectional(&mut near, &mut far) => {

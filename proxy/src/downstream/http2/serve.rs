@@ -57,7 +57,7 @@ where
     };
     let connection = match greeted {
         Ok(connection) => connection,
-        Err(error) => return log_end(&error, &conn),
+        Err(error) => return log_end(&error, &conn, started),
     };
     let requests = FuturesUnordered::new();
     let begin = |request, respond| answer(Arc::clone(&conn), Arc::clone(&flow), request, respond);
@@ -70,7 +70,7 @@ where
             biased;
             over = poll_fn(|cx| session.poll(cx)) => {
                 return match over {
-                    Over::Closed(ended) => ended.err().iter().for_each(|error| log_end(error, &conn)),
+                    Over::Closed(ended) => ended.err().iter().for_each(|error| log_end(error, &conn, started)),
                     Over::Abusive => {
                         tracing::debug!("client takes back its requests: connection closed");
                         edge.metrics.cut.abusive.inc();
@@ -123,12 +123,12 @@ fn builder(limits: &Limits) -> Builder {
 }
 
 /// Counts a connection that we have ended because of what came over it.
-fn log_end(error: &h2::Error, conn: &Conn) {
+fn log_end(error: &h2::Error, conn: &Conn, started: Instant) {
     tracing::debug!(%error, "client connection ended");
     match error.reason().filter(|_| error.is_go_away() && error.is_library()) {
         Some(Reason::ENHANCE_YOUR_CALM) => conn.edge.metrics.cut.abusive.inc(),
         Some(Reason::NO_ERROR) | None => {}
-        Some(_) => conn.refused(StatusCode::BAD_REQUEST),
+        Some(_) => conn.refused(StatusCode::BAD_REQUEST, started.elapsed()),
     }
 }
 

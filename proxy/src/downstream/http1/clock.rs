@@ -1,11 +1,11 @@
-//! Which wait an HTTP/1 connection is in, and since when: what its deadlines are judged by.
+//! Which wait a connection is in, and since when: what its deadlines are judged by.
 //!
 //! ```text
 //!            request's first byte            headers complete
 //!   Idle --------------------------> Head --------------------> Busy --+
 //!     ^  keep_alive                    ^  header_deadline              |  answer sent
 //!     +--------------------------------|-------------------------------+
-//!                                      +- accept      101 answered: Tunnel, for good
+//!                                      +- accept
 //! ```
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Which wait a connection is in, and since when.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(super) struct Clock {
     phase: AtomicU8,
     since_millis: AtomicU64,
 }
@@ -28,10 +28,9 @@ pub(crate) struct Clock {
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const BUSY: u8 = 2;
-const TUNNEL: u8 = 3;
 
 impl Clock {
-    pub(crate) fn start() -> Clock {
+    pub(super) fn start() -> Clock {
         Clock { phase: AtomicU8::new(HEAD), since_millis: AtomicU64::new(Moment::now().as_millis()) }
     }
 
@@ -40,34 +39,27 @@ impl Clock {
         self.phase.store(phase, Ordering::Relaxed);
     }
 
-    pub(crate) fn request_began(&self) {
+    pub(super) fn request_began(&self) {
         self.phase.store(BUSY, Ordering::Relaxed);
     }
 
     /// The answer to the last request is out, or given up.
-    pub(crate) fn request_ended(&self) {
-        if self.phase.load(Ordering::Relaxed) != TUNNEL {
-            self.enter(IDLE);
-        }
+    pub(super) fn request_ended(&self) {
+        self.enter(IDLE);
     }
 
-    /// No request follows on this connection; silence on it is nobody's fault.
-    pub(crate) fn upgraded(&self) {
-        self.enter(TUNNEL);
-    }
-
-    pub(crate) fn bytes_came(&self) {
+    pub(super) fn bytes_came(&self) {
         if self.phase.load(Ordering::Relaxed) == IDLE {
             self.enter(HEAD);
         }
     }
 
-    pub(crate) fn is_in_head(&self) -> bool {
+    pub(super) fn is_in_head(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == HEAD
     }
 
     /// Waits until no request's headers are on their way, at most `patience`: what has come already is noticed first.
-    pub(crate) async fn head_ended(&self, patience: Duration) {
+    pub(super) async fn head_ended(&self, patience: Duration) {
         let over = Moment::now().after(patience);
         while matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD) {
             sleep(LOOK_AGAIN).await;
@@ -77,12 +69,8 @@ impl Clock {
         }
     }
 
-    pub(crate) fn is_tunnel(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == TUNNEL
-    }
-
     /// How long what the connection is in has lasted.
-    pub(crate) fn waited(&self) -> Duration {
+    pub(super) fn waited(&self) -> Duration {
         Moment::now().since(self.since())
     }
 
@@ -91,7 +79,7 @@ impl Clock {
     }
 
     /// When the wait that the connection is in has lasted too long.
-    pub(crate) fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
+    pub(super) fn deadline(&self, header: Duration, keep_alive: Duration) -> Option<Moment> {
         let allowed = match self.phase.load(Ordering::Relaxed) {
             IDLE => keep_alive,
             HEAD => header,
