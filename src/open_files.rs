@@ -3,8 +3,10 @@
 use codiusd_proxy::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files for everything but clients and pods: the store, images, Interledger, logs.
-const RESERVE: u64 = 512;
+/// Files for everything but clients and pods: the store, images, Interledger, logs, pipes.
+const RESERVE: u64 = 1024;
+/// One pipe, which takes two files, for so many.
+const PIPES_SHARE: u64 = 64;
 
 /// Raises the soft limit to the hard one, and lowers `limits` to what fits: a front door that takes the last file would leave the store
 /// none. Says so if that is less than was asked for.
@@ -17,6 +19,7 @@ pub(crate) fn fit(limits: &mut Limits) {
     }
     let Some(allowed) = getrlimit(Resource::Nofile).current else { return };
     let asked = limits.connections;
+    limits.pipes = limits.pipes.min(usize::try_from(allowed / PIPES_SHARE).unwrap_or(usize::MAX));
     (limits.connections, limits.idle_upstream) = shares(asked, limits.idle_upstream, allowed);
     if limits.connections < asked {
         tracing::warn!(
@@ -45,7 +48,7 @@ mod tests {
     #[test]
     fn connections_fit_into_the_files_there_are() {
         assert_eq!(shares(100_000, 4_096, 1_048_576), (100_000, 4_096));
-        assert_eq!(shares(100_000, 4_096, 65_536), (30_464, 4_096));
+        assert_eq!(shares(100_000, 4_096, 65_536), (30_208, 4_096));
         assert_eq!(shares(100_000, 4_096, 1_024), (320, 128));
         assert_eq!(shares(10, 0, 1_024), (10, 0));
         for allowed in 0..5_000 {

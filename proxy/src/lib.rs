@@ -1,6 +1,6 @@
 //! The door of a Codius host: everything that arrives from the public internet passes here.
 //!
-//! pingora is the frame (server, runtimes, listeners); HTTP/1 is the crate's own, HTTP/2 is the h2 crate's frames with the same way of a
+//! pingora is the frame (server, services, runtimes); HTTP/1 is the crate's own, HTTP/2 is the h2 crate's frames with the same way of a
 //! request behind them. The crate knows hosts and upstreams and nothing of money or pods: a [`RouteTable`] says which pod is where, and
 //! every other host name belongs to the control plane behind a unix socket.
 //!
@@ -11,7 +11,8 @@
 //! `request/transfer`, `upstream/route`.
 //!
 //! ```text
-//! server      edge      the pingora services: worker threads, drain
+//! server      edge      pingora's server: what it is started with, its drain
+//!             service   the pingora services: accept loops on runtimes of their own, chores
 //!             listen    their sockets, bound or inherited
 //!             accept    one connection: is there room, whose is it, what does it speak
 //! downstream  proxied   whose it is, when a proxy passes it on              (proxy_protocol: pure)
@@ -30,6 +31,7 @@
 //!             tombstones  why a pod that was here is not                    (pure)
 //! upstream    route     one upstream: connections to it, and whether it is still routable
 //!             socket, shelf   one connection, and the idle ones
+//!             pipe      content the kernel moves by itself
 //! policy      trust     whom is believed, counted and connected to          (via: whom a believed proxy speaks for)
 //!             gate      counts who comes, by what admit allows              (admit: pure)
 //!             limits    every number that bounds something
@@ -38,7 +40,7 @@
 //!             traffic   what is counted of one pod
 //!             request_id   the number a request is known by
 //! wire        heads and chunks of HTTP/1, read and written                  (pure; differential: does hyper read the same?)
-//! time        timers, and which wait a connection is in
+//! time        timers, and the date as HTTP says it
 //! pod_key     the name of a pod                                             (pure)
 //! ```
 //!

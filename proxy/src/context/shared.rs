@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) hsts: Option<HeaderValue>,
     /// Places for idle upstream connections.
     pub(crate) room: Arc<Semaphore>,
+    /// Places for pipes.
+    pub(crate) pipes: Arc<Semaphore>,
     /// Whom is believed, counted and connected to.
     pub(crate) policy: Policy,
     /// Counts client connections and requests.

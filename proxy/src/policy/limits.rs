@@ -78,6 +78,8 @@ pub struct Limits {
     pub idle_per_upstream: usize,
     /// How long an idle upstream connection is kept.
     pub idle_upstream_timeout: Duration,
+    /// Large answers over plain HTTP whose content the kernel moves by itself, at once; two files each. More are copied.
+    pub pipes: usize,
     /// What a withdrawn pod's requests and tunnels in flight still get before they are cut.
     pub withdrawn_grace: Duration,
     /// How long a client that is in the middle of a request's headers, or has just connected, may take to send them when the edge
@@ -116,6 +118,7 @@ impl Default for Limits {
             idle_upstream: 4096,
             idle_per_upstream: 128,
             idle_upstream_timeout: Duration::from_secs(30),
+            pipes: 256,
             withdrawn_grace: Duration::from_secs(5),
             last_request: Duration::from_secs(2),
         }

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
+use crate::upstream::pipe::Pipe;
 use crate::wire::answer::AnswerHead;
 use crate::wire::chunk::Decoder;
 
@@ -52,6 +53,16 @@ pub(crate) trait Client {
     /// Sends what was put, then the first `direct` bytes of `heard`, which are the last of the answer if it `ends`. Ready with no bytes when
     /// all is sent.
     fn poll_send(&mut self, heard: &mut BytesMut, direct: usize, ends: bool, cx: &mut Context<'_>) -> Poll<io::Result<Sent>>;
+
+    /// Whether content may come through a pipe.
+    fn takes_pipes(&self) -> bool {
+        false
+    }
+
+    /// Sends what the pipe holds; how much has left. All that came before it must have been sent.
+    fn poll_drain(&mut self, _: &mut Pipe, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 /// There is no more content, and not all of it.

@@ -1,5 +1,6 @@
 //! What of an answer goes to its client, as it comes: informational answers, the head, and the body.
 
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -12,11 +13,14 @@ use crate::request::upload::Upload;
 use crate::request::visit::Visit;
 use crate::request::{READ_LARGE, READ_SMALL, TURN, give_way};
 use crate::time::http_date;
+use crate::upstream::pipe::Pipe;
 use crate::upstream::socket::Stream;
 use crate::wire::Bounds;
 use crate::wire::answer::{self, AnswerHead, Asked, Body};
 use crate::wire::chunk::{Decoder, Piece};
 
+/// Bytes of the shortest content that is worth a pipe.
+const PIPED_MIN: u64 = 256 * 1024;
 /// Informational answers to one request, at most.
 const INFORMATIONAL_MAX: u32 = 64;
 
@@ -29,6 +33,8 @@ pub(crate) struct Download {
     has_heard: bool,
     /// The upstream's connection isn't used again.
     upstream_closes: bool,
+    /// Between the two sockets, if content goes through the kernel alone.
+    pipe: Option<Pipe>,
     /// Bytes that were sent since others had a turn.
     turn: usize,
 }
@@ -55,6 +61,7 @@ impl Download {
             heard: BytesMut::new(),
             has_heard: false,
             upstream_closes: false,
+            pipe: None,
             turn: 0,
         }
     }
@@ -92,6 +99,13 @@ impl Download {
             if let Some(end) = self.end(upload) {
                 return Poll::Ready(Ok(end));
             }
+            if let Some(piped) = self.poll_piped(cx, client, upstream, visit) {
+                match ready!(piped) {
+                    Ok(()) if self.is_turn_over(cx) => return Poll::Pending,
+                    Ok(()) => continue,
+                    Err(_) => return Poll::Ready(Ok(End::Left)),
+                }
+            }
             let room = if self.has_begun() { READ_LARGE } else { READ_SMALL };
             match ready!(upstream.poll_read_into(&mut self.heard, room, cx)) {
                 Ok(1..) => self.has_heard = true,
@@ -105,6 +119,29 @@ impl Download {
                 }
             }
         }
+    }
+
+    /// Moves content through the pipe; none: it doesn't go there. An error: the client is gone.
+    fn poll_piped(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut impl Client,
+        upstream: &Stream,
+        visit: &mut Visit,
+    ) -> Option<Poll<io::Result<()>>> {
+        let (Receiving::Length(left), Some(pipe), Some(socket)) = (&self.receiving, &mut self.pipe, upstream.tcp()) else { return None };
+        if pipe.is_empty() {
+            match pipe.poll_fill(socket, *left, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(ended) => {
+                    self.upstream_ended(client, ended.is_ok());
+                    return Some(Poll::Ready(Ok(())));
+                }
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        let drained = client.poll_drain(pipe, cx);
+        Some(drained.map_ok(|count| self.sent(Sent { bytes: count, direct: count }, visit)))
     }
 
     /// What is over once all is sent that can be.
@@ -290,7 +327,12 @@ impl Download {
         client.begin(head, beginning);
         self.receiving = match head.body {
             Body::None { .. } => Receiving::Done,
-            Body::Length(length) => Receiving::Length(length),
+            Body::Length(length) => {
+                if length >= PIPED_MIN && client.takes_pipes() {
+                    self.pipe = Pipe::open(&conn.edge.pipes);
+                }
+                Receiving::Length(length)
+            }
             Body::Chunked => Receiving::Chunked(Box::default()),
             Body::UntilClose => Receiving::UntilClose,
         };

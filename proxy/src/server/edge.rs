@@ -197,6 +197,7 @@ impl Edge {
             routes,
             control: Arc::new(Route::new(Address::Unix(config.control_socket))),
             room: Arc::new(Semaphore::new(config.limits.idle_upstream)),
+            pipes: Arc::new(Semaphore::new(config.limits.pipes)),
             gate: Gate::new(&config.limits),
             policy: config.policy,
             limits: config.limits,

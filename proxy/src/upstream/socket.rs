@@ -56,6 +56,14 @@ impl std::fmt::Debug for Socket {
 }
 
 impl Stream {
+    /// Its TCP socket, if it is one.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Appends what there is to read, for which there is room of about that size only then; 0: it has ended.
     pub(crate) fn poll_read_into(&mut self, buf: &mut BytesMut, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(match self {

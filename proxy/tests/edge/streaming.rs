@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use codiusd_proxy::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
@@ -64,6 +65,51 @@ async fn echo_through(house: &House, name: &str, upgrade: bool) {
         }
     };
     within("50 MiB to come back", both(send, receive)).await;
+}
+
+/// Different wherever it is cut wrongly.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+/// The kernel moves the first one; the second one finds no pipe free.
+#[tokio::test]
+async fn a_large_answer_comes_whole_whoever_moves_it_and_as_far_as_it_came() {
+    let house = House::with(Limits { pipes: 1, ..Limits::default() }).await;
+    let pod = Pod::raw(|_, mut stream| async move {
+        let content = pattern(3 * MEGA);
+        while let Some(head) = read_head(&mut stream).await {
+            let is_whole = head.starts_with("GET /whole ");
+            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", content.len()).as_bytes()).await.unwrap();
+            stream.write_all(&content[..if is_whole { 3 * MEGA } else { 2 * MEGA }]).await.unwrap();
+            if !is_whole {
+                return;
+            }
+        }
+    })
+    .await;
+    let name = house.publish(1, pod.address);
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n");
+    let (mut first, mut second) = (house.connect().await, house.connect().await);
+    for path in ["/whole", "/whole", "/cut"] {
+        // Neither is read before both have begun.
+        first.send(&ask(path)).await;
+        second.send(&ask(path)).await;
+        for client in [&mut first, &mut second] {
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        }
+        for client in [&mut first, &mut second] {
+            let expected = pattern(if path == "/whole" { 3 * MEGA } else { 2 * MEGA });
+            client.fill(expected.len()).await;
+            assert!(client.buffer == expected, "{path}: {} bytes, or other ones", client.buffer.len());
+            client.buffer.clear();
+        }
+    }
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.closed().await, "", "nothing else of an answer that broke off");
+    }
+    assert_eq!(pod.accepted(), 2, "what is over is used again");
+    assert_eq!(house.counted("codius_edge_bytes_total", &[("direction", "sent")]), (16 * MEGA) as f64);
 }
 
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {

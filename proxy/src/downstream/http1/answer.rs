@@ -12,7 +12,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::context::conn::Conn;
-use crate::downstream::http1::client::Http1Client;
+use crate::downstream::http1::client::{ClientStream, Http1Client};
 use crate::downstream::http1::tunnel;
 use crate::downstream::pace::Pace;
 use crate::request::error_response::{self, Fault, Reader};
@@ -59,7 +59,7 @@ pub(crate) async fn answer<S>(
     shutdown: &ShutdownWatch,
 ) -> Next
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
+    S: ClientStream,
 {
     let facts = begun.facts;
     let page = match &mut begun.decision {

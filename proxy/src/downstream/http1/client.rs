@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::context::conn::Conn;
@@ -16,6 +18,7 @@ use crate::downstream::pace::Pace;
 use crate::request::client::{Beginning, Chunks, Client, Lack, Sent};
 use crate::request::plan::Facts;
 use crate::request::{ENCODED, READ_LARGE, READ_SMALL};
+use crate::upstream::pipe::Pipe;
 use crate::wire::answer::{AnswerHead, Body, Coding, Reply};
 use crate::wire::chunk::{self, Decoder, Piece};
 
@@ -68,7 +71,25 @@ impl<'a, S> Http1Client<'a, S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
+/// What a connection is made of.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Its socket, if what is sent goes there as it is.
+    fn plain(&self) -> Option<&TcpStream>;
+}
+
+impl ClientStream for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl ClientStream for Box<TlsStream<TcpStream>> {
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl<S: ClientStream> Client for Http1Client<'_, S> {
     fn content(&self) -> &[u8] {
         self.inbox
     }
@@ -208,5 +229,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client for Http1Client<'_, S> {
         self.outbox.advance(of_outbox);
         heard.advance(bytes - of_outbox);
         Poll::Ready(Ok(Sent { bytes, direct: bytes - of_outbox }))
+    }
+
+    fn takes_pipes(&self) -> bool {
+        self.stream.plain().is_some()
+    }
+
+    fn poll_drain(&mut self, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.stream.plain() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let polled = pipe.poll_drain(socket, cx);
+        self.pace.judge(polled, cx, self.conn)
     }
 }

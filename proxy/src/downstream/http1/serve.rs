@@ -15,6 +15,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::context::conn::Conn;
 use crate::downstream::http1::answer::{self, Next};
+use crate::downstream::http1::client::ClientStream;
 use crate::downstream::http1::clock::Clock;
 use crate::request::plan::Begun;
 use crate::telemetry::metrics::Counted;
@@ -29,7 +30,7 @@ const FIRST: usize = 2048;
 /// Serves the connection to its end. When `shutdown` turns true the request in flight is finished and nothing is begun.
 pub(crate) async fn serve<S>(conn: Arc<Conn>, mut stream: S, shutdown: ShutdownWatch)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: ClientStream + 'static,
 {
     let limits = &conn.edge.limits;
     let (mut told, clock) = (shutdown.clone(), Clock::start());
@@ -79,7 +80,7 @@ async fn answered<S>(
     shutdown: &ShutdownWatch,
 ) -> Next
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin,
+    S: ClientStream,
 {
     let begun = match begun {
         Ok(begun) => begun,
