@@ -35,7 +35,7 @@ pub(crate) const READ_LARGE: usize = 64 * 1024;
 /// Bytes of content that are kept for a side until it takes them.
 pub(crate) const ENCODED: usize = 64 * 1024;
 /// Bytes of one body that are sent before others have a turn.
-const TURN: usize = 256 * 1024;
+const TURN: usize = 64 * 1024;
 
 /// Gives others a turn: this task goes on after the sockets were asked again what has come. Woken in the usual way it would be the next one,
 /// for many turns, as long as nobody else is known to have something to do.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::unistd::pipe2;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes a pipe may hold: as many as are sent before others have a turn.
-const SIZE: usize = 256 * 1024;
+/// Bytes that are in a pipe at once, which is what the kernel gives it room for.
+const SIZE: usize = 64 * 1024;
 
 /// What lies between two sockets.
 #[derive(Debug)]
@@ -33,8 +33,6 @@ impl Pipe {
     pub(crate) fn open(places: &Arc<Semaphore>) -> Option<Pipe> {
         let place = Arc::clone(places).try_acquire_owned().ok()?;
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
-        // A smaller one does, too: whoever has many gets no more.
-        let _ = i32::try_from(SIZE).map(|size| fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size)));
         Some(Pipe { reader, writer, held: 0, _place: place })
     }
 
