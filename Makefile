@@ -3,18 +3,19 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
+.PHONY: help check demo test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
+	@echo "make check    format, clippy, unit tests and the edge, in minutes and without root"
 	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
 	@echo "make lint     formatting, clippy and documentation warnings"
 	@echo "make deny     licences, sources and duplicates of the dependencies"
 	@echo "make dockerfile  the image of deploy/Dockerfile, built without a registry, and a pod in it"
 	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
 	@echo "make fuzz-rivals  the front door's HTTP/1 beside nginx's and haproxy's, FUZZ_SECONDS (60): for nightly runs"
-	@echo "make bench    upload to first byte, as the README has it"
-	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as the README has it"
+	@echo "make bench    upload to first byte, as docs/benchmarks.md has it"
+	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as docs/benchmarks.md has it"
 	@echo "make instructions  the front door's instructions per request, compared with what is recorded"
 
 # What is needed to build and run: only what is missing is installed, and said.
@@ -26,6 +27,14 @@ test-setup:
 
 demo: setup
 	cargo run --quiet -- demo $(DEMO_ARGS)
+
+# The conformance suite of WebSockets needs Python packages: it is part of `make test`.
+check:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --lib --bins --test tidy
+	cargo test --locked --workspace --test edge -- --skip websockets::
+	@echo "make check: WebSocket conformance, containers, whole hosts and fuzzing are left to make test"
 
 test: test-setup
 	cargo build --locked --manifest-path tests/interop/Cargo.toml --target-dir tests/interop/target

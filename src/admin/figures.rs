@@ -85,9 +85,9 @@ mod tests {
         let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         let series: Vec<String> = POD_FIGURES.iter().map(|figure| format!("{}{{pod=\"{key}\"}} 0", figure.name)).collect();
         assert!(series.iter().all(|line| text.contains(line)), "{text}");
-        let document = include_str!("../../deploy/metrics.md");
+        let document = include_str!("../../docs/operate/monitoring.md");
         for PodFigure { name, help, .. } in &POD_FIGURES {
-            assert!(document.contains(&format!("| `{name}` | {help} |\n")), "deploy/metrics.md should tell of {name}: {help}");
+            assert!(document.contains(&format!("| `{name}` | {help} |\n")), "docs/operate/monitoring.md should tell of {name}: {help}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every key, once: its names, its default, and what it is for. Help, `codiusd check`, the README's table and
+//! Every key, once: its names, its default, and what it is for. Help, `codiusd check`, the table of docs/operate/configuration.md and
 //! `deploy/codiusd.toml` are made of or held against this.
 
 use super::limits::LIMITS;

@@ -118,13 +118,13 @@ fn values<'a>(rules: &'a str, key: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_alert_says_what_to_do() {
-    let (rules, document, tests) = (read("prometheus/rules.yml"), read("metrics.md"), read("prometheus/rules_test.yml"));
+    let (rules, document, tests) = (read("prometheus/rules.yml"), read("../docs/operate/monitoring.md"), read("prometheus/rules_test.yml"));
     let alerts = values(&rules, "alert");
     assert!(alerts.len() > 10, "{alerts:?}");
     for alert in &alerts {
-        assert!(document.contains(&format!("\n### {alert}\n")), "deploy/metrics.md has no section {alert}");
+        assert!(document.contains(&format!("\n### {alert}\n")), "docs/operate/monitoring.md has no section {alert}");
         assert!(tests.contains(&format!("- name: {alert}\n")), "no test of {alert}");
-        let anchor = format!("deploy/metrics.md#{}", alert.to_lowercase());
+        let anchor = format!("docs/operate/monitoring.md#{}", alert.to_lowercase());
         assert!(values(&rules, "runbook_url").iter().any(|url| url.ends_with(&anchor)), "no link to {anchor}");
     }
     for key in ["summary", "description", "runbook_url"] {

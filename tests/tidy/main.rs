@@ -1,38 +1,20 @@
-//! The rules of this repository that no compiler checks: sizes, layers, and documents that say what is true.
+//! The rules of this repository that no compiler checks: sizes, floors, and documents that say what is true.
 
 #![expect(clippy::expect_used, reason = "all of this is test code")]
 
+mod documents;
 mod floors;
+mod settings_file;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
-
-use codiusd::{
-    config::{
-        Config, Settings,
-        keys::{self, KEYS, Key},
-        limits::LIMITS,
-    },
-    figures::{Disk, HostFacts, HostFigures},
-    self_test::SelfTestMetrics,
-};
-use codiusd_control::{
-    pay::Asset,
-    pods::{Doing, PodMetrics, Room, Shares},
-    store::Totals,
-};
-use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
-use codiusd_runtime::{HyperdConfig, HyperdRuntime, network::restored_counter};
-use prometheus::{Registry, proto::MetricFamily};
 
 /// Lines a file may have, tests at its end not counted.
 const LINES_MAX: usize = 500;
 /// Directories that aren't ours to check: built, installed or found by fuzzing.
-const NOT_OURS: &[&str] = &[".git", "artifacts", "corpus", "node_modules", "target"];
+const NOT_OURS: &[&str] = &[".git", ".venv", "artifacts", "corpus", "node_modules", "target"];
 /// Source directories of the crates, and the crates of ours each may import.
 const CRATES: &[(&str, &[&str])] = &[
     (".", &["codiusd-control", "codiusd-ilp", "codiusd-own", "codiusd-proxy", "codiusd-runtime", "codiusd-supervisor"]),
@@ -101,11 +83,6 @@ const NOTICED: &[(&str, usize, &str)] = &[
     ("control/src/store.rs", 1, "what it runs is a job of the supervisor"),
     ("src/self_test.rs", 1, "the caller waits for it"),
 ];
-/// First parts of paths in this repository, by which a path in a text is told from others.
-const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "own", "proxy", "src", "supervisor", "tests"];
-const DOCUMENTS: &[&str] =
-    &["ARCHITECTURE.md", "CHANGELOG.md", "README.md", "SECURITY.md", "certs/README.md", "deploy/metrics.md", "deploy/operating.md"];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -264,11 +241,6 @@ fn nothing_unfinished_is_left() {
             }
         }
     }
-    for document in DOCUMENTS {
-        if read(&root().join(document)).contains(concat!("@", "@")) {
-            wrong.push(format!("{document}: a figure is missing"));
-        }
-    }
     assert_none(&wrong, "what is unfinished isn't committed");
 }
 
@@ -278,184 +250,4 @@ fn is_code_in_a_comment(line: &str) -> bool {
     let comment = comment.trim();
     let starts = ["let ", "use ", "fn ", "pub ", "return ", "if ", "for ", "assert"].iter().any(|word| comment.starts_with(word));
     comment.ends_with(");") || comment.ends_with("};") || (starts && (comment.ends_with(';') || comment.ends_with('{')))
-}
-
-#[test]
-fn paths_in_texts_exist() {
-    let documents = DOCUMENTS.iter().map(PathBuf::from).map(|path| (path, false));
-    let mut wrong = Vec::new();
-    for (path, is_source) in documents.chain(sources().into_iter().map(|path| (path, true))) {
-        let text = read(&root().join(&path));
-        let lines = text.lines().filter(|line| !is_source || line.trim_start().starts_with("//"));
-        for word in lines.flat_map(|line| line.split(['`', '(', ')', '[', ']', ' ', ',', ';'])) {
-            let word = word.trim_end_matches(['.', ':', '/']);
-            let is_path = word.split_once('/').is_some_and(|(first, rest)| TOP.contains(&first) && !rest.is_empty());
-            let is_file = !is_source && !word.contains('/') && word.ends_with(".md");
-            if (is_path || is_file) && !exists(&path, word) {
-                wrong.push(format!("{} names {word}", path.display()));
-            }
-        }
-    }
-    assert_none(&wrong, "texts name only files that exist");
-}
-
-/// Whether a path is there from the root, or from the crate of the file that names it.
-fn exists(named_in: &Path, path: &str) -> bool {
-    let mut bases = named_in.ancestors().skip(1).map(|base| root().join(base));
-    bases.any(|base| base.join(path).exists())
-}
-
-#[test]
-fn the_readme_has_every_setting_and_no_other() {
-    let readme = read(&root().join("README.md"));
-    let limits = LIMITS.iter().map(|limit| &limit.key).collect();
-    for (table, keys) in [("| key |", KEYS.iter().collect::<Vec<_>>()), ("| limit |", limits)] {
-        let lines = readme.lines().skip_while(|line| !line.starts_with(table));
-        let rows: BTreeSet<&str> = lines.skip(2).take_while(|line| line.starts_with('|')).collect();
-        let expected: Vec<String> = keys.into_iter().map(readme_row).collect();
-        let same = rows.len() == expected.len() && expected.iter().all(|row| rows.contains(row.as_str()));
-        assert!(same, "the table of README.md that begins with {table} should be:\n{}\n", expected.join("\n"));
-    }
-}
-
-fn readme_row(key: &Key) -> String {
-    let environment: Vec<String> = key.environment.iter().map(|name| format!("`{name}`")).collect();
-    let default = match key.default {
-        Some("") => "empty".to_owned(),
-        Some(default) => format!("`{default}`"),
-        None => String::new(),
-    };
-    format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
-}
-
-/// A host of which all is known.
-fn facts() -> HostFacts {
-    let shares = Shares::default();
-    HostFacts {
-        started: 0,
-        uplink: true,
-        store: true,
-        draining: false,
-        pods: vec![Doing::Running],
-        room: Room { max: shares, held: shares },
-        disk: Some(Disk { size: 1, free: 1 }),
-        totals: vec![(Asset { code: "XRP".to_owned(), scale: 9 }, Totals::default())],
-        peers: 0,
-        panics: 0,
-    }
-}
-
-/// Everything that counts, on one registry.
-fn registry() -> Registry {
-    let directory = tempfile::tempdir().expect("make a directory");
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("make a certificate");
-    let files = CertificateFiles { chain: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
-    fs::write(&files.chain, signed.cert.pem()).expect("write a file");
-    fs::write(&files.key, signed.signing_key.serialize_pem()).expect("write a file");
-    let tls = TlsConfig {
-        listen: vec!["127.0.0.1:0".parse().expect("an address")],
-        certificates: Arc::new(Certificates::load(vec![files]).expect("load the certificate")),
-        redirect: false,
-        public_port: None,
-        hsts_seconds: 0,
-    };
-    let edge =
-        EdgeConfig { tls: Some(tls), ..EdgeConfig::new("127.0.0.1:0".parse().expect("an address"), directory.path().join("control.sock")) };
-    let registry = Registry::new();
-    Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
-    PodMetrics::register(&registry).expect("register the pods' metrics");
-    HostFigures::register(&registry, facts).expect("register the host's figures");
-    HostFigures::register_money(&registry, facts).expect("register the host's money");
-    SelfTestMetrics::register(&registry).expect("register the self-test's metrics");
-    registry.register(Box::new(restored_counter())).expect("register the policy's metric");
-    HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
-    registry
-}
-
-#[test]
-fn the_document_of_metrics_has_every_one_and_no_other() {
-    let document = read(&root().join("deploy/metrics.md"));
-    let rows: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("| metric |")).skip(2).collect();
-    let rows: Vec<&str> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
-    let expected: Vec<String> = registry().gather().iter().map(metric_row).collect();
-    assert!(rows == expected, "the table of metrics in deploy/metrics.md should be:\n{}\n", expected.join("\n"));
-}
-
-/// The values of a label are a closed set, but for names of certificates and assets, and releases.
-fn metric_row(family: &MetricFamily) -> String {
-    let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
-    for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
-        labels.entry(pair.name()).or_default().insert(pair.value());
-    }
-    let told = labels.iter().map(|(label, values)| match *label {
-        "asset" | "name" | "release" | "scale" => format!("`{label}`"),
-        _ => format!("`{label}`: {}", values.iter().copied().collect::<Vec<_>>().join(", ")),
-    });
-    let (kind, labels) = (format!("{:?}", family.get_field_type()).to_lowercase(), told.collect::<Vec<_>>().join("; "));
-    format!("| `{}` | {kind} | {labels} | {} |", family.name(), family.help())
-}
-
-#[test]
-fn the_settings_file_that_is_shipped_has_every_default() {
-    let path = root().join("deploy/codiusd.toml");
-    let text = read(&path);
-    let expected: Vec<String> = keys::all().map(file_entry).collect();
-    let missing = expected.iter().any(|entry| !text.contains(entry.as_str()));
-    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != expected.len();
-    assert!(!missing && !others, "the entries of {} should be:\n{}", path.display(), expected.join("\n"));
-
-    let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
-    let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
-    let has_default = |setting: &str| keys::all().any(|key| key.default.is_some() && setting.starts_with(&format!("{} = ", key.name)));
-    let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if has_default(setting) => format!("{setting}\n"),
-        _ => String::new(),
-    });
-    let directory = tempfile::tempdir().expect("make a directory");
-    let uncommented = directory.path().join("codiusd.toml");
-    fs::write(&uncommented, with_every_default.collect::<String>()).expect("write the file");
-    let explicit = Settings::read(Some(&uncommented), [dev]).expect("it is valid without its comment signs");
-    let made = |settings: &Settings| Config::from_settings(settings).expect("it can be used");
-    let (mut shipped, explicit) = (made(&shipped), made(&explicit));
-    // A socket that is set chooses the runtime, also if it is the usual one.
-    shipped.runtime.clone_from(&explicit.runtime);
-    assert_eq!(format!("{shipped:?}"), format!("{explicit:?}"));
-}
-
-#[test]
-fn settings_without_default_can_be_used_as_the_file_shows_them() {
-    let text = read(&root().join("deploy/codiusd.toml"));
-    let directory = tempfile::tempdir().expect("make a directory");
-    let file = directory.path().join("codiusd.toml");
-    let without: Vec<&Key> = keys::all().filter(|key| key.default.is_none()).collect();
-    assert!(!without.is_empty());
-    for key in without {
-        let line = text.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with(&format!("{} = ", key.name))));
-        fs::write(&file, line.unwrap_or_else(|| panic!("no {}", key.name))).expect("write the file");
-        let settings = Settings::read(Some(&file), [("CODIUS_DEV".to_owned(), "true".to_owned())]);
-        let settings = settings.unwrap_or_else(|error| panic!("{}: {error}", key.name));
-        Config::from_settings(&settings).unwrap_or_else(|error| panic!("{}: {error}", key.name));
-    }
-}
-
-fn file_entry(key: &Key) -> String {
-    let value = key.default.or_else(|| key.example()).map_or_else(|| "...".to_owned(), as_toml);
-    format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
-}
-
-/// Numbers and booleans are written as what they are, the rest as strings.
-fn as_toml(value: &str) -> String {
-    let bare = format!("value = {value}")
-        .parse::<toml::Table>()
-        .is_ok_and(|table| matches!(table.get("value"), Some(toml::Value::Boolean(_) | toml::Value::Integer(_) | toml::Value::Float(_))));
-    if bare { value.to_owned() } else { format!("{value:?}") }
-}
-
-#[test]
-fn values_are_written_with_their_types() {
-    for (value, written) in
-        [("false", "false"), ("3000", "3000"), ("0.75", "0.75"), ("", "\"\""), ("40GiB", "\"40GiB\""), ("127.0.0.1", "\"127.0.0.1\"")]
-    {
-        assert_eq!(as_toml(value), written);
-    }
 }

@@ -23,7 +23,7 @@
 //! | `logs` | frames -> lines |
 //! | `metrics` | durations and failures |
 //!
-//! What it is known to do, and what is done about it, is in the README's section on hyperd.
+//! What it is known to do, and what is done about it, is in docs/operate/hyperd.md.
 
 mod addresses;
 mod client;

@@ -41,7 +41,7 @@ fn blocks(guide: &str) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guide_leads_to_a_paid_pod_and_back_from_a_loss() {
-    let guide = fs::read_to_string(deploy().join("operating.md")).expect("read the guide");
+    let guide = fs::read_to_string(repository().join("docs/operate/install.md")).expect("read the guide");
     let mut script = format!("{WORLD}set -x\n");
     for (heading, block) in blocks(&guide) {
         let lost = if heading.starts_with("Restore") { LOSS } else { "" };
@@ -57,7 +57,7 @@ async fn the_guide_leads_to_a_paid_pod_and_back_from_a_loss() {
 
 #[test]
 fn the_messages_it_explains_are_those_that_are_logged() {
-    let guide = fs::read_to_string(deploy().join("operating.md")).expect("read the guide");
+    let guide = fs::read_to_string(repository().join("docs/operate/install.md")).expect("read the guide");
     let mut sources = String::new();
     let mut open: Vec<_> = ["src", "control", "proxy"].map(|directory| repository().join(directory)).into();
     while let Some(path) = open.pop() {
