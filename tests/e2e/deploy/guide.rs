@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{SCRIPT_WITHIN, deploy, repository, server};
+use super::{SCRIPT_WITHIN, repository, server};
 
 /// Names and addresses of the example are this machine's, as they would be in the world. How full its disk is has no say.
 const WORLD: &str = r"
