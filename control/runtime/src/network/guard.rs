@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -30,6 +30,9 @@ use super::{
     table::Table,
 };
 
+/// How often the kernel is asked before it is believed that a table has changed, and how long apart.
+const LOOKS: usize = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -74,9 +77,12 @@ impl<R: Rules> Verified<R> {
         let table = rules.id().to_string();
         let failed = |source| PolicyError::Install { table: table.clone(), source };
         kernel::install(&rules).map_err(failed)?;
-        let wanted = kernel::read(&rules.id()).map_err(failed)?;
-        let expected = kernel::reference(&rules).map_err(|source| PolicyError::Unverified { table: table.clone(), source })?;
-        let differences = kernel::differences(&expected, &wanted);
+        let mut wanted = Vec::new();
+        let differences = lasting(|| {
+            wanted = kernel::read(&rules.id()).map_err(failed)?;
+            let expected = kernel::reference(&rules).map_err(|source| PolicyError::Unverified { table: table.clone(), source })?;
+            Ok(kernel::differences(&expected, &wanted))
+        })?;
         if differences.is_empty() { Ok(Self { rules, wanted }) } else { Err(PolicyError::Changed { table, differences }) }
     }
 
@@ -84,7 +90,7 @@ impl<R: Rules> Verified<R> {
     fn look(&self) -> Result<bool, PolicyError> {
         let id = self.rules.id();
         let failed = |source| PolicyError::Install { table: id.to_string(), source };
-        let differences = kernel::differences(&self.wanted, &kernel::read(&id).map_err(failed)?);
+        let differences = lasting(|| Ok(kernel::differences(&self.wanted, &kernel::read(&id).map_err(failed)?)))?;
         if differences.is_empty() {
             return Ok(false);
         }
@@ -92,6 +98,20 @@ impl<R: Rules> Verified<R> {
         tracing::error!(table = %id, ?differences, "another program has changed the pods' network policy; it was put back");
         Ok(true)
     }
+}
+
+/// The differences that are still there when the kernel is asked again: while it makes room for a set's elements, which it does some time
+/// after they were added, it may list one twice and leave out another.
+fn lasting(mut look: impl FnMut() -> Result<Vec<String>, PolicyError>) -> Result<Vec<String>, PolicyError> {
+    let mut differences = look()?;
+    for _ in 1..LOOKS {
+        if differences.is_empty() {
+            break;
+        }
+        thread::sleep(LOOK_AGAIN);
+        differences = look()?;
+    }
+    Ok(differences)
 }
 
 /// Who is at the bridge, as the kernel knows it.
