@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
-	@echo "make check    format, clippy, unit tests and the edge, in minutes and without root"
+	@echo "make check    format, clippy, unit tests but for the runtime, and the edge; without root"
 	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
 	@echo "make lint     formatting, clippy and documentation warnings"
 	@echo "make deny     licences, sources and duplicates of the dependencies"
@@ -28,13 +28,14 @@ test-setup:
 demo: setup
 	cargo run --quiet -- demo $(DEMO_ARGS)
 
-# The conformance suite of WebSockets needs Python packages: it is part of `make test`.
+# Of the unit tests those of the runtime and these need root; the conformance suite of WebSockets needs Python packages.
+NEED_ROOT := every_address_of_this_machine_is_its_own demos_side_by_side_have_networks_of_their_own
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace --lib --bins --test tidy
+	cargo test --locked --workspace --exclude codiusd-runtime --lib --bins --test tidy -- $(NEED_ROOT:%=--skip %)
 	cargo test --locked --workspace --test edge -- --skip websockets::
-	@echo "make check: WebSocket conformance, containers, whole hosts and fuzzing are left to make test"
+	@echo "make check: the runtime, $(NEED_ROOT), WebSocket conformance, whole hosts and fuzzing are left to make test"
 
 test: test-setup
 	cargo build --locked --manifest-path tests/interop/Cargo.toml --target-dir tests/interop/target

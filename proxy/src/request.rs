@@ -28,6 +28,8 @@ pub(crate) mod transfer;
 pub(crate) mod upload;
 pub(crate) mod visit;
 
+/// Bytes of most heads.
+pub(crate) const HEAD_ROOM: usize = 512;
 /// Bytes that are read at once of what is mostly small.
 pub(crate) const READ_SMALL: usize = 8 * 1024;
 /// Bytes that are read at once of a body.

@@ -63,7 +63,7 @@ pub(crate) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, r
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
     config.ticketer = ring::Ticketer::new()?;
-    // A second one is a tenth of the handshake's work, for clients that open two connections at once.
+    // A second one has to be sealed and sent, too, and is of use only to clients that open two connections at once.
     config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();

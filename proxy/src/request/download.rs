@@ -312,7 +312,7 @@ impl Download {
 
     /// The head of the answer itself.
     fn begin(&mut self, head: &AnswerHead<'_>, client: &mut impl Client, setting: Setting<'_>, visit: &Visit, upload: &Upload) {
-        let Setting { conn, facts, .. } = setting;
+        let Setting { conn, plan, facts } = setting;
         self.upstream_closes |= !head.keeps_alive;
         let hsts = conn.hsts().filter(|_| !head.has("strict-transport-security"));
         let date = (!head.has("date")).then(http_date::now);
@@ -328,7 +328,7 @@ impl Download {
         self.receiving = match head.body {
             Body::None { .. } => Receiving::Done,
             Body::Length(length) => {
-                if length >= PIPED_MIN && client.takes_pipes() {
+                if length >= PIPED_MIN && plan.target.is_pod() && client.takes_pipes() {
                     self.pipe = Pipe::open(&conn.edge.pipes);
                 }
                 Receiving::Length(length)

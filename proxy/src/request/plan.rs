@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 
 use crate::context::conn::Conn;
+use crate::request::HEAD_ROOM;
 use crate::request::error_response::{self, Fault, Reader};
 use crate::request::host::{self, Named};
 use crate::request::https;
@@ -14,9 +15,6 @@ use crate::request::visit::Visit;
 use crate::upstream::route::TunnelPlace;
 use crate::wire::Framing;
 use crate::wire::request::{Forwarded, RequestHead};
-
-/// Bytes of most heads.
-const HEAD_ROOM: usize = 512;
 
 /// A request that is to be sent to an upstream.
 #[derive(Debug)]

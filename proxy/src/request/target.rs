@@ -28,7 +28,7 @@ impl Target {
         }
     }
 
-    fn is_pod(&self) -> bool {
+    pub(crate) fn is_pod(&self) -> bool {
         matches!(self, Target::Pod(_))
     }
 

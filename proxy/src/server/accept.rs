@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use pingora_core::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -20,8 +19,9 @@ use crate::downstream::tls;
 use crate::policy::gate::Place;
 use crate::telemetry::metrics::Full;
 
-/// How long nothing is accepted when there is no room for another socket: the next accept would fail at once, too.
-const NO_ROOM: Duration = Duration::from_millis(100);
+/// How long nothing is accepted after a failure that isn't one connection's, such as no room for another socket: the next accept would fail
+/// at once, too.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes connections of one kind of listener.
 pub(crate) struct Acceptor {
@@ -51,8 +51,8 @@ impl Acceptor {
                 Ok((socket, peer)) => self.take(socket, peer.ip().to_canonical(), &shutdown),
                 Err(error) => {
                     tracing::warn!(%error, "no connection accepted");
-                    if has_no_room(&error) {
-                        tokio::time::sleep(NO_ROOM).await;
+                    if !is_of_one_connection(&error) {
+                        tokio::time::sleep(PAUSE).await;
                     }
                 }
             }
@@ -122,8 +122,7 @@ async fn serve_tls(shared: Arc<Shared>, tls: TlsAcceptor, socket: TcpStream, pee
     }
 }
 
-/// Whether the process or the machine has no room for another socket.
-fn has_no_room(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+/// Whether it was the client that has gone meanwhile.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }

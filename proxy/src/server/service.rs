@@ -67,11 +67,10 @@ impl Listening {
 
     /// Accepts until it is told to stop.
     async fn accept(&mut self) -> io::Result<()> {
-        let tracked = self.tracked.take();
+        let _tracked = self.tracked.take();
         let listeners: io::Result<Vec<TcpListener>> =
             self.listeners.drain(..).map(|listener| TcpListener::from_std(listener.socket)).collect();
         join_all(listeners?.into_iter().map(|listener| self.acceptor.accept(listener, self.stopping.clone()))).await;
-        drop(tracked);
         Ok(())
     }
 }

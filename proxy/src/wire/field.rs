@@ -196,7 +196,8 @@ impl Options {
     }
 }
 
-/// Whether a name is this one in lower case, underscores taken for hyphens. No two bytes of tokens differ in that bit alone but letters.
+/// Whether a name is this one in lower case, underscores taken for hyphens. Of the bytes of tokens only letters become
+/// others of a special name by that bit.
 fn is_like(name: &[u8], special: &[u8]) -> bool {
     let same = |byte: u8, expected: u8| byte | 0x20 == expected || byte == b'_' && expected == b'-';
     name.len() == special.len() && name.iter().zip(special).all(|(byte, expected)| same(*byte, *expected))

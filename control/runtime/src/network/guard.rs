@@ -100,8 +100,8 @@ impl<R: Rules> Verified<R> {
     }
 }
 
-/// The differences that are still there when the kernel is asked again: while it makes room for a set's elements, which it does some time
-/// after they were added, it may list one twice and leave out another.
+/// The differences that are still there when the kernel is asked again: right after a set was filled its elements have been seen listed
+/// otherwise than they are, though no table changed.
 fn lasting(mut look: impl FnMut() -> Result<Vec<String>, PolicyError>) -> Result<Vec<String>, PolicyError> {
     let mut differences = look()?;
     for _ in 1..LOOKS {

@@ -15,6 +15,7 @@ use crate::context::conn::Conn;
 use crate::downstream::http1::client::{ClientStream, Http1Client};
 use crate::downstream::http1::tunnel;
 use crate::downstream::pace::Pace;
+use crate::request::HEAD_ROOM;
 use crate::request::error_response::{self, Fault, Reader};
 use crate::request::plan::{Begun, Decision};
 use crate::request::send::{self, Outcome};
@@ -117,7 +118,7 @@ where
 /// A page of ours as it is sent.
 fn written(page: &Response<Bytes>, is_last: bool, has_content: bool, hsts: Option<&HeaderValue>) -> Bytes {
     let (status, body) = (page.status(), page.body());
-    let mut out = BytesMut::with_capacity(512 + body.len());
+    let mut out = BytesMut::with_capacity(HEAD_ROOM + body.len());
     put_status_line(&mut out, status.as_u16(), status.canonical_reason().unwrap_or_default());
     for (name, value) in page.headers().iter().filter(|(name, _)| *name != header::CONNECTION) {
         field::put(&mut out, name.as_str().as_bytes(), value.as_bytes());

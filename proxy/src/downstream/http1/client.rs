@@ -17,15 +17,13 @@ use crate::context::conn::Conn;
 use crate::downstream::pace::Pace;
 use crate::request::client::{Beginning, Chunks, Client, Lack, Sent};
 use crate::request::plan::Facts;
-use crate::request::{ENCODED, READ_LARGE, READ_SMALL};
+use crate::request::{ENCODED, HEAD_ROOM, READ_LARGE, READ_SMALL};
 use crate::upstream::pipe::Pipe;
 use crate::wire::answer::{AnswerHead, Body, Coding, Reply};
 use crate::wire::chunk::{self, Decoder, Piece};
 
 /// Bytes that are read of the next request while one is being answered.
 const AHEAD: usize = 256;
-/// Bytes of most heads.
-const HEAD_ROOM: usize = 512;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// One request of a connection.
@@ -69,6 +67,20 @@ impl<'a, S> Http1Client<'a, S> {
     pub(crate) fn is_last(&self) -> bool {
         self.is_last
     }
+}
+
+/// Appends what there is to read, at most `N` bytes, for which the inbox gets room only when they have come.
+pub(super) fn poll_read_few<const N: usize>(
+    stream: &mut (impl AsyncRead + Unpin),
+    inbox: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut room = [const { MaybeUninit::uninit() }; N];
+    let mut buf = ReadBuf::uninit(&mut room);
+    Pin::new(stream).poll_read(cx, &mut buf).map_ok(|()| {
+        inbox.extend_from_slice(buf.filled());
+        buf.filled().len()
+    })
 }
 
 /// What a connection is made of.
@@ -134,13 +146,8 @@ impl<S: ClientStream> Client for Http1Client<'_, S> {
         if !self.inbox.is_empty() {
             return Poll::Pending;
         }
-        let mut room = [const { MaybeUninit::uninit() }; AHEAD];
-        let mut buf = ReadBuf::uninit(&mut room);
-        match ready!(Pin::new(&mut *self.stream).poll_read(cx, &mut buf)) {
-            Ok(()) if !buf.filled().is_empty() => {
-                self.inbox.extend_from_slice(buf.filled());
-                Poll::Pending
-            }
+        match ready!(poll_read_few::<AHEAD>(self.stream, self.inbox, cx)) {
+            Ok(1..) => Poll::Pending,
             _ => Poll::Ready(()),
         }
     }

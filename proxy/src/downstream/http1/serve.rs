@@ -1,7 +1,6 @@
 //! The loop of a client connection: while it waits it is its stream and nothing else.
 
 use std::future::poll_fn;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pingora_core::server::ShutdownWatch;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
 use crate::context::conn::Conn;
 use crate::downstream::http1::answer::{self, Next};
-use crate::downstream::http1::client::ClientStream;
+use crate::downstream::http1::client::{ClientStream, poll_read_few};
 use crate::downstream::http1::clock::Clock;
 use crate::request::plan::Begun;
 use crate::telemetry::metrics::Counted;
@@ -134,13 +133,7 @@ async fn head<S: AsyncRead + Unpin>(
         looked_at = inbox.len();
         let came = poll_fn(|cx| {
             let polled = if inbox.is_empty() {
-                let mut room = [const { MaybeUninit::uninit() }; FIRST];
-                let mut buf = ReadBuf::uninit(&mut room);
-                let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
-                polled.map_ok(|()| {
-                    inbox.extend_from_slice(buf.filled());
-                    buf.filled().len()
-                })
+                poll_read_few::<FIRST>(stream, inbox, cx)
             } else {
                 inbox.reserve(READ);
                 poll_read_buf(Pin::new(&mut *stream), cx, inbox)
