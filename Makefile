@@ -3,20 +3,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help check demo test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
+.PHONY: help check demo docs screenshot release test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
 	@echo "make check    format, clippy, unit tests but for the runtime, and the edge; without root"
 	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
+	@echo "make docs     write the tables and files that are generated from the code"
+	@echo "make screenshot  the picture of the host's page in the README, from a running page"
+	@echo "make release  program, Debian package, SBOM, checksums and image, in dist/"
 	@echo "make lint     formatting, clippy and documentation warnings"
 	@echo "make deny     licences, sources and duplicates of the dependencies"
 	@echo "make dockerfile  the image of deploy/Dockerfile, built without a registry, and a pod in it"
 	@echo "make fuzz     every decoder, FUZZ_SECONDS (60) each"
-	@echo "make fuzz-rivals  the front door's HTTP/1 beside nginx's and haproxy's, FUZZ_SECONDS (60): for nightly runs"
-	@echo "make bench    upload to first byte, as docs/benchmarks.md has it"
-	@echo "make bench-edge  the front door beside nginx, haproxy, caddy and Node, as docs/benchmarks.md has it"
-	@echo "make instructions  the front door's instructions per request, compared with what is recorded"
+	@echo "make fuzz-rivals  the edge's HTTP/1 beside nginx's and haproxy's, FUZZ_SECONDS (60): for nightly runs"
+	@echo "make bench    upload to first byte, the figures of docs/benchmarks.md"
+	@echo "make bench-edge  the edge beside nginx, haproxy, caddy and Node, the figures of docs/benchmarks.md"
+	@echo "make instructions  the edge's instructions per request, compared with what is recorded"
 
 # What is needed to build and run: only what is missing is installed, and said.
 setup:
@@ -41,6 +44,18 @@ test: test-setup
 	cargo build --locked --manifest-path tests/interop/Cargo.toml --target-dir tests/interop/target
 	cargo test --locked --workspace
 	tests/fuzz/run $(FUZZ_SECONDS)
+
+# Tables of settings, limits, metrics and commands, and deploy/codiusd.toml. The test compares them.
+docs:
+	CODIUSD_WRITE_DOCS=1 cargo test --quiet --test tidy generated
+
+screenshot: test-setup
+	cargo test --locked --test e2e browser::
+	cp "$$(cargo metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*' | cut -d '"' -f 4)/tmp/pages/visitor-desktop-light.webp" docs/host-page.webp
+
+# What deploy/release says.
+release: setup
+	deploy/release
 
 lint:
 	cargo fmt --all --check

@@ -1,78 +1,84 @@
 //! The operator's listener, on this machine only: JSON in and out.
 //!
-//! | path | answer | room |
+//! | path | answer | module |
 //! |---|---|---|
-//! | `/metrics` | for Prometheus | `figures` |
+//! | `/metrics` | for Prometheus | `metrics` |
 //! | `/metrics/pods?top=N` | the same of the N busiest pods (10, or up to 100): not in the scrape, where each pod would be a series | |
-//! | `/` | a page for people (`dashboard`, with `chart` and `history`); JSON, as the Node codiusd has it, for everything else | |
+//! | `/` | a page for browsers (`dashboard`, with `chart` and `history`); for other clients JSON, as in the Node codiusd | |
 //! | `/getPods`, `/getPodInfo?id=`, `/getAllUptime`, POST `/config` | as the Node codiusd had them | `node` |
-//! | `/status`, `/pods`, `/bans` | what the host does | `seen` |
-//! | `/self-test`, POST `/self-test` | what the last self-test found; tests now | `tested` |
-//! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | what it is told | `told` |
+//! | `/status`, `/pods`, `/bans` | the state of the host | `queries` |
+//! | `/self-test`, POST `/self-test` | the last self-test; runs one now | `self_test` |
+//! | POST `/pods/stop`, `/ban`, `/unban`, `/drain`, `/undrain`, `/log` | commands | `commands` |
+//! | `/openapi.json` | the previous three rows as OpenAPI 3.1 | |
 //!
-//! `answer` has the one table from errors to answers, and how bodies are read. It has no password, so it is refused to web pages: a
-//! request whose Host isn't this machine's is DNS rebinding, and one with an Origin that isn't this listener's is a page's.
+//! `answer` maps all errors to answers and reads bodies. The listener has no password, so it rejects requests from web pages: a Host
+//! other than this machine's means DNS rebinding, and an Origin other than this listener's means a foreign page.
 
 mod answer;
 mod chart;
+mod commands;
 mod dashboard;
-mod figures;
 mod history;
+mod metrics;
 mod node;
-mod seen;
-mod tested;
-mod told;
+mod queries;
+mod self_test;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{DefaultBodyLimit, Request},
     http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use codiusd_control::{orders::Orders, peers::Peers};
+use codiusd_control::{paid_requests::PaidRequests, peers::Peers};
 use codiusd_proxy::RouteTable;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::self_test::SelfTest;
+use crate::{host_snapshot::HostReader, self_test::SelfTest};
 use answer::AdminError;
 use history::History;
 
 /// Longest body that is read, in bytes.
 const BODY_MAX: usize = 64 * 1024;
-/// Requests for pods to be stopped that are carried out at a time.
+/// Maximum number of requests to stop pods that run at the same time.
 const STOPS_MAX: usize = 32;
 
-/// What the operator sees and changes.
+/// The parts of the host that the operator queries and changes.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    /// What is counted.
+pub(crate) struct AdminDeps {
+    /// Metrics that may also be public.
     pub(crate) registry: Registry,
-    /// What is counted for the operator only.
+    /// Metrics for the operator only.
     pub(crate) money: Registry,
-    /// What visitors do.
+    /// Reads the state of the host.
+    pub(crate) host: HostReader,
+    /// The routes, with the traffic of visitors.
     pub(crate) routes: Arc<RouteTable>,
     /// Pods and money.
-    pub(crate) orders: Orders,
+    pub(crate) paid_requests: PaidRequests,
     /// Other hosts.
     pub(crate) peers: Peers,
     /// Where visitors reach the host.
     pub(crate) public_uri: String,
-    /// How it tests itself, if it does.
+    /// The self-test, if it is enabled.
     pub(crate) self_test: Option<Arc<SelfTest>>,
 }
 
 #[derive(Debug)]
-struct Desk {
+struct AdminState {
     registry: Registry,
     money: Registry,
+    host: HostReader,
     routes: Arc<RouteTable>,
-    orders: Orders,
+    paid_requests: PaidRequests,
     peers: Peers,
     public_uri: String,
     self_test: Option<Arc<SelfTest>>,
@@ -81,7 +87,7 @@ struct Desk {
     stops: Arc<Semaphore>,
 }
 
-impl Desk {
+impl AdminState {
     /// Where visitors reach a pod.
     fn url_of(&self, hash: &str) -> String {
         let (scheme, authority) = self.public_uri.split_once("://").unwrap_or(("http", &self.public_uri));
@@ -97,22 +103,23 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Opens it, if it is wanted.
-    pub(crate) async fn start(address: Option<SocketAddr>, seen: Seen) -> io::Result<Option<Self>> {
+    /// Opens the listener, if it is enabled.
+    pub(crate) async fn start(address: Option<SocketAddr>, seen: AdminDeps) -> io::Result<Option<Self>> {
         let Some(address) = address else { return Ok(None) };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let Seen { registry, money, routes, orders, peers, public_uri, self_test } = seen;
+        let AdminDeps { registry, money, host, routes, paid_requests, peers, public_uri, self_test } = seen;
         let (history, started, stops) = (History::default(), Instant::now(), Arc::new(Semaphore::new(STOPS_MAX)));
-        let desk = Arc::new(Desk { registry, money, routes, orders, peers, public_uri, self_test, history, started, stops });
-        let router = router(desk.clone());
-        let supervisor = desk.orders.keeper().supervisor().clone();
+        let admin =
+            Arc::new(AdminState { registry, money, host, routes, paid_requests, peers, public_uri, self_test, history, started, stops });
+        let router = router(admin.clone());
+        let supervisor = admin.paid_requests.pods().supervisor().clone();
         let served = supervisor.spawn_service("admin listener", async move {
             if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the admin listener has ended");
+                tracing::error!(%error, "admin listener ended");
             }
         });
-        let kept = supervisor.spawn_service("history", async move { desk.history.keep(&desk.registry, &desk.orders).await });
+        let kept = supervisor.spawn_service("history", async move { admin.history.keep(&admin.registry, &admin.paid_requests).await });
         Ok(Some(Self { address, _tasks: [served, kept].map(AbortOnDropHandle::new) }))
     }
 
@@ -122,35 +129,59 @@ impl Admin {
     }
 }
 
-fn router(desk: Arc<Desk>) -> Router {
-    Router::new()
+/// The head of the OpenAPI document; paths come from the router.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "codiusd admin API", description = "Operates the host on this machine. It is unauthenticated: every local user can use it; requests of web pages are refused."),
+    tags(
+        (name = "host", description = "What the host does, and what it is to do"),
+        (name = "pods", description = "Pods of this host"),
+        (name = "bans", description = "What this host does not run"),
+    ),
+)]
+struct Document;
+
+/// The OpenAPI document of the operator's API.
+pub fn admin_openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+fn documented() -> OpenApiRouter<Arc<AdminState>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(queries::status))
+        .routes(routes!(queries::pods))
+        .routes(routes!(queries::bans))
+        .routes(routes!(commands::stop))
+        .routes(routes!(commands::ban))
+        .routes(routes!(commands::unban))
+        .routes(routes!(commands::drain))
+        .routes(routes!(commands::undrain))
+        .routes(routes!(commands::log))
+        .routes(routes!(self_test::last, self_test::run))
+}
+
+fn router(admin: Arc<AdminState>) -> Router {
+    let (router, document) = documented().split_for_parts();
+    let document = move || async move { Json(document) };
+    router
         .route("/", get(dashboard::index))
+        .route("/openapi.json", get(document))
         .route("/getPods", get(node::running))
         .route("/getPodInfo", get(node::pod))
         .route("/getAllUptime", get(node::uptime))
         .route("/config", post(node::config))
-        .route("/metrics", get(figures::metrics))
-        .route("/metrics/pods", get(figures::pods))
-        .route("/status", get(seen::status))
-        .route("/pods", get(seen::pods))
-        .route("/pods/stop", post(told::stop))
-        .route("/bans", get(seen::bans))
-        .route("/ban", post(told::ban))
-        .route("/unban", post(told::unban))
-        .route("/drain", post(told::drain))
-        .route("/undrain", post(told::undrain))
-        .route("/log", post(told::log))
-        .route("/self-test", get(tested::last).post(tested::now))
+        .route("/metrics", get(metrics::host))
+        .route("/metrics/pods", get(metrics::pods))
         .fallback(|| async { AdminError::NotFound })
         .method_not_allowed_fallback(|| async { AdminError::Method })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(only_from_here))
-        .with_state(desk)
+        .with_state(admin)
 }
 
-/// What the Node codiusd's documents call its admin listener, and what its tools ask for under that name. In DNS it is 127.0.0.1 as long as
-/// the owner of codius.org says so: a page of theirs could read what is asked for by that name. So it is only this, and never with an
-/// Origin, as whatever a page changes has.
+/// The name of the admin listener in the Node codiusd's documentation, and the paths its tools request under that name. It resolves to
+/// 127.0.0.1 only as long as the owner of codius.org keeps that record: one of their pages could read answers under this name. So it is
+/// limited to these paths, and requests with an Origin, which every state-changing request of a page has, are rejected.
 const NODE_NAME: &str = "local.codius.org";
 const NODE_PATHS: [&str; 4] = ["/getPods", "/getPodInfo", "/getAllUptime", "/config"];
 
@@ -163,12 +194,12 @@ async fn only_from_here(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether a request names this machine as its Host, and comes from no web page but our own.
+/// Whether a request names this machine as its Host, and does not come from a foreign web page.
 fn is_from_here(path: &str, headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
     let same_site = headers.get("sec-fetch-site").is_none_or(|site| site == "none" || site == "same-origin");
-    // Our page is at the very host and port that it asks. Every other page, also one of another port of this machine, is foreign.
+    // Our page has the same host and port as the request. Every other page is foreign, including one on another port of this machine.
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let own_page = origins.all(|origin| origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) == host);
     match name {

@@ -1,10 +1,10 @@
-//! Builds and connects everything, top to bottom; and takes it apart again in the other order.
+//! Builds and connects all components, and shuts them down in reverse order.
 
-mod error;
-pub(crate) mod pods;
+pub(crate) mod error;
+mod pods;
 mod root;
+mod self_test;
 pub(crate) mod sizes;
-mod tested;
 
 use std::{
     fs::File,
@@ -12,27 +12,30 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use codiusd_control::{
-    api::{self, ApiConfig, Gate},
+    api::{self, ApiConfig, SelfTestGate},
     capacity::CapacityLedger,
     clock::SystemClock,
-    house::House,
-    machines::Machines,
-    orders::Orders,
-    pay::{Asset, Desk, Tariff, asset_of},
+    db::Database,
+    money::{Asset, Payments, Tariff, asset_of},
+    operator::OperatorState,
+    paid_requests::PaidRequests,
     peers::{Peers, PeersConfig},
-    pods::{Keeper, KeeperConfig, PodMetrics},
-    store::Store,
+    persistence::{self, Snapshot},
+    pod_sizes::PodSizes,
+    pods::{PodManager, PodManagerConfig, PodMetrics},
 };
 use codiusd_ilp::{
+    btp::client::BtpUrl,
     ildcp::Account,
     service::{self, Interledger},
     stream::receiver::Receiver,
 };
 use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Pulse, RouteTable, TlsConfig};
+use codiusd_runtime::Runtime;
 use codiusd_supervisor::{Failure, Supervisor};
 pub use error::StartError;
 use tokio::{
@@ -45,31 +48,33 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    admin::{Admin, Seen},
-    bridge::Bridge,
+    admin::{Admin, AdminDeps},
     client::{LOCAL_CONNECTOR, connector},
     config::{self, Config, IlpChoice},
-    figures::{HostFacts, HostFigures},
+    edge_routes::EdgeRoutes,
+    host_metrics::HostMetrics,
+    host_snapshot::HostReader,
     open_files,
-    ready::ReadyFile,
+    ready_file::ReadyFile,
+    runtimes,
     self_test::SelfTest,
 };
 
-/// Run time of an upload that doesn't say, in seconds.
+/// Run time of an upload without a duration, in seconds.
 const DURATION_DEFAULT: NonZeroU32 = NonZeroU32::new(3600).unwrap();
-/// How long the office may take to end once nobody waits for it.
+/// How long the control API may take to end once no client is waiting for it.
 const API_ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// How long stopping all pods may take.
 const PODS_STOP_WITHIN: Duration = Duration::from_secs(20);
-/// How long a start waits for its Interledger account.
+/// How long a start waits for the Interledger account.
 const ACCOUNT_WITHIN: Duration = Duration::from_secs(3);
 /// How long background tasks and the Interledger connection may take to end.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
-/// How long the store's writer may take to clear up.
+/// How long the store's writer may take to finish.
 const STORE_ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// How often expired payments are forgotten.
+/// How often expired payments are removed.
 const PAYMENTS_SWEEP: Duration = Duration::from_secs(10);
-/// The embedded connector is `private.codius`.
+/// Name of the embedded connector; its address is `private.codius`.
 const CONNECTOR: &str = "codius";
 
 /// A running host.
@@ -78,7 +83,7 @@ pub struct App {
     edge: Edge,
     certificates: Option<Arc<Certificates>>,
     interledger: Interledger,
-    keeper: Keeper,
+    manager: PodManager,
     stop_pods: bool,
     drain_within: Duration,
     api: JoinHandle<()>,
@@ -87,28 +92,29 @@ pub struct App {
     admin: Option<Admin>,
     draining: CancellationToken,
     supervisor: Supervisor,
-    store_failed: watch::Receiver<bool>,
+    database_failed: watch::Receiver<bool>,
     public_uri: Url,
     ready: ReadyFile,
-    /// Of our directory, and of our hyperd.
+    /// Locks of our directory, and of our hyperd.
     _locks: (File, Option<File>),
 }
 
 impl App {
-    /// Starts a host. When this returns it serves, and its pods from before do. Clients that come earlier wait. `inherited` are sockets
-    /// that listen for it already.
+    /// Starts a host. When this returns, the host and the pods of its previous run serve. Clients that connect earlier wait. `inherited`
+    /// are listening sockets from systemd.
     pub async fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        pods::check_privileges(config)?;
+        let plan = runtimes::plan(config);
+        plan.check_privileges()?;
         let tls = tls(config)?;
         let certificates = tls.as_ref().map(|tls| tls.certificates.clone());
         let (run, locks) = root::take(config)?;
         let supervisor = Supervisor::default();
-        let (store, snapshot) = Store::supervised(&config.root.join("codius.db"), supervisor.clone())?;
-        let store_failed = store.failure();
+        let (database, snapshot) = persistence::open(&config.root.join("codius.db"), supervisor.clone())?;
+        let database_failed = database.failure();
         let registry = prometheus::Registry::new();
-        let test_image = tested::image(config).await?;
+        let test_image = self_test::image(config).await?;
         let machines = sizes::sold(config)?;
-        let runtime = pods::runtime(config, &registry, &supervisor).await?;
+        let runtime = pods::runtime(plan.as_ref(), &registry, &supervisor).await?;
 
         let routes = Arc::new(RouteTable::new());
         let socket = run.join("control.sock");
@@ -116,63 +122,45 @@ impl App {
         let edge = Edge::prepare(edge, routes.clone(), &registry).map_err(StartError::Edge)?;
         let public_uri = config.public_uri.clone().unwrap_or_else(|| local_uri(edge.address().port()));
 
-        let clock = SystemClock::shared();
-        let (asset, received_in) = watch::channel(None);
-        let peers =
-            Peers::new(peers_config(config, &public_uri), &snapshot.peers, store.clone(), clock.clone()).map_err(StartError::Peers)?;
-        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config)?));
-        let desk = Arc::new(Desk::new(snapshot.payments, snapshot.totals, store.clone(), clock.clone(), received_in, capacity)?);
-        let receiver = Arc::new(Receiver::new(snapshot.server_secret, desk.clone()));
-        let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
-        let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
-
-        let payer = tested::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
-        let house = House::new(snapshot.house, config.cost_per_month);
-        let tariff = house.tariff();
-        let keeper = KeeperConfig { house, marks: snapshot.marks, ..KeeperConfig::new(public_uri.clone()) };
-        let keeper =
-            Keeper::new(keeper, runtime, Arc::new(Bridge(routes.clone())), desk.clone(), store, clock, PodMetrics::register(&registry)?);
-        keeper.recover(snapshot.pods).await.map_err(StartError::Recover)?;
-
-        let mut tasks = chores(&interledger, asset, &desk, &keeper);
-        let orders = Orders::new(tariff.clone(), machines.clone(), desk, keeper.clone(), receiver, interledger.account());
-        let (gate, self_test) = tested::self_test(config, &public_uri, test_image, &orders, payer, &registry)?;
+        let ControlPart { interledger, manager, paid_requests, peers, payer, tariff, mut tasks } =
+            ControlPart::start(config, &public_uri, (database, snapshot), runtime, &routes, &registry).await?;
+        let (gate, self_test) = self_test::self_test(config, &public_uri, test_image, &paid_requests, payer, &registry)?;
         tasks.spawn(supervisor.service("peers", find_peers(peers.clone(), gate.clone())));
-        let seen = seen(&registry, &config.root, routes, &orders, &peers, &public_uri, self_test.clone())?;
-        let admin = Admin::start(config.admin, seen).await.map_err(StartError::Admin)?;
+        let admin_deps = admin_deps(&registry, &config.root, routes, &paid_requests, &peers, &public_uri, self_test.clone())?;
+        let admin = Admin::start(config.admin, admin_deps).await.map_err(StartError::Admin)?;
         let listener = root::bind_socket(&socket)?;
         let draining = CancellationToken::new();
         let api_config = ApiConfig {
             metrics: config.public_metrics.then_some(registry),
             ..api_config(config, &public_uri, &draining, gate, tariff, machines)
         };
-        let (api, api_stop) = serve_api(&supervisor, listener, api_config, orders, peers);
+        let (api, api_stop) = serve_api(&supervisor, listener, api_config, paid_requests, peers);
         let edge = edge.serve().map_err(StartError::Edge)?;
         wait_for_account(&interledger).await;
-        tasks.spawn(supervisor.job("self-test", tested::keep_trying(self_test)));
+        tasks.spawn(supervisor.job("self-test", self_test::keep_trying(self_test)));
         let ready = ReadyFile::write(&run, &edge, interledger.listening(), admin.as_ref().map(Admin::address), public_uri.as_str())
             .map_err(|source| StartError::Root { path: run, operation: "write ready.json", source })?;
         Ok(Self {
             edge,
             certificates,
             interledger,
-            keeper,
+            manager,
             stop_pods: config.stop_pods_at_exit,
-            drain_within: config.front_door.drain,
+            drain_within: config.edge_limits.drain,
             api,
             api_stop,
             tasks,
             admin,
             draining,
             supervisor,
-            store_failed,
+            database_failed,
             public_uri,
             ready,
             _locks: locks,
         })
     }
 
-    /// Notices the end of what the host can't do without.
+    /// Reports when a part that the host depends on ends.
     pub fn supervisor(&self) -> &Supervisor {
         &self.supervisor
     }
@@ -182,7 +170,7 @@ impl App {
         &self.public_uri
     }
 
-    /// Where the front door listens.
+    /// Where the edge listens.
     pub fn address(&self) -> SocketAddr {
         self.edge.address()
     }
@@ -192,17 +180,17 @@ impl App {
         self.edge.tls_addresses()
     }
 
-    /// Whether the front door's threads serve.
+    /// Whether the edge's threads serve.
     pub fn pulse(&self) -> Pulse {
         self.edge.pulse()
     }
 
-    /// Reads the certificates again, and opens the access log again, now.
+    /// Reloads the certificates and reopens the access log.
     pub fn reload(&self) {
         self.edge.reopen_access_log();
         match &self.certificates {
             Some(certificates) => certificates.reload(),
-            None => tracing::info!("there are no certificates to read again (CODIUS_TLS_CERTS)"),
+            None => tracing::info!("no certificates to reload (tls.certificates, CODIUS_TLS_CERTS)"),
         }
     }
 
@@ -216,23 +204,25 @@ impl App {
         self.supervisor.failed().await
     }
 
-    /// Stops: nothing new is taken, what is under way is finished or cut off, pods run on unless they are to be stopped. Takes no longer
-    /// than each of its steps may, also if what is waited for is what has failed.
+    /// Stops the host: new requests are refused, requests in progress finish or are aborted, and pods keep running unless the settings
+    /// say to stop them. Takes at most the sum of the steps' limits, even if the part it waits for has failed.
     pub async fn drain(self) {
         let within = self.drain_within + API_ENDS_WITHIN + PODS_STOP_WITHIN + STORE_ENDS_WITHIN + TASKS_END_WITHIN;
         if time::timeout(within, self.stop_all()).await.is_err() {
-            tracing::error!(?within, "the host hasn't stopped in time: what is left ends with the process");
+            tracing::error!(?within, "shutdown deadline passed; remaining work ends with the process");
         }
     }
 
     async fn stop_all(self) {
-        let Self { edge, drain_within: deadline, interledger, keeper, mut api, api_stop, mut tasks, mut store_failed, draining, .. } = self;
+        let Self {
+            edge, drain_within: deadline, interledger, manager, mut api, api_stop, mut tasks, mut database_failed, draining, ..
+        } = self;
         self.supervisor.stopping();
-        // First of all nobody is sent here any more: `/readyz` says no from now on. A log that is followed would be under way for ever.
+        // From now on `/readyz` fails, so load balancers send no new clients. Followed logs end too: they would keep their requests open.
         draining.cancel();
         drop((self.ready, self.admin));
         edge.drain(deadline).await;
-        // Whoever still waits for an answer has gone with the edge; what was begun is finished by its own task.
+        // No client is waiting any more: the edge has closed its connections. Work that has begun is finished by its own task.
         let _ = api_stop.send(());
         if time::timeout(API_ENDS_WITHIN, &mut api).await.is_err() {
             api.abort();
@@ -240,17 +230,65 @@ impl App {
         interledger.stop().await;
         tasks.shutdown().await;
         if self.stop_pods {
-            let stopped = time::timeout(PODS_STOP_WITHIN, keeper.stop_all()).await;
+            let stopped = time::timeout(PODS_STOP_WITHIN, manager.stop_all()).await;
             if stopped.is_err() {
-                tracing::error!("pods couldn't be stopped in time and may run on (CODIUS_STOP_PODS_AT_EXIT)");
+                tracing::error!("pods not stopped in time; some keep running (runtime.stop_pods_at_exit, CODIUS_STOP_PODS_AT_EXIT)");
             }
         }
-        drop(keeper);
-        // The store's writer clears up behind itself when nobody holds the store any more.
-        let cleared = async { while store_failed.changed().await.is_ok() {} };
+        drop(manager);
+        // The store's writer finishes once the last handle to the store is dropped.
+        let cleared = async { while database_failed.changed().await.is_ok() {} };
         if time::timeout(STORE_ENDS_WITHIN, cleared).await.is_err() {
             tracing::debug!("the store is still in use by what was begun");
         }
+    }
+}
+
+/// Payments, pods and peers: the control plane without its listeners.
+struct ControlPart {
+    interledger: Interledger,
+    manager: PodManager,
+    paid_requests: PaidRequests,
+    peers: Peers,
+    /// The account the self-test pays from.
+    payer: BtpUrl,
+    tariff: Tariff,
+    tasks: JoinSet<()>,
+}
+
+impl ControlPart {
+    /// Restores the state from the store. When this returns, the pods of the previous run are routed.
+    async fn start(
+        config: &Config,
+        public_uri: &Url,
+        (database, snapshot): (Database, Snapshot),
+        runtime: Arc<dyn Runtime>,
+        routes: &Arc<RouteTable>,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, StartError> {
+        let supervisor = database.supervisor().clone();
+        let clock = SystemClock::shared();
+        let (asset, received_in) = watch::channel(None);
+        let peers = Peers::new(peers_config(config, public_uri), &snapshot.peers, database.clone(), clock.clone());
+        let peers = peers.map_err(StartError::Peers)?;
+        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config, runtimes::plan(config).as_ref())?));
+        let payments = Payments::new(snapshot.invoices, snapshot.totals, database.clone(), clock.clone(), received_in, capacity);
+        let payments = Arc::new(payments?);
+        let receiver = Arc::new(Receiver::new(snapshot.server_secret, payments.clone()));
+        let ilp = ilp_config(&config.ilp, &snapshot.server_secret);
+        let interledger = Interledger::supervised(ilp, receiver.clone(), &supervisor).await.map_err(StartError::Ilp)?;
+        let payer = self_test::payer(&config.ilp, interledger.listening(), &snapshot.server_secret);
+
+        let operator = OperatorState::new(snapshot.operator, config.cost_per_month);
+        let tariff = operator.tariff();
+        let manager = PodManagerConfig { operator, crash_histories: snapshot.crash_histories, ..PodManagerConfig::new(public_uri.clone()) };
+        let (edge_routes, metrics) = (Arc::new(EdgeRoutes(routes.clone())), PodMetrics::register(registry)?);
+        let manager = PodManager::new(manager, runtime, edge_routes, payments.clone(), database, clock, metrics);
+        manager.recover(snapshot.pods).await.map_err(StartError::Recover)?;
+        let tasks = background_tasks(&interledger, asset, &payments, &manager);
+        let machines = sizes::sold(config)?;
+        let paid_requests = PaidRequests::new(tariff.clone(), machines, payments, manager.clone(), receiver, interledger.account());
+        Ok(Self { interledger, manager, paid_requests, peers, payer, tariff, tasks })
     }
 }
 
@@ -273,72 +311,85 @@ fn edge_config(
     inherited: Vec<Inherited>,
     supervisor: &Supervisor,
 ) -> EdgeConfig {
-    let mut limits = config.front_door.limits.clone();
+    let mut limits = config.edge_limits.limits.clone();
     open_files::fit(&mut limits);
     EdgeConfig {
         listen: config.listen,
         inherited,
         proxy_protocol: config.proxy_protocol.clone(),
         control_socket,
-        threads: config.front_door_threads,
+        threads: config.edge_threads,
         tls,
-        policy: pods::addresses(config),
+        policy: pods::addresses(config, runtimes::plan(config).as_ref()),
         access_log: config.access_log.clone(),
         supervisor: supervisor.clone(),
         limits,
     }
 }
 
-/// Has the whole host counted, and its money apart: that is for the operator only, who sees all of it.
-fn seen(
+/// Registers the metrics of the whole host. Money has a registry of its own, for the operator only, who gets both.
+fn admin_deps(
     registry: &prometheus::Registry,
     root: &Path,
     routes: Arc<RouteTable>,
-    orders: &Orders,
+    paid_requests: &PaidRequests,
     peers: &Peers,
     public_uri: &Url,
     self_test: Option<Arc<SelfTest>>,
-) -> Result<Seen, prometheus::Error> {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (from, known, root) = (orders.clone(), peers.clone(), root.to_owned());
-    let read = move || HostFacts::now(started, &from, &known, &root);
-    HostFigures::register(registry, read.clone())?;
-    let money = prometheus::Registry::new();
-    HostFigures::register_money(&money, read)?;
+) -> Result<AdminDeps, prometheus::Error> {
+    let host = HostReader::new(paid_requests.clone(), peers.clone(), root.to_owned());
+    let read = host.clone();
+    HostMetrics::register(registry, move || read.snapshot())?;
+    let (money, read) = (prometheus::Registry::new(), host.clone());
+    HostMetrics::register_money(&money, move || read.snapshot())?;
     let public_uri = public_uri.as_str().trim_end_matches('/').to_owned();
-    Ok(Seen { registry: registry.clone(), money, routes, orders: orders.clone(), peers: peers.clone(), public_uri, self_test })
+    Ok(AdminDeps {
+        registry: registry.clone(),
+        money,
+        host,
+        routes,
+        paid_requests: paid_requests.clone(),
+        peers: peers.clone(),
+        public_uri,
+        self_test,
+    })
 }
 
-/// What goes on in the background, until dropped.
-fn chores(interledger: &Interledger, asset: watch::Sender<Option<Asset>>, desk: &Arc<Desk>, keeper: &Keeper) -> JoinSet<()> {
-    let (mut tasks, supervisor) = (JoinSet::new(), keeper.supervisor());
+/// Background tasks of the control plane, until dropped.
+fn background_tasks(
+    interledger: &Interledger,
+    asset: watch::Sender<Option<Asset>>,
+    payments: &Arc<Payments>,
+    manager: &PodManager,
+) -> JoinSet<()> {
+    let (mut tasks, supervisor) = (JoinSet::new(), manager.supervisor());
     tasks.spawn(supervisor.service("asset", tell_asset(interledger.account(), asset)));
-    tasks.spawn(supervisor.service("payment expiry", forget_payments(desk.clone())));
-    let watched = keeper.clone();
+    tasks.spawn(supervisor.service("payment expiry", forget_payments(payments.clone())));
+    let watched = manager.clone();
     tasks.spawn(supervisor.service("pod expiry", async move { watched.watch_ends().await }));
-    let watched = keeper.clone();
+    let watched = manager.clone();
     tasks.spawn(supervisor.service("runtime watch", async move { watched.watch_runtime().await }));
     tasks
 }
 
-/// Other hosts are told of this one, and asked, once it has passed its own test: who looks at it before finds it shut.
-async fn find_peers(peers: Peers, gate: Gate) {
+/// Announces this host to others and queries them, once it has passed its self-test: until then it refuses their clients.
+async fn find_peers(peers: Peers, gate: SelfTestGate) {
     gate.opened().await;
     peers.run().await;
 }
 
-/// A host that has just started should be able to say a price.
+/// Waits for the account, so that a host that has just started can quote a price.
 async fn wait_for_account(interledger: &Interledger) {
     let mut account = interledger.account();
     if time::timeout(ACCOUNT_WITHIN, account.wait_for(Option::is_some)).await.is_err() {
-        tracing::warn!("there is no Interledger connection yet; uploads are refused until there is one (ILP_CREDENTIALS)");
+        tracing::warn!("no Interledger connection yet; uploads are refused until there is one (uplink.url, ILP_CREDENTIALS)");
     }
 }
 
 fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
     match choice {
         IlpChoice::Embedded(listen) => {
-            tracing::warn!("the embedded connector settles nothing: whoever connects pays with play money (CODIUS_ILP)");
+            tracing::warn!("embedded connector settles nothing: payments are play money (uplink.type, CODIUS_ILP)");
             service::Config::Embedded { listen: listen.clone(), name: CONNECTOR.to_owned() }
         }
         IlpChoice::Uplink(Some(url)) => service::Config::Uplink { url: url.clone() },
@@ -346,7 +397,7 @@ fn ilp_config(choice: &IlpChoice, server_secret: &[u8; 32]) -> service::Config {
     }
 }
 
-/// A secret for one purpose, which stays the same: so does our address at a connector that gives accounts to whoever comes, as moneyd does.
+/// A secret for one purpose. It never changes, so our address stays the same at a connector with open registration, such as moneyd.
 fn derived(purpose: &[u8], server_secret: &[u8; 32]) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(Sha256::new().chain_update(purpose).chain_update(server_secret).finalize())
@@ -360,9 +411,9 @@ fn api_config(
     config: &Config,
     public_uri: &Url,
     draining: &CancellationToken,
-    gate: Gate,
+    gate: SelfTestGate,
     cost_per_month: Tariff,
-    machines: Machines,
+    machines: PodSizes,
 ) -> ApiConfig {
     ApiConfig {
         draining: draining.clone(),
@@ -387,32 +438,32 @@ fn peers_config(config: &Config, public_uri: &Url) -> PeersConfig {
     }
 }
 
-/// Serves the control API until what is returned is sent or dropped.
+/// Serves the control API until the returned sender is used or dropped.
 fn serve_api(
     supervisor: &Supervisor,
     listener: UnixListener,
     config: ApiConfig,
-    orders: Orders,
+    paid_requests: PaidRequests,
     peers: Peers,
 ) -> (JoinHandle<()>, oneshot::Sender<()>) {
     let (stop, stopped) = oneshot::channel();
-    let served = api::serve(listener, config, orders, peers, async { drop(stopped.await) });
+    let served = api::serve(listener, config, paid_requests, peers, async { drop(stopped.await) });
     let served = supervisor.spawn_service("control API", async {
         if let Err(error) = served.await {
-            tracing::error!(%error, "the control API can't be served");
+            tracing::error!(%error, "control API listener failed");
         }
     });
     (served, stop)
 }
 
-/// Tells the desk what payments are received in, whenever that changes.
+/// Passes the asset of the uplink on to the payments whenever it changes.
 async fn tell_asset(mut account: watch::Receiver<Option<Account>>, asset: watch::Sender<Option<Asset>>) {
     loop {
         let now = account.borrow_and_update().as_ref().map(asset_of);
         asset.send_if_modified(|known| {
             let changed = *known != now;
             if changed && known.is_some() && now.is_some() {
-                tracing::warn!(from = ?known, to = ?now, "payments are received in another asset now; open payments in the old one aren't taken");
+                tracing::warn!(from = ?known, to = ?now, "asset of the uplink changed; open invoices in the old asset are not paid any more");
             }
             *known = now;
             changed
@@ -423,11 +474,11 @@ async fn tell_asset(mut account: watch::Receiver<Option<Account>>, asset: watch:
     }
 }
 
-async fn forget_payments(desk: Arc<Desk>) {
+async fn forget_payments(payments: Arc<Payments>) {
     let mut ticks = time::interval(PAYMENTS_SWEEP);
     loop {
         ticks.tick().await;
-        if desk.expire().await.is_err() {
+        if payments.expire().await.is_err() {
             return;
         }
     }

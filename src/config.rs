@@ -1,69 +1,101 @@
 //! Settings: a file and the environment, read into one typed value.
 //!
-//! Every key stands once, in the table of [`keys`]; the environment wins over the file, the file over the default. A bad
-//! value is one line that names the key, the value and what would be right. Values of secret keys are never shown.
+//! Every key is defined once, in the table of [`keys`]; the environment overrides the file, the file overrides the default. An error is
+//! one line that names file and line, key, value and what is expected. Values of secret keys are never shown.
 
+mod edge;
+pub mod key;
 pub mod keys;
+pub mod kind;
 pub mod limits;
 mod peers;
 mod pods;
 mod self_test;
 mod source;
+pub(crate) mod units;
+mod uplink;
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
-    thread,
 };
 
 use codiusd_control::{
     factor::Factor,
-    machines::Machines,
-    pay::CostPerMonth,
+    money::CostPerMonth,
     peers::{PeerUri, Rhythm},
+    pod_sizes::PodSizes,
 };
-use codiusd_ilp::btp::client::BtpUrl;
-use codiusd_proxy::{AccessFormat, AccessLog, CertificateError, CertificateFiles, Certificates, Network};
+use codiusd_net::{Cidr, Ipv4Cidr};
+use codiusd_proxy::AccessLog;
 use codiusd_runtime::{embedded::ScratchLimit, image::RegistryConfig, network::NetworkRules};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
-use limits::FrontDoor;
+pub use edge::TlsChoice;
+use limits::EdgeLimits;
 pub(crate) use peers::reach;
 pub use self_test::SelfTestChoice;
 pub use source::Settings;
+pub use uplink::{IlpChoice, credentials};
 
-/// Where the file is looked for if none is named.
+/// The settings file if none is named.
 pub const DEFAULT_FILE: &str = "/etc/codius/codiusd.toml";
 
-/// Threads of a kind, at most.
+/// Maximum number of threads of a kind.
 const THREADS_MAX: usize = 1024;
-/// What a share of something is written as.
+/// Format of a fraction, for errors.
 const FRACTION: &str = "a decimal number above 0 and up to 1, such as 0.75";
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("config file {path}: {problem}")]
+    #[error("{path}: {problem}")]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         problem: String,
     },
-    /// A value is missing or wrong.
-    #[error("{origin}{}: {right}", .value.as_ref().map(|value| format!(" = {value:?}")).unwrap_or_default())]
+    /// A value is missing.
+    #[error("{path} ({variable}) is not set: {remedy}")]
+    Missing {
+        /// Key in the file.
+        path: &'static str,
+        /// Variable in the environment.
+        variable: &'static str,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file with a secret can't be read.
+    #[error("{origin} = {path:?}: {problem}")]
+    Secret {
+        /// Key, and where it was set.
+        origin: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// A secret is set both directly and as a file.
+    #[error("{one} and {other} are both set: keep one")]
+    Twice {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// A value is wrong.
+    #[error("{origin} = {value:?}: must be {right}")]
     Value {
         /// Key, and where it was set.
         origin: String,
-        /// The value, unless it is missing; a secret one is `(hidden)`.
-        value: Option<String>,
-        /// What would be right.
+        /// The value; a secret one is `(hidden)`.
+        value: String,
+        /// What is expected.
         right: String,
     },
 }
@@ -79,93 +111,37 @@ pub enum RuntimeChoice {
     Noop,
 }
 
-/// How the host is paid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IlpChoice {
-    /// As a child of a connector; none: the local moneyd, with a secret of our own.
-    Uplink(Option<BtpUrl>),
-    /// By a connector of its own, which settles nothing.
-    Embedded(Vec<SocketAddr>),
-}
-
-/// How TLS is spoken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsChoice {
-    /// Where.
-    pub listen: Vec<SocketAddr>,
-    /// With which certificates.
-    pub certificates: Vec<CertificateFiles>,
-    /// Whether plain HTTP leads there.
-    pub redirect: bool,
-    /// How long browsers are told to use nothing but https, in seconds.
-    pub hsts_seconds: u32,
-}
-
-impl TlsChoice {
-    /// Reads the certificates.
-    pub fn load(&self) -> Result<Arc<Certificates>, CertificateError> {
-        Certificates::load(self.certificates.clone()).map(Arc::new)
-    }
-}
-
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// An object per line.
     Json,
-    /// A line to read.
+    /// Human-readable lines.
     Text,
-}
-
-/// A private IPv4 network (RFC 1918, or RFC 6598's shared one), as `10.200.0.0/16`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    /// Its first address.
-    pub address: std::net::Ipv4Addr,
-    /// Leading bits all its addresses share, 8 to 30.
-    pub prefix: u8,
-}
-
-impl FromStr for Subnet {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (address, prefix) = text.split_once('/').ok_or(())?;
-        let (address, prefix): (std::net::Ipv4Addr, u8) = (address.parse().map_err(|_| ())?, prefix.parse().map_err(|_| ())?);
-        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        let ours = address.is_private() || (u32::from(address) & 0xffc0_0000 == 0x6440_0000);
-        if !ours || !(8..=30).contains(&prefix) || u32::from(address) & host_bits != 0 { Err(()) } else { Ok(Self { address, prefix }) }
-    }
-}
-
-impl fmt::Display for Subnet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
 }
 
 /// All settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Development: defaults that need nothing else, on this machine only.
+    /// Development mode: complete defaults, on this machine only.
     pub dev: bool,
-    /// Where the front door listens.
+    /// Where the edge listens.
     pub listen: SocketAddr,
-    /// How it speaks TLS; none: it doesn't.
+    /// TLS at the edge; none: plain HTTP only.
     pub tls: Option<TlsChoice>,
-    /// Where visitors reach this host; none: localhost, at the port that is bound.
+    /// Where visitors reach this host; none: localhost, at the edge's port.
     pub public_uri: Option<Url>,
-    /// Where everything is kept.
+    /// The host's directory.
     pub root: PathBuf,
     /// What a small pod costs for a month.
     pub cost_per_month: CostPerMonth,
     /// The sizes of pods that are sold.
-    pub machines: Machines,
+    pub pod_sizes: PodSizes,
     /// The pods' share of the machine's memory.
     pub max_memory_fraction: Factor,
-    /// How full the disk may get.
+    /// The highest used fraction of the disk.
     pub max_disk_fraction: Factor,
-    /// Virtual processors for each of the machine's.
+    /// Virtual processors per processor of the machine.
     pub cpu_overcommit: Factor,
     /// Longest run time bought at once, in seconds.
     pub duration_max: NonZeroU32,
@@ -175,53 +151,53 @@ pub struct Config {
     pub ilp: IlpChoice,
     /// Directories with OCI layouts whose images may be named `local/NAME@sha256:...`.
     pub image_layouts: Vec<PathBuf>,
-    /// Registries, and how they are used.
+    /// Registries and their settings.
     pub registries: RegistryConfig,
     /// Disk space for images, in bytes.
     pub image_disk: u64,
-    /// What pods write to.
+    /// Where pods' writable layers are: on disk or in memory.
     pub pod_disk: ScratchLimit,
-    /// What pods may send to whom, and who resolves names for them.
+    /// The network policy of pods, and their name servers.
     pub network: NetworkRules,
-    /// The bridge hyperd's pods are on, which gets the network policy; empty: it gets none.
+    /// The bridge of hyperd's pods, which the network policy applies to; empty: no policy.
     pub hyper_bridge: String,
     /// Where hyperd keeps a folder for each pod's log.
     pub hyper_logs: PathBuf,
-    /// Whether pods can't write to their file systems.
+    /// Whether pods' file systems are read-only.
     pub pod_read_only: bool,
     /// Addresses of pods.
-    pub pod_subnet: Subnet,
-    /// How the host tests itself before it takes uploads; none: it doesn't.
+    pub pod_subnet: Ipv4Cidr,
+    /// The self-test that a host has to pass before it accepts uploads; none: it is off.
     pub self_test: Option<SelfTestChoice>,
     /// Whether pods are stopped when codiusd ends, rather than adopted by the next one.
     pub stop_pods_at_exit: bool,
-    /// Other hosts to begin with.
+    /// Other hosts that are known from the start.
     pub bootstrap_peers: Vec<PeerUri>,
-    /// Other hosts that are known, at most.
+    /// Maximum number of other hosts that are remembered.
     pub peers_max: u16,
-    /// Whether everybody is told how many pods run, and which hosts are known.
+    /// Whether the number of running pods and the known hosts are public.
     pub additional_host_info: bool,
-    /// How often they are asked and looked at.
+    /// How often other hosts are queried and checked.
     pub peers_rhythm: Rhythm,
-    /// Where the operator's listener is; none: there is none.
+    /// Address of the operator's listener; none: it is off.
     pub admin: Option<SocketAddr>,
-    /// Whether its metrics are everybody's to see.
+    /// Whether metrics without money are public.
     pub public_metrics: bool,
-    /// Proxies in front of this host, whose word on clients is believed.
-    pub trusted_proxies: Vec<Network>,
+    /// Proxies in front of this host that are trusted to identify clients.
+    pub trusted_proxies: Vec<Cidr>,
     /// Listeners whose connections begin with a PROXY protocol header.
     pub proxy_protocol: Vec<SocketAddr>,
-    /// What the front door bears.
-    pub front_door: FrontDoor,
+    /// Limits of the edge.
+    pub edge_limits: EdgeLimits,
     /// Threads for plain HTTP, and as many for TLS.
-    pub front_door_threads: usize,
-    /// Threads for all else.
+    pub edge_threads: usize,
+    /// Threads of the control plane.
     pub control_threads: usize,
-    /// Where requests are logged; none: nowhere.
+    /// Where requests are logged; none: they aren't.
     pub access_log: Option<AccessLog>,
-    /// What is logged.
+    /// The log filter.
     pub log: Targets,
-    /// How it is.
+    /// The log format.
     pub log_format: LogFormat,
 }
 
@@ -231,11 +207,11 @@ impl Config {
         Self::from_settings(&Settings::read(file, environment)?)
     }
 
-    /// Makes sense of the settings.
+    /// Parses the settings.
     pub fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
         let dev = settings.get("dev", "true or false", parse_bool)?;
-        let port = settings.get("port", "a port number from 0 (any free one) to 65535", parse)?;
-        let bind_ip: IpAddr = settings.get("bind_ip", "an IP address such as 127.0.0.1 or 0.0.0.0", parse)?;
+        let port = settings.get("edge.port", "a port number from 0 (any free one) to 65535", parse)?;
+        let bind_ip: IpAddr = settings.get("edge.bind_ip", "an IP address such as 127.0.0.1 or 0.0.0.0", parse)?;
         let public_uri = settings.optional(
             "public_uri",
             "an http:// or https:// URI with a host name, as visitors see it, without user, query and fragment",
@@ -244,71 +220,70 @@ impl Config {
         if public_uri.is_none() && !dev {
             return Err(settings.missing("public_uri", "set it to the URI visitors reach this host at, such as https://codius.example.com"));
         }
-        let duration = "a number of seconds from 1 to 4294967295";
-        let (listen, tls) = (SocketAddr::new(bind_ip, port), tls(settings)?);
-        let trusted_proxies: Vec<Network> =
-            settings.list("trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?;
+        let (listen, tls) = (SocketAddr::new(bind_ip, port), edge::tls(settings)?);
+        let trusted_proxies: Vec<Cidr> =
+            settings.list("edge.trusted_proxies", "networks such as 127.0.0.1/32, separated by commas", parse)?;
         let self_test = self_test::choice(settings, dev, public_uri.as_ref())?;
         Ok(Self {
             dev,
             listen,
-            proxy_protocol: proxy_protocol(settings, listen, tls.as_ref(), &trusted_proxies)?,
-            front_door: limits::front_door(settings)?,
+            proxy_protocol: edge::proxy_protocol(settings, listen, tls.as_ref(), &trusted_proxies)?,
+            edge_limits: limits::edge_limits(settings)?,
             tls,
             public_uri,
             root: settings.root()?,
             cost_per_month: settings.get(
-                "cost_per_month",
+                "pricing.cost_per_month",
                 "a decimal number of 0 or more with at most 18 digits, such as 10 or 0.25",
                 parse,
             )?,
-            machines: settings.get(
-                "machines",
-                "sizes such as medium cpus=2 memory=1GiB disk=2GiB price=1.9, separated by commas, each name once; the price of small is 1",
+            pod_sizes: settings.get(
+                "pod_size",
+                "sizes with name, cpus, memory, disk and price, each name once, small at price 1; in the environment medium cpus=2 memory=1GiB disk=2GiB price=1.9",
                 parse,
             )?,
-            max_memory_fraction: settings.get("max_memory_fraction", FRACTION, parse_fraction)?,
-            max_disk_fraction: settings.get("max_disk_fraction", FRACTION, parse_fraction)?,
-            cpu_overcommit: settings.get("cpu_overcommit", "a decimal number from 1 to 1000, such as 4 or 1.5", |text| {
+            max_memory_fraction: settings.get("capacity.memory_fraction", FRACTION, parse_fraction)?,
+            max_disk_fraction: settings.get("capacity.disk_fraction", FRACTION, parse_fraction)?,
+            cpu_overcommit: settings.get("capacity.cpu_overcommit", "a decimal number from 1 to 1000, such as 4 or 1.5", |text| {
                 parse(text).filter(|factor| *factor >= Factor::ONE)
             })?,
-            duration_max: settings.get("duration_max", duration, parse)?,
+            duration_max: settings.get("pricing.duration_max", "a duration of whole seconds, such as 1h or 365d", parse_whole_seconds)?,
             runtime: runtime(settings)?,
-            ilp: ilp(settings, dev)?,
-            image_layouts: settings.list("image_layouts", "absolute paths, separated by colons", parse_path)?,
+            ilp: uplink::ilp(settings, dev)?,
+            image_layouts: settings.list("images.layouts", "absolute paths, in an array (in the environment separated by colons)", parse_path)?,
             registries: pods::registries(settings)?,
-            image_disk: settings.get("image_disk", "a size of at least 1GiB, such as 40GiB", pods::parse_image_disk)?,
-            pod_disk: settings.get("pod_disk", "own or memory", pods::parse_pod_disk)?,
+            image_disk: settings.get("images.disk", "a size of at least 1GiB, such as 40GiB", pods::parse_image_disk)?,
+            pod_disk: settings.get("pods.disk", "own or memory", pods::parse_pod_disk)?,
             network: pods::network(settings)?,
-            hyper_bridge: settings.get("hyper_bridge", "name of a network interface, or none", pods::parse_bridge)?,
-            hyper_logs: settings.get("hyper_logs", "an absolute path", parse_path)?,
-            pod_read_only: settings.get("pod_read_only", "true or false", parse_bool)?,
-            pod_subnet: settings.get("pod_subnet", "a private IPv4 network such as 10.200.0.0/16", parse)?,
+            hyper_bridge: settings.get("hyperd.bridge", "name of a network interface, or none", pods::parse_bridge)?,
+            hyper_logs: settings.get("hyperd.logs", "an absolute path", parse_path)?,
+            pod_read_only: settings.get("pods.read_only", "true or false", parse_bool)?,
+            pod_subnet: settings.get("pods.subnet", "a private IPv4 network such as 10.200.0.0/16", parse_pod_subnet)?,
             self_test,
-            stop_pods_at_exit: settings.get("stop_pods_at_exit", "true or false", parse_bool)?,
+            stop_pods_at_exit: settings.get("runtime.stop_pods_at_exit", "true or false", parse_bool)?,
             bootstrap_peers: peers::bootstrap(settings, dev)?,
-            peers_max: settings.get("peers_max", "a number from 0 to 65535", parse)?,
-            additional_host_info: settings.get("additional_host_info", "true or false", parse_bool)?,
+            peers_max: settings.get("peers.max", "a number from 0 to 65535", parse)?,
+            additional_host_info: settings.get("api.additional_host_info", "true or false", parse_bool)?,
             peers_rhythm: peers::rhythm(settings, dev)?,
             admin: admin(settings)?,
-            public_metrics: settings.get("public_metrics", "true or false", parse_bool)?,
+            public_metrics: settings.get("api.public_metrics", "true or false", parse_bool)?,
             trusted_proxies,
-            front_door_threads: settings.get("front_door_threads", "a number from 0 to 1024", parse_threads)?,
-            control_threads: settings.get("control_threads", "a number from 1 to 1024", |text| {
+            edge_threads: settings.get("edge.threads", "a number from 0 to 1024", edge::parse_threads)?,
+            control_threads: settings.get("api.threads", "a number from 1 to 1024", |text| {
                 parse(text).filter(|threads| (1..=THREADS_MAX).contains(threads))
             })?,
-            access_log: access_log(settings)?,
-            log: settings.get("log", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
-            log_format: settings.get("log_format", "text or json", parse_log_format)?,
+            access_log: edge::access_log(settings)?,
+            log: settings.get("log.filter", "a level (off, error, warn, info, debug, trace), or module=level separated by commas", parse_log)?,
+            log_format: settings.get("log.format", "text or json", parse_log_format)?,
         })
     }
 
-    /// What a key that has no default of its own comes to.
+    /// The effective value of a key without a default.
     fn chosen(&self, key: &str) -> Option<String> {
         match key {
-            "ilp" => Some(if matches!(self.ilp, IlpChoice::Embedded(_)) { "embedded" } else { "uplink" }.to_owned()),
+            "uplink.type" => Some(if matches!(self.ilp, IlpChoice::Embedded(_)) { "embedded" } else { "btp" }.to_owned()),
             "public_uri" if self.listen.port() != 0 => Some(format!("http://localhost:{}", self.listen.port())),
-            "runtime" => {
+            "runtime.type" => {
                 let name = match self.runtime {
                     RuntimeChoice::Embedded => "embedded",
                     RuntimeChoice::Hyperd(_) => "hyperd",
@@ -316,109 +291,38 @@ impl Config {
                 };
                 Some(name.to_owned())
             }
-            "self_test" => Some(if self.self_test.is_some() { "on" } else { "off" }.to_owned()),
+            "self_test.enabled" => Some(self.self_test.is_some().to_string()),
             _ => None,
         }
     }
 }
 
-/// The environment of this process. What isn't UTF-8 fits no key, or is refused as its value.
+/// The environment of this process. A name that isn't UTF-8 is skipped; such a value is converted, and rejected when it is parsed.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
 
-/// `ILP_CREDENTIALS`, as `codius` and `ilp-fetch` write it: JSON with the URL of a connector.
-pub fn credentials(text: &str) -> Option<BtpUrl> {
-    let json: serde_json::Value = serde_json::from_str(text).ok()?;
-    json.get("server")?.as_str()?.parse().ok()
-}
-
-/// The runtime that is named, or the one whose settings are there.
+/// The runtime that is named, or the one whose settings are present.
 fn runtime(settings: &Settings) -> Result<RuntimeChoice, ConfigError> {
-    let socket = settings.get("hyper_socket", "an absolute path", parse_path)?;
-    let noop = settings.get("hyper_noop", "true or false", parse_bool)?;
-    let named = settings.optional("runtime", "embedded, hyperd or noop", |text| match text {
+    let socket = settings.get("hyperd.socket", "an absolute path", parse_path)?;
+    let noop = settings.get("hyperd.noop", "true or false", parse_bool)?;
+    let named = settings.optional("runtime.type", "embedded, hyperd or noop", |text| match text {
         "embedded" => Some(RuntimeChoice::Embedded),
         "hyperd" => Some(RuntimeChoice::Hyperd(socket.clone())),
         "noop" => Some(RuntimeChoice::Noop),
         _ => None,
     })?;
-    Ok(named.unwrap_or_else(|| match (noop, settings.is_set("hyper_socket")) {
+    Ok(named.unwrap_or_else(|| match (noop, settings.is_set("hyperd.socket")) {
         (true, _) => RuntimeChoice::Noop,
         (false, true) => RuntimeChoice::Hyperd(socket),
         (false, false) => RuntimeChoice::Embedded,
     }))
 }
 
-fn tls(settings: &Settings) -> Result<Option<TlsChoice>, ConfigError> {
-    let listen = settings.list("tls_listen", "addresses such as 0.0.0.0:443,[::]:443", parse)?;
-    let files = "CERT.pem:KEY.pem, both absolute paths, separated by commas";
-    let certificates = settings.list("tls_certs", files, parse_certificate)?;
-    let redirect = settings.get("http_redirect", "true or false", parse_bool)?;
-    let hsts_seconds = settings.get("hsts_seconds", "a number of seconds from 0 to 4294967295", parse)?;
-    if listen.is_empty() && (redirect || !certificates.is_empty()) {
-        return Err(settings.missing("tls_listen", "certificates and redirects to https need an address such as 0.0.0.0:443"));
-    }
-    if certificates.is_empty() && !listen.is_empty() {
-        return Err(settings.missing("tls_certs", "TLS needs a certificate, as CERT.pem:KEY.pem (codiusd certs dev makes one to try with)"));
-    }
-    Ok((!listen.is_empty()).then_some(TlsChoice { listen, certificates, redirect, hsts_seconds }))
-}
-
-/// A header that anybody may send would name a new client each time.
-fn proxy_protocol(
-    settings: &Settings,
-    listen: SocketAddr,
-    tls: Option<&TlsChoice>,
-    trusted: &[Network],
-) -> Result<Vec<SocketAddr>, ConfigError> {
-    let listens = |address: &SocketAddr| *address == listen || tls.is_some_and(|tls| tls.listen.contains(address));
-    let right = "addresses the front door listens on (bind_ip:port, or in tls_listen), separated by commas";
-    let addresses = settings.list("proxy_protocol", right, |text| parse(text).filter(listens))?;
-    if !addresses.is_empty() && trusted.is_empty() {
-        return Err(settings.missing("trusted_proxies", "proxy_protocol needs the networks of the proxies that may speak it"));
-    }
-    Ok(addresses)
-}
-
-fn ilp(settings: &Settings, dev: bool) -> Result<IlpChoice, ConfigError> {
-    let credentials = settings.optional(
-        "ilp_credentials",
-        "JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}, with a btp+ws:// or btp+wss:// URL",
-        credentials,
-    )?;
-    let listen = settings.list("ilp_listen", "addresses such as 127.0.0.1:7768,[::1]:7768", parse)?;
-    let embedded = settings.optional("ilp", "uplink or embedded", |text| match text {
-        "embedded" => Some(true),
-        "uplink" => Some(false),
-        _ => None,
-    })?;
-    // Credentials are for an uplink: who gives some wants one.
-    let embedded = embedded.unwrap_or_else(|| dev && credentials.is_none());
-    if embedded && listen.is_empty() {
-        return Err(settings.missing("ilp_listen", "the embedded connector needs an address such as 127.0.0.1:7768"));
-    }
-    Ok(if embedded { IlpChoice::Embedded(listen) } else { IlpChoice::Uplink(credentials) })
-}
-
-fn access_log(settings: &Settings) -> Result<Option<AccessLog>, ConfigError> {
-    let format = settings.get("access_log_format", "text or json", |text| match text {
-        "json" => Some(AccessFormat::Json),
-        "text" => Some(AccessFormat::Text),
-        _ => None,
-    })?;
-    let sample = settings.get("access_log_sample", "a number from 1 to 4294967295", parse)?;
-    let place = settings.optional("access_log", "an absolute path, or stdout", |text| match text {
-        "stdout" => Some(None),
-        path => parse_path(path).map(Some),
-    })?;
-    Ok(place.map(|file| AccessLog { file, format, sample }))
-}
-
-/// On this machine only: it has no password.
+/// The admin listener is on loopback only: it has no password.
 fn admin(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
-    let port = settings.get("admin_port", "a port number from 0 (any free one) to 65535", parse)?;
-    let wanted = settings.get("admin_api", "true or false", parse_bool)?;
+    let port = settings.get("admin.port", "a port number from 0 (any free one) to 65535", parse)?;
+    let wanted = settings.get("admin.enabled", "true or false", parse_bool)?;
     Ok(wanted.then_some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
 }
 
@@ -426,16 +330,21 @@ fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-/// 0 is half of the machine: the rest is the pods'.
-fn parse_threads(text: &str) -> Option<usize> {
-    match parse(text).filter(|threads| *threads <= THREADS_MAX)? {
-        0 => Some(thread::available_parallelism().map_or(2, |all| all.get().div_ceil(2).clamp(2, THREADS_MAX))),
-        threads => Some(threads),
-    }
+fn parse_seconds(text: &str) -> Option<u32> {
+    units::parse_duration(text).filter(|time| time.subsec_nanos() == 0)?.as_secs().try_into().ok()
+}
+
+fn parse_whole_seconds(text: &str) -> Option<NonZeroU32> {
+    parse_seconds(text).and_then(NonZeroU32::new)
 }
 
 fn parse_fraction(text: &str) -> Option<Factor> {
     parse(text).filter(|factor| *factor <= Factor::ONE)
+}
+
+/// Pods have private addresses; the longest prefix leaves room for a few addresses.
+fn parse_pod_subnet(text: &str) -> Option<Ipv4Cidr> {
+    parse(text).filter(|network: &Ipv4Cidr| network.is_private() && (8..=30).contains(&network.prefix))
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -451,11 +360,6 @@ fn parse_path(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(text)).filter(|path| whole && path.is_absolute())
 }
 
-fn parse_certificate(text: &str) -> Option<CertificateFiles> {
-    let (chain, key) = text.split_once(':')?;
-    Some(CertificateFiles { chain: parse_path(chain)?, key: parse_path(key)? })
-}
-
 fn parse_public_uri(text: &str) -> Option<Url> {
     let uri: Url = text.parse().ok()?;
     let named = matches!(uri.host(), Some(url::Host::Domain(_)));
@@ -463,7 +367,7 @@ fn parse_public_uri(text: &str) -> Option<Url> {
     (named && plain && matches!(uri.scheme(), "http" | "https")).then_some(uri)
 }
 
-/// A bare word is a level, and not a module of which everything is logged. No module has a space in its name.
+/// A bare word must be a level: `Targets` would read any other as a module that logs everything. Module names have no spaces.
 pub(crate) fn parse_log(text: &str) -> Option<Targets> {
     let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
     let suits = |part: &str| if part.contains('=') { !part.contains(char::is_whitespace) } else { is_level(part) };

@@ -1,21 +1,21 @@
-//! How many files the process may open: as many as it is allowed, and no more connections than fit.
+//! Raises the open file limit to its maximum, and limits connections to what fits.
 
 use codiusd_proxy::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files for everything but clients and pods: the store, images, Interledger, logs, pipes.
+/// Files reserved for the store, images, Interledger, logs and pipes.
 const RESERVE: u64 = 1024;
-/// One pipe, which takes two files, for so many.
+/// One pipe, which takes two files, per this many allowed files.
 const PIPES_SHARE: u64 = 64;
 
-/// Raises the soft limit to the hard one, and lowers `limits` to what fits: a front door that takes the last file would leave the store
-/// none. Says so if that is less than was asked for.
+/// Raises the soft limit to the hard one, and lowers `limits` to what fits: an edge that uses up all files would leave none for the
+/// store. Logs a warning if fewer connections fit than are configured.
 pub(crate) fn fit(limits: &mut Limits) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
-        tracing::warn!(%error, "the limit on open files can't be raised (RLIMIT_NOFILE)");
+        tracing::warn!(%error, "open file limit not raised (RLIMIT_NOFILE)");
     }
     let Some(allowed) = getrlimit(Resource::Nofile).current else { return };
     let asked = limits.connections;
@@ -26,13 +26,13 @@ pub(crate) fn fit(limits: &mut Limits) {
             asked,
             possible = limits.connections,
             files = allowed,
-            "fewer client connections than CODIUS_EDGE_CONNECTIONS: the process may not open enough files (LimitNOFILE, ulimit -n)"
+            "connection limit lowered below limits.connections (CODIUS_EDGE_CONNECTIONS): the process may not open enough files (LimitNOFILE, ulimit -n)"
         );
     }
 }
 
-/// Client connections and idle connections to pods that fit into `allowed` files. A client's connection takes one file, and one more
-/// for its pod.
+/// The client connections and idle connections to pods that fit into `allowed` files. A client's connection takes one file, and one
+/// more for the connection to its pod.
 fn shares(connections: usize, idle: usize, allowed: u64) -> (usize, usize) {
     let idle = u64::try_from(idle).unwrap_or(u64::MAX).min(allowed / 8);
     let reserve = RESERVE.min(allowed / 4);

@@ -1,21 +1,21 @@
-//! The host tests itself through its public URI: whether a stranger could find it, pay it, and visit what runs.
+//! The host tests itself through its public URI: whether a visitor can find it, pay it, and reach the pod that runs.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
-//! | `walk` | the test, step by step |
+//! | `steps` | the test, step by step |
 //! | `reach` | resolver, connection and handshake, each with an error of its own |
-//! | `problem` | what can be wrong, and what to do about it |
-//! | `report` | what was found |
-//! | `metrics` | what is counted |
+//! | `problem` | the possible problems and their remedies |
+//! | `report` | the result of a test |
+//! | `metrics` | metrics of self-tests |
 //!
-//! At start it is repeated until it is passed, soon at first and then every few minutes: a DNS record that is put right opens the gate
-//! without a restart. After that it is done when the operator asks.
+//! At start it is repeated until it passes, at short intervals at first and then every few minutes, so a corrected DNS record opens the
+//! gate without a restart. After that it runs when the operator requests it.
 
 mod metrics;
 mod problem;
 mod reach;
 mod report;
-mod walk;
+mod steps;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,7 +23,6 @@ use std::{
 };
 
 use codiusd_control::api::SelfTestStats;
-use serde_json::{Value, json};
 use tokio::{
     task::JoinError,
     time::{self, Instant},
@@ -31,9 +30,9 @@ use tokio::{
 
 pub use metrics::SelfTestMetrics;
 pub(crate) use report::{Outcome, Report};
-pub(crate) use walk::{Subject, arrive};
+pub(crate) use steps::{Subject, arrive};
 
-/// Between tests of a host that keeps failing.
+/// Interval between tests of a host that keeps failing.
 const SLOWLY: Duration = Duration::from_secs(300);
 
 /// Tests one host, one test at a time.
@@ -61,37 +60,36 @@ impl SelfTest {
             }
             time::sleep(if retries_left > 0 { self.interval } else { SLOWLY }).await;
         }
-        tracing::error!(every = ?SLOWLY, "the host can't be used from outside: uploads are refused until a self-test is passed");
+        tracing::error!(every = ?SLOWLY, "host not usable from outside; uploads are refused until a self-test passes");
         while !self.subject.gate.is_open() {
             self.run(false).await;
             time::sleep(SLOWLY).await;
         }
     }
 
-    /// Tests now, in a task of its own: whoever asks and hangs up doesn't leave a pod behind.
+    /// Runs a test now, in a task of its own, so that a client that disconnects doesn't leave a pod behind.
     pub(crate) async fn ask(self: &Arc<Self>) -> Result<Arc<Report>, JoinError> {
         let this = self.clone();
         tokio::spawn(async move { this.run(false).await }).await
     }
 
-    /// What was found last.
+    /// The last report.
     pub(crate) fn last(&self) -> Option<Arc<Report>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether one was passed since the start: then the gate is open.
+    /// Whether a test has passed since the start, which opens the gate.
     pub(crate) fn was_passed(&self) -> bool {
         self.subject.gate.is_open()
     }
 
-    /// What was found last, and whether a test goes on, for programs.
-    pub(crate) fn json(&self) -> Value {
-        let mut shown = self.last().map_or_else(|| json!({}), |last| last.json());
-        shown["running"] = self.subject.gate.stats().running.into();
-        shown
+    /// The last test, and whether one is running, in the format of the operator's API.
+    pub(crate) fn status(&self) -> codiusd_api_types::admin::SelfTest {
+        let running = self.subject.gate.stats().running;
+        self.last().map_or_else(|| codiusd_api_types::admin::SelfTest { running, ..Default::default() }, |last| last.status(running))
     }
 
-    /// Whoever waits for a test that began after they asked needs no other.
+    /// Runs a test. A caller that waited for another test which began after its request gets that report.
     async fn run(&self, goes_on: bool) -> Arc<Report> {
         let asked = Instant::now();
         let _turn = self.turn.lock().await;
@@ -100,7 +98,7 @@ impl SelfTest {
         }
         let gate = &self.subject.gate;
         gate.report(SelfTestStats { running: true, ..gate.stats() });
-        let report = Arc::new(walk::walk(&self.subject).await);
+        let report = Arc::new(steps::walk(&self.subject).await);
         gate.report(report.stats(goes_on && !report.passed()));
         self.metrics.note(&report);
         for (step, problem) in report.failures() {

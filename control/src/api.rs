@@ -1,25 +1,24 @@
-//! The HTTP of the office. It listens on a unix socket; the front door passes on what isn't for a pod.
+//! The HTTP API of the control plane. It listens on a unix socket; the edge forwards every request that isn't for a pod.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `pods` | `/pods`: quote, upload, extension, state |
 //! | `logs` | `/pods/{hash}/logs` |
-//! | `metrics` | `/metrics`, if everybody may see it |
+//! | `metrics` | `/metrics`, if public |
 //! | `info` | `/info`, `/memory` |
 //! | `health` | `/healthz`, `/readyz` |
-//! | `gate` | what waits until the host has passed its own test |
+//! | `self_test_gate` | refuses some requests until the host has passed its self-test |
 //! | `document` | `/openapi.json` |
 //! | `peers` | `/peers`, `/peers/discover` |
 //! | `page` | `/`, and errors as pages |
 //! | `request` | bodies, query strings and headers of requests |
-//! | `trace` | ids of requests, and what is logged on their behalf |
-//! | `answer` | what every answer passes on its way out |
-//! | `error` | the one table from errors to answers |
+//! | `trace` | request ids, and the span of each request's log lines |
+//! | `answer` | what applies to every response |
+//! | `error` | the one table from errors to responses |
 
 mod answer;
 mod document;
 mod error;
-mod gate;
 mod health;
 mod info;
 mod logs;
@@ -28,7 +27,8 @@ mod page;
 mod peers;
 mod pods;
 mod request;
-pub(crate) mod trace;
+mod self_test_gate;
+mod trace;
 
 use std::{io, num::NonZeroU32, sync::Arc, time::Instant};
 
@@ -43,30 +43,30 @@ use tokio_util::sync::CancellationToken;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{manifest::Rules, orders::Orders, pay::Tariff, peers::Peers};
+use crate::{manifest::Rules, money::Tariff, paid_requests::PaidRequests, peers::Peers};
 use document::Document;
 use error::ApiError;
-pub use gate::{Gate, GateToken, SelfTestStats};
 pub use metrics::shown;
+pub use self_test_gate::{SelfTestGate, SelfTestStats, SelfTestToken};
 
 /// What the API works with.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Cancelled when the host begins to stop: it isn't ready from then on, and logs that are followed end.
+    /// Cancelled when the host begins to stop: from then on it isn't ready, and followed logs end.
     pub draining: CancellationToken,
-    /// Opens when the host has passed its own test.
-    pub gate: Gate,
-    /// What is shown at `/metrics`; none: there is no such path.
+    /// Opens when the host has passed its self-test.
+    pub gate: SelfTestGate,
+    /// Source of `/metrics`; none: the path doesn't exist.
     pub metrics: Option<prometheus::Registry>,
-    /// Whether everybody is told how many pods run, and whom this host knows.
+    /// Whether the number of pods and the known hosts are public.
     pub additional_host_info: bool,
-    /// Where visitors reach this host, as pods are told it.
+    /// Where visitors reach this host; pods get it, too.
     pub public_uri: String,
-    /// What a small pod costs for a month.
+    /// The monthly cost of a small pod.
     pub cost_per_month: Tariff,
     /// What this host runs.
     pub rules: Rules,
-    /// Run time of an upload that doesn't say, in seconds.
+    /// Run time of an upload that names none, in seconds.
     pub duration_default: NonZeroU32,
     /// Longest run time bought at once, in seconds.
     pub duration_max: NonZeroU32,
@@ -75,25 +75,30 @@ pub struct ApiConfig {
 #[derive(Debug)]
 struct Api {
     config: ApiConfig,
-    orders: Orders,
+    paid_requests: PaidRequests,
     peers: Peers,
-    /// OpenAPI, as JSON.
+    /// The OpenAPI document, as JSON.
     document: Bytes,
     started: Instant,
 }
 
-/// Serves the API until `stop` is done; requests under way are finished.
+/// Serves the API until `stop` is cancelled; requests in flight are completed.
 pub async fn serve(
     listener: UnixListener,
     config: ApiConfig,
-    orders: Orders,
+    paid_requests: PaidRequests,
     peers: Peers,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(listener, router(config, orders, peers)?).with_graceful_shutdown(stop).await
+    axum::serve(listener, router(config, paid_requests, peers)?).with_graceful_shutdown(stop).await
 }
 
-/// Every route, and the document that tells of them.
+/// The OpenAPI document of all paths.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes(true).into_openapi()
+}
+
+/// All routes, and the document that describes them.
 fn routes(public_metrics: bool) -> OpenApiRouter<Arc<Api>> {
     let router = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(page::index))
@@ -110,14 +115,14 @@ fn routes(public_metrics: bool) -> OpenApiRouter<Arc<Api>> {
     if public_metrics { router.routes(routes!(metrics::metrics)) } else { router }
 }
 
-fn router(config: ApiConfig, orders: Orders, peers: Peers) -> io::Result<Router> {
+fn router(config: ApiConfig, paid_requests: PaidRequests, peers: Peers) -> io::Result<Router> {
     let (router, document) = routes(config.metrics.is_some()).split_for_parts();
     let document = document.to_json().map_err(io::Error::other)?.into();
-    let api = Arc::new(Api { config, orders, peers, document, started: Instant::now() });
+    let api = Arc::new(Api { config, paid_requests, peers, document, started: Instant::now() });
     let router = router
         .fallback(|| async { ApiError::NotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(from_fn_with_state(api.clone(), gate::pass))
+        .layer(from_fn_with_state(api.clone(), self_test_gate::pass))
         .layer(from_fn(answer::finish))
         .layer(from_fn(trace::trace))
         .with_state(api);
@@ -133,13 +138,13 @@ struct Version {
     version: &'static str,
 }
 
-/// What program this is
+/// Returns the name and version of the program
 #[utoipa::path(get, path = "/version", tag = "host", responses((status = 200, description = "Its name and version", body = Version)))]
 async fn version() -> Json<Version> {
     Json(VERSION)
 }
 
-/// What we are.
+/// The program's name and version.
 const VERSION: Version = Version { name: "Codiusd (Rust)", version: env!("CARGO_PKG_VERSION") };
 
 #[cfg(test)]

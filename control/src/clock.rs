@@ -1,10 +1,10 @@
-//! Time as an input: what the office thinks the time is.
+//! Time as an input: the control plane's clock.
 
 use std::{fmt::Debug, sync::Arc};
 
 use jiff::Timestamp;
 
-/// Tells the time. The office never asks the system directly, so a test can hold or move its clock.
+/// Returns the time. The control plane never asks the system directly, so a test can stop or move its clock.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The time now, UTC.
     fn now(&self) -> Timestamp;

@@ -1,13 +1,13 @@
-//! An exact factor: a decimal above 0, never a float. Prices, shares and overcommitment are made with it.
+//! An exact decimal factor above 0, never a float; used for prices, shares and overcommitment.
 
 use std::{fmt, str::FromStr};
 
-/// Digits allowed behind the point.
+/// Digits allowed after the point.
 const DECIMALS_MAX: usize = 6;
 /// The largest factor.
 const MAX: u32 = 1000;
 
-/// A decimal above 0 and up to 1000, with at most six digits behind the point.
+/// A decimal above 0 and up to 1000, with at most six digits after the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Factor {
     millionths: u32,
@@ -19,7 +19,7 @@ impl Factor {
     /// Parts of a whole.
     const PARTS: u32 = 1_000_000;
 
-    /// So many times `whole`, rounded down.
+    /// `whole` multiplied by the factor, rounded down.
     pub fn of(self, whole: u64) -> u64 {
         let product = u128::from(whole) * u128::from(self.millionths) / u128::from(Self::PARTS);
         u64::try_from(product).unwrap_or(u64::MAX)

@@ -1,12 +1,13 @@
-//! Pages in one file that ask nobody else for anything. Their policy names what they hold by hash: nothing that got into them runs.
+//! Self-contained pages. Their content security policy allows their own style and script by hash: injected markup doesn't run.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use maud::Markup;
 use sha2::{Digest, Sha256};
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
-/// Says what a page made of `template` is and may do.
+/// Sets the content type and the policy of a page made of `template`.
 pub fn put_headers(headers: &mut HeaderMap, template: &str) {
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -21,20 +22,20 @@ pub fn put_headers(headers: &mut HeaderMap, template: &str) {
     }
 }
 
-/// The hash of what is between two tags, as a policy names it.
+/// The policy's hash of the text between two tags.
 fn source(page: &str, open: &str, close: &str) -> String {
     let text = page.split_once(open).and_then(|(_, rest)| rest.split_once(close));
     text.map_or_else(|| "'none'".to_owned(), |(text, _)| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text))))
 }
 
-/// The template with its fields, in double braces, filled in, once: what is filled in isn't looked at again.
-pub fn filled(template: &str, field: impl Fn(&str) -> String) -> String {
+/// Fills in the template's fields (in double braces), in one pass. Markup escapes by construction.
+pub fn filled(template: &str, field: impl Fn(&str) -> Markup) -> String {
     let mut parts = template.split("{{");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.filter_map(|part| part.split_once("}}")).fold(first, |page, (name, text)| page + &field(name) + text)
+    parts.filter_map(|part| part.split_once("}}")).fold(first, |page, (name, text)| page + &field(name).0 + text)
 }
 
-/// A time in its two largest units, or one where the other would be 0.
+/// A duration in its two largest units, or one where the other would be 0.
 pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -47,7 +48,7 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// So many bytes in the largest unit of which there is one, cut to a tenth.
+/// A number of bytes in the largest unit that fits, truncated to a tenth.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let step = (0..UNITS.len() - 1).find(|step| bytes >> (10 * step) < 1024).unwrap_or(UNITS.len() - 1);
@@ -58,20 +59,36 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Text as it stands in HTML, also as the value of an attribute.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+/// Whether the client prefers text/html to application/json (RFC 9110, section 12.5.1). Wildcards, which programs send, prefer neither.
+pub fn accepts_html(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut page, mut best) = (false, 0.0);
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let is_page = kind.eq_ignore_ascii_case("text/html");
+        if !is_page && !kind.eq_ignore_ascii_case("application/json") {
+            continue;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        if weight > best {
+            (page, best) = (is_page, weight);
+        }
+    }
+    page
 }
 
 #[cfg(test)]
 mod tests {
+    use maud::html;
+
     use super::*;
 
     #[test]
     fn what_is_filled_in_is_not_looked_at_again() {
-        let page = filled("a {{x}} b {{y}} c", |name| if name == "x" { "{{y}}".to_owned() } else { "Y".to_owned() });
-        assert_eq!(page, "a {{y}} b Y c");
-        assert_eq!(escaped(r#"<a b="c" d='e'>&"#), "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;");
+        let page = filled("a {{x}} b {{y}} c", |name| html! { (if name == "x" { "{{y}}" } else { "<Y>" }) });
+        assert_eq!(page, "a {{y}} b &lt;Y&gt; c");
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! From untrusted bytes to a manifest, its hash, and what to run.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `wire` | the JSON as uploaded: shape and types |
 //! | `strict` | how serde reads it: each value as the one type it is |
-//! | `rules` | what a host won't run, whatever its shape |
+//! | `rules` | what a host refuses to run, whatever its shape |
 //! | `vars` | `$VAR` in environments: public values, private values and their hashes |
 //! | `canonical` | canonical JSON, byte for byte as JS clients make it |
 //! | `hash` | SHA-256 and base32 of that |
-//! | `lenient` | the same for what JS clients can read and no host runs |
-//! | `merge` | an upload made of `codius.json` and `codiusvars.json` |
-//! | `spec` | what the runtime is asked for |
+//! | `lenient` | the same for JSON that JS clients can read and no host runs |
+//! | `merge` | an upload built from `codius.json` and `codiusvars.json` |
+//! | `spec` | the pod spec for the runtime |
 
 mod canonical;
 mod hash;
@@ -31,31 +31,31 @@ use vars::Secrets;
 use wire::Manifest;
 pub(crate) use wire::UploadBody;
 
-use crate::machines::SMALL;
+use crate::pod_sizes::SMALL;
 
-/// Characters of a field's path, or of what is wrong with it, that an error shows.
+/// Longest field path or message in an error, in characters.
 const SHOWN_MAX: usize = 200;
 
-/// Why something uploaded isn't run. `message` names the field; it never holds a private value or its hash.
+/// Why an upload is refused. `message` names the field; it never contains a private value or its hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The bytes aren't JSON (400).
     #[error("Invalid request payload JSON format: {0}")]
     Json(String),
-    /// A field is missing, unknown, or not what it should be (400).
+    /// A field is missing, unknown, or invalid (400).
     #[error("{field}: {problem}")]
     Field {
         /// Path of the field, such as `manifest.containers[0].image`.
         field: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and what would be valid.
         problem: String,
     },
-    /// The fields are well formed but don't go together (422).
+    /// The fields are well formed but inconsistent (422).
     #[error("{field}: {problem}")]
     Unprocessable {
         /// Path of the field.
         field: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and what would be valid.
         problem: String,
     },
 }
@@ -70,7 +70,7 @@ impl ManifestError {
     }
 }
 
-/// Names in errors are the uploader's, and may be as long as a body.
+/// Names in errors come from the uploader, and may be as long as a body.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}...", text.split_at(end).0),
@@ -83,24 +83,24 @@ fn shortened(text: &str) -> String {
 pub struct Upload {
     hash: ManifestHash,
     manifest: Manifest,
-    /// As uploaded, in its order of keys.
+    /// As uploaded, with its order of keys.
     json: String,
-    /// Environments with all variables put in, one for each container. Holds private values.
+    /// Environments with all variables substituted, one for each container. Holds private values.
     environments: Vec<vars::Environment>,
 }
 
 impl Upload {
-    /// Reads and checks an upload. Everything that can be said without the network is said here, before any money moves.
+    /// Parses and checks an upload. Every check that needs no network is made here, before any money moves.
     pub fn parse(body: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
         Self::from_value(parse_json(body)?, rules, Secrets::Needed)
     }
 
-    /// Reads an upload that is only asked about: private values may be missing, but what is there must fit.
+    /// Parses an upload for a quote: private values may be missing, but those present must match their hashes.
     pub fn parse_question(body: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
         Self::from_value(parse_json(body)?, rules, Secrets::MayBeMissing)
     }
 
-    /// Reads a file for people: an upload, or a bare manifest, whose private values are elsewhere.
+    /// Parses a local file: an upload, or a bare manifest, whose private values are elsewhere.
     pub fn parse_file(contents: &[u8], rules: &Rules) -> Result<Self, ManifestError> {
         let value = parse_json(contents)?;
         match value.get("manifest") {
@@ -139,12 +139,12 @@ impl Upload {
         &self.json
     }
 
-    /// The size of pod it asks for.
+    /// The pod size it names.
     pub fn machine(&self) -> &str {
         self.manifest.machine.as_deref().unwrap_or(SMALL)
     }
 
-    /// Where the pod listens for HTTP.
+    /// The port the pod listens on for HTTP.
     pub fn port(&self) -> Option<u16> {
         self.manifest.port.as_ref().and_then(|port| port.parse().ok())
     }

@@ -1,15 +1,16 @@
-//! Other hosts: found by asking those we know, looked at before they are believed, and again about daily.
+//! Other hosts: discovered by asking known ones, verified before they are trusted, and verified again about daily.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
-//! | `uri` | what a stranger calls a host, made into an origin (pure) |
-//! | `set` | which hosts are known, and when each is looked at (pure) |
-//! | `address` | where a stranger may make us connect to |
-//! | `ask` | asking a host who it is, and whom it knows |
+//! | `uri` | a host's name as given by a stranger, parsed into an origin (pure) |
+//! | `set` | which hosts are known, and when each is verified (pure) |
+//! | `address` | which addresses a stranger may make us connect to |
+//! | `ask` | asking a host for its identity and its peers |
 
 mod address;
 mod ask;
 mod set;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod uri;
@@ -26,29 +27,30 @@ use tokio::{task::JoinSet, time};
 
 use crate::{
     clock::Clock,
-    store::{Store, StoreFailed, Write},
+    db::{Database, DatabaseFailed},
 };
 use ask::Asker;
 use set::{Effect, Event, Limits, PeerSet, Source};
+pub(crate) use tables::{PeerChange, load};
 pub use uri::{PeerUri, Reach};
 
-/// Hosts that are asked in one round.
+/// Peers asked per round.
 const ASKED_AT_ONCE: usize = 5;
-/// Hosts a host that we ask is told of, beside ourselves: it looks at each it doesn't know.
+/// Hosts sent to a peer we ask, besides our own: it verifies each one it doesn't know.
 const TOLD_MAX: usize = 20;
-/// How long a host may take to answer, with finding its name and connecting.
+/// Timeout of a request to a host, including DNS and connecting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is seen whether a host is to be looked at.
+/// How often the set is checked for hosts to verify.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How often others are asked and looked at.
+/// Intervals between requests to other hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct Rhythm {
-    /// From one round of questions to the next; up to twice that, at random.
+    /// Minimum between two rounds of asking; the actual interval is random, up to twice that.
     pub ask_every: Duration,
-    /// From one look at a host to the next, about.
+    /// Approximate interval between two verifications of a host.
     pub look_every: Duration,
-    /// From a failed look at a host to the next; doubled with each.
+    /// From a failed verification to the next attempt; doubled each time.
     pub retry_after: Duration,
 }
 
@@ -59,23 +61,23 @@ impl Default for Rhythm {
 }
 
 impl Rhythm {
-    /// For a few hosts on one machine, and somebody who is watching them.
+    /// For a few hosts on one machine, watched by a developer.
     pub const DEVELOPMENT: Self =
         Self { ask_every: Duration::from_millis(500), look_every: Duration::from_secs(60), retry_after: Duration::from_millis(250) };
 }
 
-/// What peers are found with.
+/// Settings of peer discovery.
 #[derive(Clone, Debug)]
 pub struct PeersConfig {
     /// Where visitors reach this host.
     pub public_uri: String,
-    /// Hosts to begin with.
+    /// Hosts to start with.
     pub bootstrap: Vec<PeerUri>,
-    /// Which hosts may be spoken to.
+    /// Which hosts may be contacted.
     pub reach: Reach,
-    /// Hosts that are known, at most.
+    /// Most hosts known at a time.
     pub known_max: usize,
-    /// How often others are asked and looked at.
+    /// Intervals between requests.
     pub rhythm: Rhythm,
 }
 
@@ -85,7 +87,7 @@ impl PeersConfig {
         Limits {
             known_max: self.known_max,
             candidates_max: 200,
-            // Hosts in development share one.
+            // Hosts in development share one address.
             at_one_address_max: if self.reach == Reach::Public { 8 } else { self.known_max },
             looks_at_once: 8,
             of_submitter_max: 4,
@@ -107,21 +109,24 @@ struct Inner {
     own: Option<PeerUri>,
     reach: Reach,
     rhythm: Rhythm,
-    store: Store,
+    database: Database,
     clock: Arc<dyn Clock>,
 }
 
-/// The hosts we know; cheap to clone.
+/// The known hosts; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peers(Arc<Inner>);
 
 impl Peers {
-    /// Begins with the hosts that were known before, as the store has them, and those of the settings.
-    pub fn new(config: PeersConfig, kept: &[String], store: Store, clock: Arc<dyn Clock>) -> reqwest::Result<Self> {
+    /// Starts with the hosts stored in the database and those of the settings.
+    pub fn new(config: PeersConfig, kept: &[String], database: Database, clock: Arc<dyn Clock>) -> reqwest::Result<Self> {
         let reach = config.reach;
         let own = PeerUri::parse(&config.public_uri, reach);
         if own.is_none() && !config.bootstrap.is_empty() {
-            tracing::warn!(uri = config.public_uri, "other hosts can't be told of this one: it is no https:// origin (CODIUS_PUBLIC_URI)");
+            tracing::warn!(
+                uri = config.public_uri,
+                "peers do not learn of this host: its URI is no https:// origin (public_uri, CODIUS_PUBLIC_URI)"
+            );
         }
         let kept = kept.iter().filter_map(|kept| PeerUri::parse(kept, reach)).collect();
         let now = clock.now();
@@ -130,11 +135,11 @@ impl Peers {
             set.step(Event::Heard(Source::Operator, config.bootstrap), now, &mut below);
         }
         let asker = Asker::new(reach, ANSWER_WITHIN)?;
-        let set = StateLock::new("peers", store.supervisor(), set);
-        Ok(Self(Arc::new(Inner { set, asker, own, reach, rhythm: config.rhythm, store, clock })))
+        let set = StateLock::new("peers", database.supervisor(), set);
+        Ok(Self(Arc::new(Inner { set, asker, own, reach, rhythm: config.rhythm, database, clock })))
     }
 
-    /// Finds hosts and looks at them, until the store fails; run it in a task of its own.
+    /// Discovers and verifies hosts until the database fails; run it in a task of its own.
     pub async fn run(&self) {
         tokio::select! {
             _ = self.look_at_all() => {}
@@ -142,17 +147,17 @@ impl Peers {
         }
     }
 
-    /// How many hosts are known.
+    /// Number of known hosts.
     pub fn count(&self) -> usize {
         self.0.set().count()
     }
 
-    /// So many of the known hosts, at random.
+    /// A random sample of the known hosts.
     pub fn sample(&self, count: usize) -> Vec<PeerUri> {
         self.0.set().sample(count, &mut below)
     }
 
-    /// Takes note of hosts that somebody at `submitter` names. Nothing is asked at once; what is over the submitter's ration is dropped.
+    /// Records hosts named by `submitter`. They are verified later; hosts beyond the submitter's ration are dropped.
     pub fn submit<'a>(&self, submitter: Option<IpAddr>, names: impl Iterator<Item = &'a str>) {
         let peers = names.filter_map(|name| PeerUri::parse(name, self.0.reach)).collect();
         let source = Source::Submitter(submitter.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network_of));
@@ -160,10 +165,10 @@ impl Peers {
         self.0.set().step(Event::Heard(source, peers), now, &mut below);
     }
 
-    async fn look_at_all(&self) -> Result<(), StoreFailed> {
+    async fn look_at_all(&self) -> Result<(), DatabaseFailed> {
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        // Bounded by the set; ends with this.
+        // Bounded by the set; dropping it aborts the verifications.
         let mut looks = JoinSet::new();
         loop {
             tokio::select! {
@@ -184,12 +189,12 @@ impl Peers {
         }
     }
 
-    async fn ask_around(&self) -> Result<(), StoreFailed> {
+    async fn ask_around(&self) -> Result<(), DatabaseFailed> {
         loop {
             let jitter = below(u64::try_from(self.0.rhythm.ask_every.as_millis()).unwrap_or(u64::MAX).max(1));
             time::sleep(self.0.rhythm.ask_every + Duration::from_millis(jitter)).await;
             let asked = self.0.set().to_ask(ASKED_AT_ONCE, &mut below);
-            // One that is slow doesn't keep the others' answers.
+            // Answers are handled as they arrive, so a slow peer doesn't delay the others.
             let mut answers: FuturesUnordered<_> = asked.into_iter().map(|peer| self.0.ask(peer)).collect();
             while let Some(event) = answers.next().await {
                 self.0.step(event).await?;
@@ -203,28 +208,28 @@ impl Inner {
         self.set.lock()
     }
 
-    /// One step of the set, and what of it has to survive.
-    async fn step(&self, event: Event) -> Result<Vec<Effect>, StoreFailed> {
-        let permit = self.store.reserve().await?;
+    /// Applies an event to the set, and queues the changes that must be stored.
+    async fn step(&self, event: Event) -> Result<Vec<Effect>, DatabaseFailed> {
+        let permit = self.database.reserve().await?;
         let now = self.clock.now();
         let mut set = self.set();
         let effects = set.step(event, now, &mut below);
-        let writes: Vec<Write> = effects.iter().filter_map(write_of).collect();
+        let writes: Vec<PeerChange> = effects.iter().filter_map(write_of).collect();
         if !writes.is_empty() {
-            // Sent in the set's order; nobody waits for it: a peer that is lost is found again.
+            // Queued in the set's order, without waiting for durability: a lost peer is discovered again.
             drop(permit.send(writes));
         }
         Ok(effects)
     }
 
-    /// A panic on what a stranger answers is a failed look, or every so many of them would end the looks for good.
+    /// A panic caused by a stranger's answer counts as a failed verification; otherwise repeated panics would end verification for good.
     async fn look(&self, peer: PeerUri) -> Event {
         match isolated(self.asker.look(&peer)).await {
             Ok(Ok(address)) => return Event::Looked(peer, Some(network_of(address))),
             Ok(Err(error)) => {
-                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "host isn't who it says it is, or doesn't answer");
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer check failed: host does not answer or does not confirm its URI");
             }
-            Err(panicked) => tracing::error!(%peer, error = %panicked, "look at a host"),
+            Err(panicked) => tracing::error!(%peer, error = %panicked, "peer check panicked"),
         }
         Event::Looked(peer, None)
     }
@@ -235,22 +240,22 @@ impl Inner {
         ours.retain(|told| *told != peer);
         match isolated(self.asker.exchange(&peer, &ours)).await {
             Ok(Ok(theirs)) => return Event::Heard(Source::Peer(peer), theirs),
-            Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer can't say whom it knows"),
-            Err(panicked) => tracing::error!(%peer, error = %panicked, "question to a peer"),
+            Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn std::error::Error, "peer query failed"),
+            Err(panicked) => tracing::error!(%peer, error = %panicked, "peer query panicked"),
         }
         Event::Silent(peer)
     }
 }
 
-fn write_of(effect: &Effect) -> Option<Write> {
+fn write_of(effect: &Effect) -> Option<PeerChange> {
     match effect {
-        Effect::Forget(peer) => Some(Write::ForgetPeer(peer.to_string())),
-        Effect::Keep(peer) => Some(Write::Peer(peer.to_string())),
+        Effect::Forget(peer) => Some(PeerChange::Remove(peer.to_string())),
+        Effect::Keep(peer) => Some(PeerChange::Add(peer.to_string())),
         Effect::Look(_) => None,
     }
 }
 
-/// Who is one stranger: an address, or a network of IPv6 as one customer has it.
+/// Identifies a stranger: an IPv4 address, or the IPv6 /64 network that one customer gets.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -258,7 +263,7 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A number below `limit`, at random.
+/// A random number below `limit`.
 fn below(limit: u64) -> u64 {
     if limit == 0 { 0 } else { rand::random_range(0..limit) }
 }

@@ -1,43 +1,45 @@
 //! Pods: from a paid order to a routed pod, to its end.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `state` | what a pod is at each stage, and what an order may do to it (pure) |
-//! | `table` | the pods, and what each holds of the machine |
-//! | `crashes` | who takes its machine or the daemon down (pure) |
-//! | `lost` | what is done about that |
-//! | `shares` | what pods hold of the machine, and whether one more fits |
-//! | `reconcile` | what to do at start about the store's pods and the runtime's (pure) |
-//! | `keeper` | the table of pods, and what may be asked of it |
-//! | `start` | a paid order and its pod, step by step |
-//! | `watch` | expiry; when to look after pods |
-//! | `notice` | exits, losses, pods that need a new start, pods nobody knows |
-//! | `listen` | a pod that has just been started and doesn't answer yet |
-//! | `operator` | what the operator sees of pods, and does to them |
-//! | `metrics` | what happened without anybody asking |
-//! | `recover` | carrying out the reconciliation |
-//! | `kit` | a keeper for tests, and what it says to visitors |
+//! | `table` | the pods, and the capacity each holds |
+//! | `tables` | the same in the database |
+//! | `manager` | the entry point: what may be asked of the pods |
+//! | `start` | starting a pod, step by step, and what each step makes durable |
+//! | `expiry` | ends pods when their time is over |
+//! | `watcher` | polls the runtime: exits, losses, pods that need a restart, orphans |
+//! | `crash_policy` | decides which pod crashes its machine or the daemon (pure) |
+//! | `crash_recovery` | applies that policy: crash histories, trials, restarts |
+//! | `reconcile` | decides at start what to do about the pods in the database and the runtime (pure) |
+//! | `recover` | carries the reconciliation out |
+//! | `readiness_probe` | waits for the web server of a pod that has just started |
+//! | `operator` | the operator's view of pods, and operations on them |
+//! | `metrics` | counters |
+//! | `test_support` | a manager for tests, and routes that record their state |
 
-mod crashes;
-mod keeper;
-#[cfg(test)]
-mod kit;
-mod listen;
-mod lost;
+mod crash_policy;
+mod crash_recovery;
+mod expiry;
+mod manager;
 mod metrics;
-mod notice;
 mod operator;
+mod readiness_probe;
 mod reconcile;
 mod recover;
-mod shares;
 mod start;
 mod state;
 mod table;
-mod watch;
+mod tables;
+#[cfg(test)]
+mod test_support;
+mod watcher;
 
-pub use crashes::Marks;
-pub use keeper::{Gone, Keeper, KeeperConfig, PodView, Receipt, Refusal, Routes};
+pub use crash_policy::CrashHistory;
+pub use manager::{PodManager, PodManagerConfig, PodView, Refusal, Routes, WithdrawReason};
 pub use metrics::PodMetrics;
-pub use operator::{BanError, Doing, PodFacts, RunFacts};
-pub use shares::{Capacity, DiskShare, Resource, Room, Shares};
-pub use state::{Order, Pod, PodRecord, Term};
+pub use operator::{BanError, PodPhase, PodSummary, RunSummary};
+pub use state::{Pod, PodRecord, Term};
+#[cfg(test)]
+pub(crate) use tables::PodChange;
+pub(crate) use tables::{load_crash_histories, load_pods};

@@ -8,11 +8,16 @@
 //! | POST /count | how many bytes the body had |
 //! | GET /env-names | names of the environment variables, never their values |
 //!
-//! It listens on `$PORT` (8080) and writes a line to its log for every request.
+//! It listens on `$PORT` (8080) and writes a line to its log for every request. It has no dependencies: `build.rs` has rustc make a static
+//! binary of it, which works offline and needs no lock file.
+
+mod http;
+mod websocket;
 
 use std::{
     env,
-    io::{self, Read, Write},
+    io::{self, Read},
+    net::{TcpListener, TcpStream},
     process::ExitCode,
     sync::{
         Arc,
@@ -21,148 +26,105 @@ use std::{
     thread,
 };
 
-use tiny_http::{Header, Method, ReadWrite, Request, Response, Server, StatusCode};
-use tungstenite::{
-    Message, WebSocket,
-    handshake::derive_accept_key,
-    protocol::{Role, WebSocketConfig},
-};
+use http::{Connection, Request};
 
-const PAGE: &str = include_str!("page.html");
-/// Requests answered at once.
-const WORKERS: usize = 16;
-/// WebSockets open at once.
-const SOCKETS_MAX: usize = 256;
-/// Longest WebSocket message, in bytes.
-const MESSAGE_MAX: usize = 64 * 1024 * 1024;
+const PAGE: &str = include_str!("../page.html");
+/// Connections open at once; more are closed.
+const CONNECTIONS_MAX: usize = 512;
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn _exit(status: i32) -> !;
+}
 
 fn main() -> ExitCode {
     exit_on_sigterm();
     let port = env::var("PORT").ok().and_then(|port| port.parse::<u16>().ok()).unwrap_or(8080);
-    let server = match Server::http(("0.0.0.0", port)) {
-        Ok(server) => Arc::new(server),
+    let listener = match TcpListener::bind(("0.0.0.0", port)) {
+        Ok(listener) => listener,
         Err(error) => {
             eprintln!("can't listen on port {port}: {error}");
             return ExitCode::FAILURE;
         }
     };
     println!("listening on port {port}");
-    let sockets = Arc::new(AtomicUsize::new(0));
-    let workers: Vec<_> = (0..WORKERS)
-        .map(|_| {
-            let (server, sockets) = (server.clone(), sockets.clone());
-            thread::spawn(move || {
-                while let Ok(request) = server.recv() {
-                    answer(request, &sockets);
-                }
-            })
-        })
-        .collect();
-    for worker in workers {
-        let _ = worker.join();
+    let open = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming().flatten() {
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let open = open.clone();
+        thread::spawn(move || {
+            if let Err(error) = serve(stream) {
+                println!("connection lost: {error}");
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
     }
     ExitCode::SUCCESS
 }
 
-/// Nothing is lost by ending at once: the page keeps nothing.
+/// The first process of a container ignores SIGTERM otherwise. Nothing is lost by ending at once: the page keeps nothing.
 fn exit_on_sigterm() {
-    extern "C" fn exit(_: libc::c_int) {
+    const SIGTERM: i32 = 15;
+    extern "C" fn exit(_: i32) {
         // SAFETY: `_exit` may be called from a signal handler.
-        unsafe { libc::_exit(0) }
+        unsafe { _exit(0) }
     }
     // SAFETY: the handler only calls `_exit`.
-    unsafe { libc::signal(libc::SIGTERM, exit as *const () as libc::sighandler_t) };
+    unsafe { signal(SIGTERM, exit) };
 }
 
-fn answer(request: Request, sockets: &Arc<AtomicUsize>) {
-    let (method, url) = (request.method().clone(), request.url().to_owned());
-    let path = url.split('?').next().unwrap_or_default();
-    let outcome = match (&method, path) {
-        (Method::Get, "/ws") => echo(request, sockets),
-        (Method::Get | Method::Head, "/env-names") => send(request, 200, "text/plain", env_names().into_bytes()),
-        (Method::Post, "/count") => count(request),
-        (Method::Get | Method::Head, path) => match path.strip_prefix("/bytes/").and_then(|count| count.parse().ok()) {
-            Some(count) => zeros(request, count),
-            None => send(request, 200, "text/html; charset=utf-8", page().into_bytes()),
-        },
-        _ => send(request, 405, "text/plain", b"not so\n".to_vec()),
-    };
-    match outcome {
-        Ok(status) => println!("{method} {path} {status}"),
-        Err(error) => println!("{method} {path} {error}"),
+fn serve(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut connection = Connection::new(stream);
+    while let Some(request) = connection.request()? {
+        let path = request.target.split('?').next().unwrap_or_default().to_owned();
+        if request.method == "GET" && path == "/ws" {
+            return echo(&mut connection, &request);
+        }
+        let status = answer(&mut connection, &request, &path)?;
+        println!("{} {path} {status}", request.method);
+        if request.field("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            break;
+        }
     }
+    Ok(())
 }
 
-fn send(request: Request, status: u16, kind: &str, body: Vec<u8>) -> io::Result<u16> {
-    request.respond(Response::from_data(body).with_status_code(status).with_header(header("Content-Type", kind)))?;
+fn answer(connection: &mut Connection, request: &Request, path: &str) -> io::Result<u16> {
+    let received = connection.discard_body(request)?;
+    let (status, kind, body) = match (request.method.as_str(), path) {
+        ("GET" | "HEAD", "/env-names") => (200, "text/plain", env_names()),
+        ("POST", "/count") => (200, "text/plain", format!("{received}\n")),
+        ("GET" | "HEAD", path) => match path.strip_prefix("/bytes/").and_then(|count| count.parse().ok()) {
+            Some(count) => {
+                connection.respond(request, "200 OK", "application/octet-stream", count, io::repeat(0))?;
+                return Ok(200);
+            }
+            None => (200, "text/html; charset=utf-8", page()),
+        },
+        _ => (405, "text/plain", "not allowed\n".to_owned()),
+    };
+    let line = if status == 200 { "200 OK" } else { "405 Method Not Allowed" };
+    connection.respond(request, line, kind, body.len() as u64, body.as_bytes())?;
     Ok(status)
 }
 
-fn zeros(request: Request, count: usize) -> io::Result<u16> {
-    let headers = vec![header("Content-Type", "application/octet-stream")];
-    let body = io::repeat(0).take(count as u64);
-    // A large body with a known length is sent as it is, not in chunks.
-    request.respond(Response::new(StatusCode(200), headers, body, Some(count), None).with_chunked_threshold(usize::MAX))?;
-    Ok(200)
-}
-
-fn count(mut request: Request) -> io::Result<u16> {
-    let count = io::copy(request.as_reader(), &mut io::sink())?;
-    send(request, 200, "text/plain", format!("{count}\n").into_bytes())
-}
-
-/// Answers with what it is sent, in a thread of its own.
-fn echo(request: Request, sockets: &Arc<AtomicUsize>) -> io::Result<u16> {
-    let key = request.headers().iter().find(|header| header.field.equiv("Sec-WebSocket-Key")).map(|header| derive_accept_key(header.value.as_str().as_bytes()));
-    let Some(accept) = key else { return send(request, 400, "text/plain", b"a WebSocket is expected here\n".to_vec()) };
-    if sockets.fetch_add(1, Ordering::Relaxed) >= SOCKETS_MAX {
-        sockets.fetch_sub(1, Ordering::Relaxed);
-        return send(request, 503, "text/plain", b"too many WebSockets\n".to_vec());
-    }
-    let stream = request.upgrade("websocket", Response::empty(101).with_header(header("Sec-WebSocket-Accept", &accept)));
-    let sockets = sockets.clone();
-    thread::spawn(move || {
-        let ended = echo_all(stream);
-        sockets.fetch_sub(1, Ordering::Relaxed);
-        println!("WebSocket closed{}", ended.map_or_else(|error| format!(": {error}"), |()| String::new()));
-    });
-    Ok(101)
-}
-
-fn echo_all(stream: Box<dyn ReadWrite + Send>) -> tungstenite::Result<()> {
-    let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX)).max_frame_size(Some(MESSAGE_MAX));
-    let mut socket = WebSocket::from_raw_socket(Flushed(stream), Role::Server, Some(config));
-    loop {
-        match socket.read() {
-            Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message)?,
-            Ok(_) => socket.flush()?,
-            Err(tungstenite::Error::ConnectionClosed) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The server's stream is buffered; an echo must leave at once.
-struct Flushed(Box<dyn ReadWrite + Send>);
-
-impl Read for Flushed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Write for Flushed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name.as_bytes(), value.as_bytes()).unwrap_or_else(|()| unreachable!("{name} is a valid header"))
+fn echo(connection: &mut Connection, request: &Request) -> io::Result<()> {
+    let Some(key) = request.field("Sec-WebSocket-Key") else {
+        println!("GET /ws 400");
+        let body = "a WebSocket is expected here\n";
+        return connection.respond(request, "400 Bad Request", "text/plain", body.len() as u64, body.as_bytes());
+    };
+    println!("GET /ws 101");
+    connection.upgrade(&format!("Upgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n", websocket::accept_of(key)))?;
+    let ended = websocket::echo(connection);
+    println!("WebSocket closed{}", ended.map_or_else(|error| format!(": {error}"), |()| String::new()));
+    // The client closes first, or has nothing more to say.
+    connection.stream().shutdown(std::net::Shutdown::Write)?;
+    io::copy(&mut connection.reader().take(1 << 20), &mut io::sink()).map(drop)
 }
 
 fn page() -> String {

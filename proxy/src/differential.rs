@@ -335,7 +335,7 @@ mod tests {
         "HTTP/1.0 205 Reset Content\r\nConnection: keep-alive\r\n\r\nto the end",
     ];
 
-    /// Pieces of messages, which in most orders are none.
+    /// Pieces of messages, which in most paid requests are none.
     fn text() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "GET ",

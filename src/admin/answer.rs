@@ -1,4 +1,4 @@
-//! How bodies are read, and the one table from errors to answers: `{statusCode, error, message}`.
+//! Reads bodies, and maps all errors to answers: `{statusCode, error, message}`.
 
 use axum::{
     Json,
@@ -7,14 +7,27 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use codiusd_control::{
-    house::BadImage,
+    db::DatabaseFailed,
+    operator::BadImage,
     pods::{BanError, Refusal},
-    store::StoreFailed,
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-/// Everything a request can fail with.
+/// An error.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Failure {
+    /// The HTTP status.
+    status_code: u16,
+    /// The name of the status.
+    error: &'static str,
+    /// What is wrong.
+    message: String,
+}
+
+/// All errors of requests.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminError {
     #[error(transparent)]
@@ -35,7 +48,7 @@ pub(super) enum AdminError {
     NoHash,
     #[error("no pod found with id. id={0}")]
     NoPod(String),
-    #[error("this host doesn't test itself (CODIUS_SELF_TEST)")]
+    #[error("the self-test is off (self_test.enabled, CODIUS_SELF_TEST)")]
     NoSelfTest,
     #[error("it isn't banned")]
     NotBanned,
@@ -48,7 +61,7 @@ pub(super) enum AdminError {
     #[error("Invalid request payload: {0}")]
     Payload(String),
     #[error(transparent)]
-    Store(#[from] StoreFailed),
+    Database(#[from] DatabaseFailed),
 }
 
 impl From<BadImage> for AdminError {
@@ -70,7 +83,7 @@ impl AdminError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Ban(BanError::Full) => StatusCode::CONFLICT,
-            Self::Ban(BanError::Store(_)) | Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Ban(BanError::Database(_)) | Self::Busy | Self::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Foreign => StatusCode::FORBIDDEN,
             Self::Json | Self::NoHash | Self::Payload(_) => StatusCode::BAD_REQUEST,
@@ -84,13 +97,13 @@ impl AdminError {
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = self.status();
-        let body = json!({ "statusCode": status.as_u16(), "error": status.canonical_reason(), "message": self.to_string() });
-        (status, Json(body)).into_response()
+        let error = status.canonical_reason().unwrap_or_default();
+        (status, Json(Failure { status_code: status.as_u16(), error, message: self.to_string() })).into_response()
     }
 }
 
-/// Reads a JSON object. Without a content type it counts as JSON, as it did in the Node codiusd; a form a web page may send
-/// unasked never does.
+/// Reads a JSON object. A body without a content type counts as JSON, as in the Node codiusd; a form, which a web page may send
+/// without a preflight, is rejected.
 pub(super) fn object<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, AdminError> {
     let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let is_json = kind.is_none_or(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));

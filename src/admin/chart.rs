@@ -1,14 +1,14 @@
-//! A line over time, as SVG. Its text stands beside it, in HTML: the picture is stretched to its place.
+//! A line chart over time, as SVG. Its text is HTML next to it, because the image is stretched to its box.
 
 use std::fmt::Write;
 
-use codiusd_control::html::escaped;
+use maud::{Markup, html};
 
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 72.0;
-/// Left free above and below, so that a stroke isn't cut.
+/// Margin above and below, so that the stroke isn't clipped.
 const EDGE: f64 = 2.0;
-/// Points that are drawn at most: more than a screen shows.
+/// Maximum number of points drawn: more than is visible on a screen.
 const POINTS_MAX: usize = 240;
 
 /// What a chart shows.
@@ -18,30 +18,35 @@ pub(super) struct Chart<'a> {
     pub(super) value: String,
     /// The highest, as text.
     pub(super) most: String,
-    /// Over how long, as text.
+    /// The time range, as text.
     pub(super) over: &'a str,
-    /// Seconds since the first, and a value; in order.
+    /// Seconds since the first sample, and the value; in order.
     pub(super) points: Vec<(f64, f64)>,
 }
 
 impl Chart<'_> {
-    /// As a figure of a page.
-    pub(super) fn html(&self) -> String {
-        let (name, value, most, over) = (escaped(self.name), escaped(&self.value), escaped(&self.most), escaped(self.over));
-        let (line, area) = paths(&self.points);
-        format!(
-            "<figure class=\"card chart\"><figcaption><span>{name}</span> <b>{value}</b></figcaption>\
-             <svg role=\"img\" aria-label=\"{name}: {value} now, {most} at the highest, over {over}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-             preserveAspectRatio=\"none\"><path class=\"area\" d=\"{area}\"/><path class=\"line\" d=\"{line}\"/></svg>\
-             <p class=\"axis\"><span>{over} ago</span> <span>highest {most}</span> <span>now</span></p></figure>\n"
-        )
+    /// Renders an HTML figure.
+    pub(super) fn html(&self) -> Markup {
+        let Self { name, value, most, over, points } = self;
+        let (line, area) = paths(points);
+        html! {
+            figure class="card chart" {
+                figcaption { span { (name) } " " b { (value) } }
+                svg role="img" aria-label={ (name) ": " (value) " now, " (most) " at the highest, over " (over) }
+                    viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" {
+                    path class="area" d=(area) {}
+                    path class="line" d=(line) {}
+                }
+                p class="axis" { span { (over) " ago" } " " span { "highest " (most) } " " span { "now" } }
+            }
+        }
     }
 }
 
-/// The line, and what is below it. The top is the largest value, the bottom 0.
+/// SVG paths of the line and of the area below it. The top is the largest value, the bottom 0.
 fn paths(points: &[(f64, f64)]) -> (String, String) {
     let step = points.len().div_ceil(POINTS_MAX).max(1);
-    // The latest is always among them.
+    // Counted from the end, so that the latest point is always included.
     let mut drawn: Vec<(f64, f64)> = points.iter().rev().step_by(step).copied().collect();
     drawn.reverse();
     let (Some(&(first, _)), Some(&(last, end))) = (drawn.first(), drawn.last()) else { return Default::default() };
@@ -55,7 +60,7 @@ fn paths(points: &[(f64, f64)]) -> (String, String) {
         let height = if top > 0.0 { value / top } else { 0.0 };
         let (x, y) = ((at - first) / length * WIDTH, HEIGHT - EDGE - height * (HEIGHT - 2.0 * EDGE));
         let command = if line.is_empty() { 'M' } else { 'L' };
-        // Writing to text can't fail.
+        // Writing to a string can't fail.
         let _ = write!(line, "{command}{x:.1} {y:.1}");
     }
     let area = format!("{line}L{WIDTH} {HEIGHT}L0 {HEIGHT}Z");
@@ -80,9 +85,9 @@ mod tests {
     fn a_name_is_text() {
         let chart = Chart { name: "<b>", value: "\"1\"".to_owned(), most: "<2>".to_owned(), over: "1 h", points: vec![(0.0, 1.0)] };
         assert!(
-            chart.html().contains("aria-label=\"&lt;b&gt;: &quot;1&quot; now, &lt;2&gt; at the highest, over 1 h\""),
+            chart.html().into_string().contains("aria-label=\"&lt;b&gt;: &quot;1&quot; now, &lt;2&gt; at the highest, over 1 h\""),
             "{}",
-            chart.html()
+            chart.html().into_string()
         );
     }
 }

@@ -1,13 +1,13 @@
-//! The operator's page. It is drawn here from what `/status`, `/pods` and `/bans` say, and does without a script; its script has it drawn
-//! again every few seconds, and its buttons use the same API as everybody else.
+//! The operator's page, a view of [`HostStatus`], [`PodList`](codiusd_api_types::admin::PodList) and bans. It works without JavaScript; its
+//! script fetches the page again every few seconds, and its buttons call the operator's API.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `pods` | the table of pods |
-//! | `told` | self-test, bans, other hosts |
+//! | `panels` | self-test, bans, other hosts |
 
+mod panels;
 mod pods;
-mod told;
 
 use std::{
     sync::Arc,
@@ -19,43 +19,43 @@ use axum::{
     http::{HeaderMap, header},
     response::{Html, IntoResponse, Response},
 };
+use codiusd_api_types::admin::{Earnings, HostStatus};
 use codiusd_control::{
-    html::{escaped, filled, put_headers, size, span},
-    pay::{Asset, decimal},
+    html::{accepts_html, filled, put_headers, size, span},
+    money::{Asset, decimal},
 };
-use serde_json::{Value, json};
+use maud::{Markup, html};
+use serde::Serialize;
 
 use super::{
-    Desk,
+    AdminState,
     chart::Chart,
     history::{History, Sample},
-    node, seen,
+    node, queries,
 };
 
-/// What is in double braces is filled in.
+/// The template; fields in double braces are replaced.
 const PAGE: &str = include_str!("dashboard.html");
 
-/// The page for browsers. Everybody else gets what the Node codiusd answered.
-pub(super) async fn index(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    if !accepts.into_iter().any(|accept| accept.contains("text/html")) {
+/// The page for browsers. Other clients get the Node codiusd's answer.
+pub(super) async fn index(State(admin): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
+    if !accepts_html(&headers) {
         return node::here().await.into_response();
     }
-    let status = seen::status(State(desk.clone())).await.0;
-    let (pods, bans) = (seen::pods(State(desk.clone())).await.0, seen::bans(State(desk.clone())).await.0);
+    let status = queries::status_of(&admin).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let page = filled(PAGE, |field| match field {
         "about" => about(&status),
-        "bans" => told::bans(&bans),
+        "bans" => panels::bans(&queries::bans_of(&admin)),
         "cards" => cards(&status),
-        "charts" => charts(&desk.history.until_now(&desk.registry, &desk.orders), desk.orders.asset().as_ref()),
-        "peers" => told::peers(&desk),
-        "pods" => pods::table(&pods, &desk),
+        "charts" => charts(&admin.history.until_now(&admin.registry, &admin.paid_requests), admin.paid_requests.asset().as_ref()),
+        "peers" => panels::peers(&admin),
+        "pods" => pods::table(&queries::pods_of(&admin).pods, &admin),
         "price" => price(&status),
         "state" => state(&status),
-        "test" => told::test(&status["selfTest"], now),
-        "uri" => escaped(&desk.public_uri),
-        _ => String::new(),
+        "test" => panels::self_test(status.self_test.as_ref(), now),
+        "uri" => html! { (admin.public_uri) },
+        _ => Markup::default(),
     });
     let mut response = Html(page).into_response();
     put_headers(response.headers_mut(), PAGE);
@@ -63,109 +63,86 @@ pub(super) async fn index(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> 
     response
 }
 
-/// A value as a word, unescaped.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "not told".to_owned(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// A button that posts `body` to `path`, after the confirmation `ask` if there is one.
+fn button(label: &str, class: &str, path: &str, body: &impl Serialize, ask: &str) -> Markup {
+    let body = serde_json::to_string(body).unwrap_or_default();
+    html! {
+        button type="button" class=(class) data-key={ (path) " " (body) } data-path=(path) data-body=(body) data-ask=(ask) { (label) }
     }
 }
 
-fn figure(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_default()
-}
+/// No fields.
+#[derive(Serialize)]
+struct Nothing {}
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// A button that says `body` to `path` when it is pressed, after `ask` if there is something to ask.
-fn button(label: &str, class: &str, path: &str, body: &Value, ask: &str) -> String {
-    let (body, ask) = (escaped(&body.to_string()), escaped(ask));
-    let about = escaped(&format!("{path} {body}"));
-    format!(
-        "<button type=\"button\" class=\"{class}\" data-key=\"{about}\" data-path=\"{path}\" data-body=\"{body}\" data-ask=\"{ask}\">{label}</button>"
-    )
-}
-
-/// Whether uploads are taken, and what changes that.
-fn state(status: &Value) -> String {
-    let ready = text(&status["ready"]);
-    if status["draining"] == true {
-        let button = button("Take uploads again", "", "/undrain", &json!({}), "");
-        return format!("<span class=\"pill wait\">draining</span> {button}");
+/// Whether uploads are accepted, and the button that changes it.
+fn state(status: &HostStatus) -> Markup {
+    if status.draining {
+        return html! { span class="pill wait" { "draining" } " " (button("Accept uploads", "", "/undrain", &Nothing {}, "")) };
     }
-    let (class, word) = if ready == "ready" { ("good", "takes uploads".to_owned()) } else { ("bad", escaped(&ready)) };
-    let ask = "Take no more uploads and extensions? Pods run on until their time is over.";
-    format!("<span class=\"pill {class}\">{word}</span> {}", button("Drain", "", "/drain", &json!({}), ask))
-}
-
-/// What runs here.
-fn about(status: &Value) -> String {
-    let (version, runtime) = (escaped(&text(&status["version"])), escaped(&text(&status["runtime"])));
-    format!("codiusd {version}, up for {}, runtime {runtime}", span(figure(&status["uptime"])))
-}
-
-/// The figures of the host.
-fn cards(status: &Value) -> String {
-    let (held, max) = (&status["held"], &status["max"]);
-    let earnings = list(&status["earnings"]);
-    let mut cards: Vec<String> = earnings.iter().map(earned).collect();
-    if cards.is_empty() {
-        cards.push(card("wide", "Earned", &format!("0 {}", text(&status["assetCode"])), "Nobody has paid for a pod yet.", ""));
+    let is_ready = status.ready == "ready";
+    let ask = "Refuse uploads and extensions? Running pods continue until they expire.";
+    html! {
+        span class={ "pill " (if is_ready { "good" } else { "bad" }) } { (if is_ready { "accepts uploads" } else { &status.ready }) }
+        " " (button("Drain", "", "/drain", &Nothing {}, ask))
     }
-    let known = format!("of {} known", text(&status["pods"]["known"]));
-    cards.push(card("", "Pods running", &text(&status["pods"]["running"]), &known, ""));
-    cards.push(meter("Memory", figure(&held["memory"]), figure(&max["memory"]), size, ""));
-    cards.push(meter("Processors", figure(&held["vcpus"]), figure(&max["vcpus"]), |count| count.to_string(), " virtual"));
-    if let Some(disk) = max["disk"].as_u64() {
-        // What runs has its disk already: it isn't held of what is left.
-        cards.push(card("", "Disk left", &size(disk.saturating_sub(figure(&held["disk"]))), "for new pods", ""));
+}
+
+fn about(status: &HostStatus) -> Markup {
+    html! { "codiusd " (status.version) ", up for " (span(status.uptime)) ", runtime " (status.runtime) ", isolation " (status.isolation) }
+}
+
+/// The key figures of the host.
+fn cards(status: &HostStatus) -> Markup {
+    let (held, max) = (&status.held, &status.max);
+    let asset = status.asset_code.as_deref().unwrap_or("unknown");
+    html! {
+        @for sums in &status.earnings { (earned(sums)) }
+        @if status.earnings.is_empty() { (card("wide", "Earned", &format!("0 {asset}"), "No pod has been paid for yet.")) }
+        (card("", "Pods running", &status.pods.running.to_string(), &format!("of {} known", status.pods.known)))
+        (meter("Memory", held.memory, max.memory, size, ""))
+        (meter("Processors", held.vcpus, max.vcpus, |count| count.to_string(), " virtual"))
+        // The disk space of running pods is already reserved, so it isn't free.
+        @if let Some(disk) = max.disk { (card("", "Disk free", &size(disk.saturating_sub(held.disk.unwrap_or_default())), "for new pods")) }
     }
-    cards.concat()
 }
 
-/// What came in of an asset.
-fn earned(sums: &Value) -> String {
-    let asset = text(&sums["assetCode"]);
-    let note = format!("{} received, {} forfeited", amount(sums, "received"), amount(sums, "forfeited"));
-    card("wide", "Earned", &format!("{} {asset}", amount(sums, "earned")), &note, "")
+/// Income in one asset.
+fn earned(sums: &Earnings) -> Markup {
+    let amount = |units: &str| units.parse().map_or_else(|_| units.to_owned(), |units| decimal(units, sums.asset_scale));
+    let note = format!("{} received, {} forfeited", amount(&sums.received), amount(&sums.forfeited));
+    card("wide", "Earned", &format!("{} {}", amount(&sums.earned), sums.asset_code), &note)
 }
 
-fn card(class: &str, name: &str, value: &str, note: &str, more: &str) -> String {
-    let (name, value, note) = (escaped(name), escaped(value), escaped(note));
-    format!("<div class=\"card {class}\"><dt>{name}</dt><dd>{value}<small>{note}</small>{more}</dd></div>\n")
+fn card(class: &str, name: &str, value: &str, note: &str) -> Markup {
+    html! { div class={ "card " (class) } { dt { (name) } dd { (value) small { (note) } } } }
 }
 
-/// How much of something is held.
-fn meter(name: &str, held: u64, max: u64, word: fn(u64) -> String, unit: &str) -> String {
+/// A meter of how much of a resource pods hold.
+fn meter(name: &str, held: u64, max: u64, word: fn(u64) -> String, unit: &str) -> Markup {
     if max == 0 {
-        return card("", name, &word(held), unit, "");
+        return card("", name, &word(held), unit);
     }
-    let (low, high) = (max / 4 * 3, max / 10 * 9);
-    let bar =
-        format!("<meter aria-label=\"{name} held\" max=\"{max}\" low=\"{low}\" high=\"{high}\" optimum=\"0\" value=\"{held}\"></meter>");
-    card("", name, &word(held), &format!("of {}{unit}", word(max)), &bar)
+    html! {
+        div class="card " {
+            dt { (name) }
+            dd {
+                (word(held)) small { "of " (word(max)) (unit) }
+                meter aria-label={ (name) " held" } max=(max) low=(max / 4 * 3) high=(max / 10 * 9) optimum="0" value=(held) {}
+            }
+        }
+    }
 }
 
-/// A sum of an entry of `earnings`, exactly.
-fn amount(sums: &Value, name: &str) -> String {
-    let scale = sums["assetScale"].as_u64().and_then(|scale| scale.try_into().ok()).unwrap_or_default();
-    sums[name].as_str().and_then(|units| units.parse().ok()).map_or_else(|| text(&Value::Null), |units| decimal(units, scale))
+fn price(status: &HostStatus) -> Markup {
+    html! {
+        b { (status.cost_per_month) " " (status.asset_code.as_deref().unwrap_or("unknown")) }
+        " a month for a small pod. A new price applies to new quotes."
+    }
 }
 
-/// What a small pod costs.
-fn price(status: &Value) -> String {
-    let (cost, asset) = (escaped(&text(&status["costPerMonth"])), escaped(&text(&status["assetCode"])));
-    format!("<b>{cost} {asset}</b> a month for a small pod. Another price counts from the next quote on.")
-}
-
-/// What the host did of late.
-fn charts(samples: &[Sample], asset: Option<&Asset>) -> String {
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return String::new() };
+fn charts(samples: &[Sample], asset: Option<&Asset>) -> Markup {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Markup::default() };
     let over = span(last.at.duration_since(first.at).as_secs());
     let level = |name, word: &dyn Fn(u64) -> String, read: &dyn Fn(&Sample) -> u64| {
         let most = samples.iter().map(read).max().unwrap_or_default();
@@ -177,20 +154,22 @@ fn charts(samples: &[Sample], asset: Option<&Asset>) -> String {
         let most = word(points.iter().map(|(_, rate)| *rate).fold(0.0, f64::max));
         Chart { name, value, most, over: &over, points }.html()
     };
-    let mut charts = String::new();
-    if let Some(asset) = asset {
-        let since = |sample: &Sample| sample.earned(asset).saturating_sub(first.earned(asset));
-        charts += &level("Earned", &|units| format!("+{} {}", decimal(units.into(), asset.scale), asset.code), &since);
+    html! {
+        @if let Some(asset) = asset {
+            (level("Earned", &|units| format!("+{} {}", decimal(units.into(), asset.scale), asset.code), &|sample: &Sample| {
+                sample.earned(asset).saturating_sub(first.earned(asset))
+            }))
+        }
+        (level("Pods running", &|count| count.to_string(), &|sample| sample.pods))
+        (level("Memory held", &size, &|sample| sample.memory))
+        (rate("Requests", &frequency, &|sample| sample.requests))
+        (rate("Failed requests", &frequency, &|sample| sample.failed))
+        (rate("Traffic", &|rate| format!("{:.1} KiB/s", rate / 1024.0), &|sample| sample.bytes))
     }
-    charts += &level("Pods running", &|count| count.to_string(), &|sample| sample.pods);
-    charts += &level("Memory held", &size, &|sample| sample.memory);
-    charts += &rate("Requests", &often, &|sample| sample.requests);
-    charts += &rate("Failed requests", &often, &|sample| sample.failed);
-    charts + &rate("Traffic", &|rate| format!("{:.1} KiB/s", rate / 1024.0), &|sample| sample.bytes)
 }
 
-/// How often something happens.
-fn often(a_second: f64) -> String {
+/// A rate as text: rare events are shown per minute.
+fn frequency(a_second: f64) -> String {
     if a_second < 1.0 { format!("{:.1} a minute", a_second * 60.0) } else { format!("{a_second:.1} a second") }
 }
 
@@ -199,32 +178,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_host_says_is_text() {
+    fn a_host_s_words_are_text() {
         let evil = "<script>\"'";
-        let status = json!({
-            "ready": evil,
-            "assetCode": evil,
-            "version": evil,
-            "costPerMonth": evil,
-            "runtime": evil,
-            "earnings": [{ "assetCode": evil, "assetScale": evil, "earned": evil }],
-        });
-        for html in [state(&status), about(&status), cards(&status), price(&status), button("x", "", "/x", &json!({ "a": evil }), evil)] {
-            assert!(!html.contains("<script") && !html.contains("\"'"), "{html}");
+        let status = HostStatus {
+            version: evil.to_owned(),
+            uptime: 1,
+            draining: false,
+            runtime: evil.to_owned(),
+            isolation: evil.to_owned(),
+            ready: evil.to_owned(),
+            asset_code: Some(evil.to_owned()),
+            asset_scale: None,
+            cost_per_month: evil.to_owned(),
+            pods: Default::default(),
+            held: Default::default(),
+            max: Default::default(),
+            earnings: vec![Earnings {
+                asset_code: evil.to_owned(),
+                asset_scale: 9,
+                received: evil.to_owned(),
+                earned: evil.to_owned(),
+                forfeited: evil.to_owned(),
+                credit: evil.to_owned(),
+            }],
+            bans: 0,
+            peers: 0,
+            self_test: None,
+            log: evil.to_owned(),
+        };
+        for page in [state(&status), about(&status), cards(&status), price(&status), button("x", "", "/x", &evil, evil)] {
+            let page = page.into_string();
+            assert!(!page.contains("<script") && !page.contains("\"'"), "{page}");
         }
     }
 
     #[test]
-    fn what_is_seldom_is_counted_by_the_minute() {
+    fn seldom_events_are_counted_by_the_minute() {
         for (rate, text) in [(0.0, "0.0 a minute"), (0.05, "3.0 a minute"), (1.0, "1.0 a second"), (1234.56, "1234.6 a second")] {
-            assert_eq!(often(rate), text);
-        }
-    }
-
-    #[test]
-    fn a_page_is_made_of_whatever_is_told() {
-        for told in [json!(null), json!({}), json!([]), json!(true), json!({ "earnings": [null], "max": { "disk": 0 } })] {
-            assert!([cards(&told), state(&told), about(&told), price(&told)].iter().all(|html| !html.is_empty()), "{told}");
+            assert_eq!(frequency(rate), text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the host did of late: a figure of each kind a minute, for a day, in memory only.
+//! Recent history of the host: one sample per minute, for a day, in memory only.
 
 use std::{
     collections::VecDeque,
@@ -6,19 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use codiusd_control::{orders::Orders, pay::Asset};
+use codiusd_control::{money::Asset, paid_requests::PaidRequests};
 use prometheus::{
     Registry,
     proto::{Metric, MetricFamily},
 };
 use tokio::time::{self, MissedTickBehavior};
 
-/// Between two figures.
+/// Interval between samples.
 const EVERY: Duration = Duration::from_secs(60);
-/// Figures that are kept: a day's.
+/// Number of samples kept: one day's.
 const KEPT: usize = 24 * 60;
 
-/// What the host had done by a moment.
+/// The counters and gauges of the host at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
@@ -30,27 +30,27 @@ pub(super) struct Sample {
     pub(super) memory: u64,
     /// Requests for pods that were answered.
     pub(super) requests: u64,
-    /// Those that failed, through the pod or the host.
+    /// Those that failed because of the pod or the host.
     pub(super) failed: u64,
     /// Bytes from and to visitors.
     pub(super) bytes: u64,
 }
 
 impl Sample {
-    fn now(registry: &Registry, orders: &Orders) -> Self {
-        let (keeper, families) = (orders.keeper(), registry.gather());
+    fn now(registry: &Registry, paid_requests: &PaidRequests) -> Self {
+        let (manager, families) = (paid_requests.pods(), registry.gather());
         Self {
             at: Instant::now(),
-            earned: orders.totals().into_iter().map(|(asset, sums)| (asset, sums.earned)).collect(),
-            pods: u64::try_from(keeper.running_count()).unwrap_or(u64::MAX),
-            memory: keeper.room().held.memory_bytes,
+            earned: paid_requests.totals().into_iter().map(|(asset, sums)| (asset, sums.earned)).collect(),
+            pods: u64::try_from(manager.running_count()).unwrap_or(u64::MAX),
+            memory: manager.room().held.memory_bytes,
             requests: counted(&families, "codius_edge_requests_total", &[("to", "pod")]),
             failed: counted(&families, "codius_edge_requests_total", &[("to", "pod"), ("status", "5xx")]),
             bytes: counted(&families, "codius_edge_bytes_total", &[]),
         }
     }
 
-    /// What had been earned in an asset.
+    /// The amount earned in an asset so far.
     pub(super) fn earned(&self, asset: &Asset) -> u64 {
         self.earned.iter().find(|(known, _)| known == asset).map_or(0, |(_, units)| *units)
     }
@@ -61,23 +61,23 @@ impl Sample {
 pub(super) struct History(Mutex<VecDeque<Sample>>);
 
 impl History {
-    /// Takes samples, until dropped.
-    pub(super) async fn keep(&self, registry: &Registry, orders: &Orders) {
+    /// Takes samples until dropped.
+    pub(super) async fn keep(&self, registry: &Registry, paid_requests: &PaidRequests) {
         let mut ticks = time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.push(Sample::now(registry, orders));
+            self.push(Sample::now(registry, paid_requests));
         }
     }
 
-    /// What is kept, and how it is now.
-    pub(super) fn until_now(&self, registry: &Registry, orders: &Orders) -> Vec<Sample> {
-        let now = Sample::now(registry, orders);
+    /// The stored samples, and one taken now.
+    pub(super) fn until_now(&self, registry: &Registry, paid_requests: &PaidRequests) -> Vec<Sample> {
+        let now = Sample::now(registry, paid_requests);
         self.samples().iter().cloned().chain([now]).collect()
     }
 
-    /// A figure of each sample, at its seconds since the first.
+    /// One value of each sample, with its time in seconds since the first sample.
     #[expect(clippy::cast_precision_loss, reason = "a picture has fewer points than a double has digits")]
     pub(super) fn levels(samples: &[Sample], read: impl Fn(&Sample) -> u64) -> Vec<(f64, f64)> {
         let first = samples.first().map(|sample| sample.at);
@@ -85,7 +85,7 @@ impl History {
         samples.iter().map(|sample| (seconds(sample), read(sample) as f64)).collect()
     }
 
-    /// By how much a counter rose a second between each sample and the one before.
+    /// The increase of a counter per second between consecutive samples.
     pub(super) fn rates(samples: &[Sample], read: impl Fn(&Sample) -> u64) -> Vec<(f64, f64)> {
         let levels = Self::levels(samples, read);
         let pairs = levels.iter().zip(levels.iter().skip(1));
@@ -105,7 +105,7 @@ impl History {
     }
 }
 
-/// The sum of a counter over those of its series that have these labels. It is exact enough for a picture.
+/// The sum of a counter over its series that have these labels; precise enough for a chart.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter is no less than 0 and far from 2^53")]
 fn counted(families: &[MetricFamily], name: &str, labels: &[(&str, &str)]) -> u64 {
     let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());

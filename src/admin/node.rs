@@ -1,4 +1,4 @@
-//! What the Node codiusd's operators' tools ask for, in its words.
+//! The endpoints that operators' tools of the Node codiusd use, in its format.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,44 +9,46 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use codiusd_control::{
-    pay::{Asset, CostPerMonth, decimal},
-    pods::{Doing, PodFacts},
-    store::Totals,
+    money::{Asset, CostPerMonth, Totals, decimal},
+    pods::{PodPhase, PodSummary},
 };
 use codiusd_runtime::PodId;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{
-    Desk,
+    AdminState,
     answer::{AdminError, object},
 };
 
-/// Memory of a pod is told in these.
+/// Unit of a pod's memory in answers.
 const MIB: u64 = 1 << 20;
 
 pub(super) async fn here() -> Json<Value> {
     Json(json!({ "test": "This shows that you are running the Codiusd Admin API." }))
 }
 
-pub(super) async fn running(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    let pods = desk.orders.keeper().survey();
-    let ids: Vec<&str> = pods.iter().filter(|pod| pod.doing == Doing::Running).map(|pod| pod.order.spec.id.as_str()).collect();
+pub(super) async fn running(State(admin): State<Arc<AdminState>>) -> Json<Value> {
+    let pods = admin.paid_requests.pods().summaries();
+    let ids: Vec<&str> = pods.iter().filter(|pod| pod.phase == PodPhase::Running).map(|pod| pod.order.spec.id.as_str()).collect();
     Json(json!({ "running": ids }))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Which {
+pub(super) struct PodParams {
     id: Option<String>,
 }
 
-pub(super) async fn pod(State(desk): State<Arc<Desk>>, Query(Which { id }): Query<Which>) -> Result<Json<Value>, AdminError> {
+pub(super) async fn pod(
+    State(admin): State<Arc<AdminState>>,
+    Query(PodParams { id }): Query<PodParams>,
+) -> Result<Json<Value>, AdminError> {
     let text = id.filter(|id| !id.is_empty()).ok_or(AdminError::NoHash)?;
-    let facts = text.parse::<PodId>().ok().and_then(|id| desk.orders.keeper().facts(&id));
+    let facts = text.parse::<PodId>().ok().and_then(|id| admin.paid_requests.pods().facts(&id));
     let facts = facts.ok_or(AdminError::NoPod(text))?;
     Ok(Json(json!({
         "id": facts.order.spec.id,
-        "running": facts.doing == Doing::Running,
+        "running": facts.phase == PodPhase::Running,
         "start": facts.run.map(|run| format!("{:.3}", run.since)),
         "expiry": facts.run.map(|run| format!("{:.3}", run.term.expires_at)),
         "memory": facts.memory_bytes / MIB,
@@ -56,22 +58,22 @@ pub(super) async fn pod(State(desk): State<Arc<Desk>>, Query(Which { id }): Quer
     })))
 }
 
-pub(super) async fn uptime(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    let seconds = desk.orders.keeper().survey().iter().map(bought_seconds).fold(0, u64::saturating_add);
-    let mut earnings = earnings(&desk.orders.totals());
-    if let Some(asset) = desk.orders.asset() {
+pub(super) async fn uptime(State(admin): State<Arc<AdminState>>) -> Json<Value> {
+    let seconds = admin.paid_requests.pods().summaries().iter().map(bought_seconds).fold(0, u64::saturating_add);
+    let mut earnings = earnings(&admin.paid_requests.totals());
+    if let Some(asset) = admin.paid_requests.asset() {
         earnings.entry(asset.code).or_insert_with(|| "0".to_owned());
     }
     Json(json!({ "aggregate_pod_uptime": seconds.to_string(), "aggregate_earnings": earnings }))
 }
 
-/// What was bought in all for a pod that runs.
-fn bought_seconds(pod: &PodFacts) -> u64 {
+/// Total run time bought for a running pod.
+fn bought_seconds(pod: &PodSummary) -> u64 {
     pod.run.map_or(0, |run| run.term.bought_seconds.into())
 }
 
-/// What was earned by currency, exactly. An asset that has changed its scale is one currency still; only if the sum has more
-/// digits than can be counted it is told apart.
+/// Exact earnings by currency. An asset whose scale has changed counts as one currency; it is listed separately only if the sum
+/// would overflow.
 fn earnings(totals: &[(Asset, Totals)]) -> BTreeMap<String, String> {
     let mut sums: BTreeMap<String, (u128, u8)> = BTreeMap::new();
     let mut apart = BTreeMap::new();
@@ -90,7 +92,7 @@ fn earnings(totals: &[(Asset, Totals)]) -> BTreeMap<String, String> {
     apart
 }
 
-/// The sum of two amounts at the finer of their scales.
+/// The sum of two amounts at the finer of their scales; none if it overflows.
 fn added(one: (u128, u8), other: (u128, u8)) -> Option<(u128, u8)> {
     let scale = one.1.max(other.1);
     let fine = |(units, of): (u128, u8)| 10_u128.checked_pow((scale - of).into())?.checked_mul(units);
@@ -99,31 +101,31 @@ fn added(one: (u128, u8), other: (u128, u8)) -> Option<(u128, u8)> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct ConfigParams {
     #[serde(default, rename = "hostCostPerMonth", deserialize_with = "said")]
     cost: Option<Value>,
     #[serde(default)]
     durable: Option<bool>,
 }
 
-/// `null` is a value, and not a missing one.
+/// Reads `null` as a value, so that it is distinct from a missing field.
 fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(value).map(Some)
 }
 
 /// Changes the price: from the next quote on, and (unless `durable` is false) after a restart. 0 is free, as in the settings.
-pub(super) async fn config(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes) -> Result<StatusCode, AdminError> {
-    let Wanted { cost, durable } = object(&headers, &body)?;
+pub(super) async fn config(State(admin): State<Arc<AdminState>>, headers: HeaderMap, body: Bytes) -> Result<StatusCode, AdminError> {
+    let ConfigParams { cost, durable } = object(&headers, &body)?;
     if let Some(value) = cost {
-        let wrong = || AdminError::Payload(format!("hostCostPerMonth: {}", codiusd_control::pay::BadCost));
+        let wrong = || AdminError::Payload(format!("hostCostPerMonth: {}", codiusd_control::money::BadCost));
         let cost = cost_of(&value).ok_or_else(wrong)?;
-        desk.orders.keeper().set_cost(cost, durable.unwrap_or(true)).await?;
+        admin.paid_requests.pods().set_cost(cost, durable.unwrap_or(true)).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A price as a number or as text. A number with a point is a double, as it is to whoever writes JSON in JavaScript, and stands
-/// for the shortest decimal that reads as it: what was written, up to 15 digits. Text is exact.
+/// A price as a number or as text. A number with a decimal point is read as a double, as JavaScript does, and means the shortest
+/// decimal that parses to it: exactly what was written, up to 15 digits. Text is exact.
 fn cost_of(value: &Value) -> Option<CostPerMonth> {
     match value {
         Value::Number(number) => match number.as_u64() {

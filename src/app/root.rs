@@ -1,29 +1,26 @@
-//! The host's directory: made, locked, and the socket in it.
+//! The host's directory: creates and locks it, and binds the socket in it.
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use tokio::net::UnixListener;
 
 use super::StartError;
-use crate::{
-    config::{Config, RuntimeChoice},
-    ready::ReadyFile,
-};
+use crate::{config::Config, lock_file::lock_file, ready_file::ReadyFile, runtimes};
 
-/// Makes the host's directories, and keeps other hosts out of them while the locks are held.
+/// Creates the host's directories, and keeps other hosts out of them while the locks are held.
 pub(super) fn take(config: &Config) -> Result<(PathBuf, (File, Option<File>)), StartError> {
     let run = prepare_root(&config.root)?;
-    let locks = (lock(&config.root)?, claim(config)?);
+    let locks = (lock(&config.root)?, runtimes::plan(config).lock()?);
     ReadyFile::forget(&run).map_err(|source| StartError::Root { path: run.clone(), operation: "remove ready.json", source })?;
     Ok((run, locks))
 }
 
-/// Makes the directories. Containers' set-up, an unprivileged user of this machine, must be able to pass through.
+/// Creates the directories. The set-up of containers runs as an unprivileged user and must be able to traverse the root.
 fn prepare_root(root: &Path) -> Result<PathBuf, StartError> {
     let make = |path: &Path, mode: u32| {
         let made = DirBuilder::new().recursive(true).mode(mode).create(path);
@@ -35,7 +32,7 @@ fn prepare_root(root: &Path) -> Result<PathBuf, StartError> {
     Ok(run)
 }
 
-/// Keeps a second codiusd out. The lock goes with the process, however that ends.
+/// Keeps a second codiusd out. The kernel releases the lock when the process ends, however it ends.
 fn lock(root: &Path) -> Result<File, StartError> {
     let path = root.join("lock");
     match lock_file(&path) {
@@ -45,31 +42,7 @@ fn lock(root: &Path) -> Result<File, StartError> {
     }
 }
 
-/// A file, locked; none if another process has it locked.
-fn lock_file(path: &Path) -> io::Result<Option<File>> {
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-/// Keeps two hosts from one hyperd: each would take the other's pods for orphans.
-fn claim(config: &Config) -> Result<Option<File>, StartError> {
-    let RuntimeChoice::Hyperd(socket) = &config.runtime else { return Ok(None) };
-    let path = socket.with_extension("codiusd.lock");
-    match lock_file(&path) {
-        Ok(Some(file)) => Ok(Some(file)),
-        Ok(None) => Err(StartError::HyperdInUse(socket.clone())),
-        Err(error) => {
-            tracing::warn!(%error, file = %path.display(), "can't be locked; make sure that no other codiusd uses this hyperd");
-            Ok(None)
-        }
-    }
-}
-
-/// The control API's socket, in a directory only we may enter.
+/// Binds the control API's socket, in a directory that only codiusd's user may enter.
 pub(super) fn bind_socket(path: &Path) -> Result<UnixListener, StartError> {
     let fail =
         |source| StartError::Root { path: path.to_owned(), operation: "make the socket (is the path longer than 100 characters?)", source };

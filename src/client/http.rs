@@ -18,19 +18,21 @@ use reqwest::{
 use serde_json::Value;
 use url::Url;
 
-use super::{Deed, Quote, Receipt};
-use crate::causes::innermost;
+use codiusd_api_types::pods::{Quote, Receipt};
+
+use super::PaidAction;
+use crate::error_chain::innermost;
 
 /// How long a paid request may take: hosts answer within a minute.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long anything else may take.
+/// How long any other request may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Also what tells us from the `codius` CLI, which a keep-alive line in a log would stop.
+/// Also lets hosts tell us from the `codius` CLI, which fails on a keep-alive line in a log.
 const USER_AGENT: &str = concat!("codiusd/", env!("CARGO_PKG_VERSION"));
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 
-/// A host that doesn't do what it is asked.
+/// A request to a host that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// It can't be reached, or the connection broke.
@@ -41,7 +43,7 @@ pub enum HostError {
         /// The innermost cause.
         reason: String,
     },
-    /// Its answer breaks off.
+    /// Its answer was cut off.
     #[error("what {host} sends breaks off before its end ({reason}): more has been written than is shown, or the pod runs on")]
     BrokenOff {
         /// The host.
@@ -49,7 +51,7 @@ pub enum HostError {
         /// The innermost cause.
         reason: String,
     },
-    /// It refuses.
+    /// It refuses the request.
     #[error("{host} answers {status}: {message}")]
     Refused {
         /// The host.
@@ -59,18 +61,18 @@ pub enum HostError {
         /// What it says.
         message: String,
     },
-    /// It answers something else than a Codius host does.
+    /// Its answer isn't a Codius host's.
     #[error("{0} doesn't answer like a Codius host")]
     NotCodius(Url),
 }
 
-/// What a host says to a paid request.
+/// A host's answer to a paid request.
 pub(super) enum Answer {
     Done(Receipt),
     Due(Due),
 }
 
-/// A 402.
+/// The content of a 402 answer.
 pub(super) struct Due {
     pub(super) pay: String,
     pub(super) required: String,
@@ -91,14 +93,14 @@ impl Host {
     }
 
     fn with(url: Url, client: ClientBuilder) -> Result<Self, HostError> {
-        // Whoever runs us may have chosen a provider before; any will do.
+        // Fails if the caller has installed a provider already; any provider works.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = client.user_agent(USER_AGENT).dns_resolver(Arc::new(LocalhostResolver)).redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| unreachable_host(&url, &error))?;
         Ok(Self { url, client })
     }
 
-    /// A host that is tested by who runs it: straight to it, with this token for its gate.
+    /// The host under its own self-test: connects directly, and sends this token for its gate.
     pub(crate) fn tested(url: Url, token: &str) -> Result<Self, HostError> {
         let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map(|mut bearer| {
             bearer.set_sensitive(true);
@@ -108,7 +110,7 @@ impl Host {
         Self::direct(url, HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]))
     }
 
-    /// A pod of it, which is told no token.
+    /// A pod of that host: connects directly, without a token.
     pub(crate) fn visited(url: Url) -> Result<Self, HostError> {
         Self::direct(url, HeaderMap::new())
     }
@@ -124,7 +126,7 @@ impl Host {
         self.read(self.accepted(response).await?).await
     }
 
-    /// The manifest of a pod that runs, as it would be uploaded; enough for a quote.
+    /// The manifest of a running pod, as an upload body; enough for a quote.
     pub async fn manifest(&self, hash: &str) -> Result<Vec<u8>, HostError> {
         let request = self.request(Method::GET, "/pods", &[("manifestHash", hash)]).timeout(TIMEOUT);
         let pod: Value = self.read(self.accepted(self.send(request).await?).await?).await?;
@@ -133,13 +135,13 @@ impl Host {
     }
 
     /// One paid request.
-    pub(super) async fn order(&self, deed: &Deed, token: &str) -> Result<Answer, HostError> {
-        let request = match deed {
-            Deed::Upload(body, seconds) => self
+    pub(super) async fn order(&self, action: &PaidAction, token: &str) -> Result<Answer, HostError> {
+        let request = match action {
+            PaidAction::Upload(body, seconds) => self
                 .request(Method::POST, "/pods", &[("duration", &seconds.to_string())])
                 .header("Content-Type", "application/json")
                 .body(body.clone()),
-            Deed::Extend(hash, seconds) => {
+            PaidAction::Extend(hash, seconds) => {
                 self.request(Method::PUT, "/pods", &[("manifestHash", hash), ("duration", &seconds.to_string())])
             }
         };
@@ -168,7 +170,7 @@ impl Host {
         Ok(self.send(self.request(Method::GET, "/", &[]).timeout(TIMEOUT)).await?.status())
     }
 
-    /// Fetches a path of it, and of what is answered at most `bytes_max`.
+    /// Fetches a path, and reads at most `bytes_max` of the answer.
     pub(crate) async fn fetch(&self, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), HostError> {
         let response = self.send(self.request(Method::GET, path, &[]).timeout(TIMEOUT)).await?;
         let status = response.status();
@@ -189,7 +191,7 @@ impl Host {
         request.send().await.map_err(|error| unreachable_host(&self.url, &error))
     }
 
-    /// The response, if it says that all is well.
+    /// The response, if its status is a success.
     async fn accepted(&self, response: Response) -> Result<Response, HostError> {
         let status = response.status();
         if status.is_success() {
@@ -206,7 +208,7 @@ impl Host {
     }
 }
 
-/// The body of an answer; none if it has more bytes than that.
+/// The body of an answer; none if it is longer than `max` bytes.
 pub(crate) async fn read_at_most(mut response: Response, max: usize) -> reqwest::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -222,7 +224,7 @@ fn unreachable_host(host: &Url, error: &reqwest::Error) -> HostError {
     HostError::Unreachable { host: host.clone(), reason: innermost(error) }
 }
 
-/// The addresses of a name. `localhost` and all below it are this machine (RFC 6761, 6.3), which not every resolver knows.
+/// The addresses of a name. `localhost` and all names below it are this machine (RFC 6761, 6.3), which not every resolver implements.
 pub(crate) async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if name == "localhost" || name.ends_with(".localhost") {
         return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
@@ -230,7 +232,7 @@ pub(crate) async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>
     Ok(tokio::net::lookup_host((name, port)).await?.collect())
 }
 
-/// The same for a client of HTTP.
+/// The same resolver for reqwest.
 struct LocalhostResolver;
 
 impl Resolve for LocalhostResolver {

@@ -7,22 +7,22 @@ use std::{
 };
 
 use reqwest::{Client, Method, Response, StatusCode, redirect};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use url::Url;
 
 use super::read_at_most;
-use crate::{causes::innermost, ready::ReadyFile};
+use crate::{error_chain::innermost, ready_file::ReadyFile};
 
-/// How long an answer may take: pods are stopped before it comes.
+/// How long an answer may take: the host may stop pods before it answers.
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// Longest answer that is read, in bytes: thousands of pods.
+/// Longest answer that is read, in bytes: enough for thousands of pods.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 
-/// An operator's request that can't be made, or isn't granted.
+/// An operator's request that can't be sent, or that is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// Nobody is there, though a host says so.
+    /// Nothing answers at its address.
     #[error("nobody answers at {url} ({reason}): has the host ended? Start it with codiusd serve")]
     Away {
         /// Where.
@@ -31,15 +31,15 @@ pub enum OperatorError {
         reason: String,
     },
     /// No host runs there.
-    #[error("no host is up: there is no {0}. Start one with codiusd serve, or say where it is with CODIUS_ROOT, --config or --admin")]
+    #[error("no host is up: {0} does not exist. Start codiusd serve, or name the host with CODIUS_ROOT, --config or --admin")]
     NoHost(PathBuf),
     /// It has no listener for operators.
-    #[error("the host has no listener for its operator: set admin_api = true (CODIUS_ADMIN_API) and start it again")]
+    #[error("the admin listener is off: set admin.enabled = true (CODIUS_ADMIN_API) and start it again")]
     NoListener,
-    /// It is no codiusd, or another version.
+    /// It isn't a codiusd, or is another version.
     #[error("{0} doesn't answer like the listener of a codiusd's operator")]
     NotCodius(Url),
-    /// Where it is can't be read.
+    /// The ready file can't be read.
     #[error("can't read {path}: run this as the user the host runs as (root), or use --admin")]
     Ready {
         /// The file.
@@ -48,7 +48,7 @@ pub enum OperatorError {
         #[source]
         source: io::Error,
     },
-    /// It says no.
+    /// It refuses the request.
     #[error("the host answers {status}: {message}")]
     Refused {
         /// HTTP status.
@@ -58,10 +58,16 @@ pub enum OperatorError {
     },
 }
 
-/// What is read of what a host says when it is up.
+/// The fields of the ready file that are used.
 #[derive(Deserialize)]
 struct Ready {
     admin: Option<std::net::SocketAddr>,
+}
+
+/// The fields of a refusal that are used.
+#[derive(Deserialize)]
+struct Refused {
+    message: String,
 }
 
 /// The listener of one host.
@@ -72,7 +78,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// That of the host which keeps its files in `root`.
+    /// The listener of the host that keeps its files in `root`.
     pub fn of(root: &Path) -> Result<Self, OperatorError> {
         let path = ReadyFile::path(&root.join("run"));
         let text = fs::read(&path).map_err(|source| match source.kind() {
@@ -85,9 +91,9 @@ impl Operator {
         Self::at(format!("http://{address}").parse().unwrap_or_else(|_| unreachable!("an address makes a valid URL")))
     }
 
-    /// That at a URL.
+    /// The listener at a URL.
     pub fn at(url: Url) -> Result<Self, OperatorError> {
-        // Whoever runs us may have chosen a provider before; any will do.
+        // Fails if the caller has installed a provider already; any provider works.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| away(&url, &error))?;
@@ -95,21 +101,32 @@ impl Operator {
     }
 
     /// `GET path`.
-    pub async fn see(&self, path: &str) -> Result<Value, OperatorError> {
-        self.ask(Method::GET, path, None, TIMEOUT).await
+    pub async fn see<T: DeserializeOwned>(&self, path: &str) -> Result<T, OperatorError> {
+        self.ask(Method::GET, path, None::<&()>, TIMEOUT).await
     }
 
-    /// `POST path`. Null if nothing is answered.
-    pub async fn tell(&self, path: &str, body: &Value) -> Result<Value, OperatorError> {
+    /// `POST path`. An answer without content is `()`.
+    pub async fn tell<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, OperatorError> {
         self.ask(Method::POST, path, Some(body), TIMEOUT).await
     }
 
-    /// The same of what takes longer.
-    pub(crate) async fn tell_within(&self, path: &str, body: &Value, within: Duration) -> Result<Value, OperatorError> {
+    /// `POST path` with a timeout of its own, for requests that take longer.
+    pub(crate) async fn tell_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        within: Duration,
+    ) -> Result<T, OperatorError> {
         self.ask(Method::POST, path, Some(body), within).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, within: Duration) -> Result<Value, OperatorError> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        within: Duration,
+    ) -> Result<T, OperatorError> {
         let mut url = self.url.clone();
         url.set_path(path);
         let request = self.client.request(method, url).timeout(within);
@@ -120,15 +137,15 @@ impl Operator {
         let response = request.send().await.map_err(|error| away(&self.url, &error))?;
         let status = response.status();
         let text = self.text(response).await?;
+        let foreign = |_: serde_json::Error| OperatorError::NotCodius(self.url.clone());
         if status == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
+            return serde_json::from_value(Value::Null).map_err(foreign);
         }
-        let answer: Value = serde_json::from_slice(&text).map_err(|_| OperatorError::NotCodius(self.url.clone()))?;
-        match answer.get("message").and_then(Value::as_str) {
-            _ if status.is_success() => Ok(answer),
-            Some(message) => Err(OperatorError::Refused { status, message: message.to_owned() }),
-            None => Err(OperatorError::NotCodius(self.url.clone())),
+        if status.is_success() {
+            return serde_json::from_slice(&text).map_err(foreign);
         }
+        let Refused { message } = serde_json::from_slice(&text).map_err(foreign)?;
+        Err(OperatorError::Refused { status, message })
     }
 
     async fn text(&self, response: Response) -> Result<Vec<u8>, OperatorError> {
@@ -153,7 +170,7 @@ mod tests {
         fs::create_dir(root.path().join("run")).unwrap();
         let write = |text: &str| fs::write(root.path().join("run/ready.json"), text).unwrap();
         write(r#"{"edge":"127.0.0.1:1","admin":null}"#);
-        assert!(problem().contains("admin_api = true"), "{}", problem());
+        assert!(problem().contains("admin.enabled = true"), "{}", problem());
         write("{");
         assert!(problem().starts_with("can't read "), "{}", problem());
         write(r#"{"admin":"127.0.0.1:3001"}"#);

@@ -1,4 +1,4 @@
-//! `codiusd certs dev`: certificates to try TLS with, from an authority of one's own.
+//! `codiusd certs dev`: certificates for TLS in development, from a local authority.
 
 use std::{
     fs::{self, DirBuilder},
@@ -14,10 +14,10 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 
 use super::failure;
 
-/// Names every certificate is for. Few clients believe `*.localhost`: a wildcard must have two labels behind it.
+/// Names in every certificate. Few clients accept `*.localhost`: a wildcard must be followed by two labels.
 const NAMES: [&str; 6] = ["codius.localhost", "*.codius.localhost", "localhost", "*.localhost", "127.0.0.1", "::1"];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// For how long a certificate is good: some clients refuse longer ones.
+/// Validity of a certificate: some clients reject longer ones.
 const CERTIFICATE_DAYS: u32 = 397;
 const AUTHORITY_DAYS: u32 = 3650;
 
@@ -43,7 +43,7 @@ enum CertsError {
     Write(PathBuf, #[source] io::Error),
     #[error("can't read {path}", path = .0.display())]
     Read(PathBuf, #[source] io::Error),
-    #[error("{path} isn't an authority's key; remove the directory to begin anew", path = .0.display())]
+    #[error("{path} is not a CA key; remove the directory to create a new CA", path = .0.display())]
     Key(PathBuf, #[source] rcgen::Error),
     #[error("can't make a certificate for these names")]
     Names(#[source] rcgen::Error),
@@ -51,7 +51,7 @@ enum CertsError {
     Make(#[source] rcgen::Error),
 }
 
-/// What was made.
+/// The files that were written.
 struct Made {
     authority: PathBuf,
     certificate: PathBuf,
@@ -93,7 +93,7 @@ fn make(directory: &Path, more: &[String]) -> Result<Made, CertsError> {
     Ok(Made { authority, certificate, key, names })
 }
 
-/// The authority in these files; made if it isn't there. What it is called never changes, so its key is all that has to be read.
+/// The authority in these files, created if missing. Its name never changes, so only its key has to be read.
 fn issuer(certificate: &Path, key: &Path) -> Result<Issuer<'static, KeyPair>, CertsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "codiusd development authority");
@@ -117,7 +117,7 @@ fn issuer(certificate: &Path, key: &Path) -> Result<Issuer<'static, KeyPair>, Ce
     Ok(Issuer::new(params, pair))
 }
 
-/// From yesterday, as clocks differ.
+/// Sets the validity. It starts yesterday, as clocks differ.
 fn good_for(params: &mut CertificateParams, days: u32) {
     let epoch = date_time_ymd(1970, 1, 1);
     let yesterday = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(DAY);
@@ -125,7 +125,7 @@ fn good_for(params: &mut CertificateParams, days: u32) {
     params.not_after = epoch + yesterday + DAY * days;
 }
 
-/// A host may be reading the file: it is whole at every moment.
+/// Replaces the file atomically: a host may be reading it.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
     let fail = |error| CertsError::Write(path.to_owned(), error);
     let unfinished = path.with_extension("tmp");

@@ -1,4 +1,4 @@
-//! `codiusd upload|extend|logs`: what an uploader does.
+//! `codiusd upload|extend|logs`: the uploader's commands.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use codiusd_api_types::pods::{Quote, Receipt};
 use codiusd_control::manifest::{MergedFile, merge};
 use codiusd_ilp::btp::client::BtpUrl;
 use futures::StreamExt;
@@ -15,11 +16,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{failure, manifest::read, parse_duration, usage};
-use crate::client::{self, Deed, Host, Purse, Quote, Receipt, Spent};
+use crate::client::{self, Host, PaidAction, Payer, Spent};
 
-/// Longest line of a log that is waited for, in bytes; a longer one is shown in parts.
+/// Longest line of a log that is buffered, in bytes; a longer one is printed in parts.
 const LOG_LINE_MAX: usize = 1024 * 1024;
-/// What is looked for in a directory, in this order.
+/// The files that are read from a directory.
 const CODIUS_FILE: &str = "codius.json";
 const VARS_FILE: &str = "codiusvars.json";
 const MANIFEST_FILE: &str = "manifest.json";
@@ -78,7 +79,7 @@ fn parse_host(text: &str) -> Result<Url, String> {
     client::host_url(text).ok_or_else(|| format!("{text:?} isn't a host's URL such as https://codius.example.com"))
 }
 
-/// What is said to the user when something didn't work.
+/// An error for the user.
 type Problem = Box<dyn std::error::Error>;
 
 pub(super) fn upload(args: UploadArgs) -> ExitCode {
@@ -88,8 +89,8 @@ pub(super) fn upload(args: UploadArgs) -> ExitCode {
     };
     run(async move {
         let host = Host::new(args.paid.host.clone())?;
-        let deed = Deed::Upload(body.clone(), args.paid.duration);
-        pay(&host, &body, &deed, args.paid).await
+        let action = PaidAction::Upload(body.clone(), args.paid.duration);
+        pay(&host, &body, &action, args.paid).await
     })
 }
 
@@ -97,8 +98,8 @@ pub(super) fn extend(args: ExtendArgs) -> ExitCode {
     run(async move {
         let host = Host::new(args.paid.host.clone())?;
         let body = host.manifest(&args.hash).await?;
-        let deed = Deed::Extend(args.hash, args.paid.duration);
-        pay(&host, &body, &deed, args.paid).await
+        let action = PaidAction::Extend(args.hash, args.paid.duration);
+        pay(&host, &body, &action, args.paid).await
     })
 }
 
@@ -110,7 +111,7 @@ pub(super) fn logs(args: LogsArgs) -> ExitCode {
         let mut line = Vec::new();
         while let Some(chunk) = chunks.next().await {
             line.extend_from_slice(&chunk?);
-            // Whole lines only; what hosts send to keep the connection alive is taken out.
+            // Prints whole lines only, without the host's keep-alive lines.
             if line.len() > LOG_LINE_MAX {
                 line.push(b'\n');
             }
@@ -138,16 +139,16 @@ fn run(work: impl Future<Output = Result<(), Problem>>) -> ExitCode {
     }
 }
 
-/// Asks for the price of what `body` describes, and pays for the deed.
-async fn pay(host: &Host, body: &[u8], deed: &Deed, args: PaidArgs) -> Result<(), Problem> {
+/// Requests a quote for `body`, and pays for the action.
+async fn pay(host: &Host, body: &[u8], action: &PaidAction, args: PaidArgs) -> Result<(), Problem> {
     let quote = host.quote(body, args.duration).await?;
     if !args.json {
         eprintln!("{} s cost {}", args.duration, price(&quote));
     }
-    let mut purse = Purse::open(credentials()?).await?;
-    purse.limit(match args.max_price {
+    let mut payer = Payer::open(credentials()?).await?;
+    payer.limit(match args.max_price {
         Some(max) => max,
-        None => client::most_for(&quote, purse.account())?,
+        None => client::most_for(&quote, payer.account())?,
     });
     let live = io::stderr().is_terminal() && !args.json;
     let mut progress = |spent: Spent| {
@@ -155,7 +156,7 @@ async fn pay(host: &Host, body: &[u8], deed: &Deed, args: PaidArgs) -> Result<()
             eprint!("\rpaid {} of at most {} ", units(spent.sent, spent.scale), units(spent.max, spent.scale));
         }
     };
-    let paid = client::pay_for(host, Some(&purse), deed, args.pay_token, &mut progress).await;
+    let paid = client::pay_for(host, Some(&payer), action, args.pay_token, &mut progress).await;
     if live {
         eprintln!();
     }
@@ -172,7 +173,7 @@ fn show(receipt: &Receipt, as_json: bool) {
     }
 }
 
-/// ILP_CREDENTIALS, as `codius` and `ilp-fetch` read it.
+/// Reads ILP_CREDENTIALS as `codius` and `ilp-fetch` do.
 fn credentials() -> Result<Option<BtpUrl>, Problem> {
     let Ok(text) = std::env::var("ILP_CREDENTIALS") else { return Ok(None) };
     let wrong = "ILP_CREDENTIALS: must be JSON such as {\"server\":\"btp+ws://:secret@localhost:7768\"}";
@@ -196,13 +197,13 @@ fn units(amount: u64, scale: u8) -> String {
     if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
 }
 
-/// The upload a file or directory holds, as it is sent.
+/// The request body for a file or directory.
 fn body_of(path: &Path) -> Result<Vec<u8>, Problem> {
     let upload = if path.is_dir() { directory(path)? } else { whole(json_of(path)?) };
     Ok(upload.to_string().into_bytes())
 }
 
-/// `{"manifest": ..., "private": ...}`, also of a bare manifest.
+/// `{"manifest": ..., "private": ...}`; a bare manifest is wrapped.
 fn whole(json: Value) -> Value {
     if json.get("manifest").is_some() { json } else { json!({ "manifest": json }) }
 }

@@ -13,7 +13,8 @@ use std::{
 };
 
 use clap::Args;
-use codiusd_runtime::embedded::{OpenError, Subnet, SubnetClaim};
+use codiusd_net::Ipv4Cidr;
+use codiusd_runtime::embedded::{OpenError, SubnetLock};
 use serde_json::json;
 use tokio::time;
 
@@ -24,19 +25,19 @@ use super::{
 };
 use crate::{
     app::{App, StartError},
-    client::{self, Deed, Host, Purse},
+    client::{self, Host, PaidAction, Payer},
     config::{self, Config, ConfigError, RuntimeChoice, Settings},
-    demo_image, telemetry,
+    demo_image, logging,
 };
 
 /// Run time bought for the page.
 const DURATION: NonZeroU32 = NonZeroU32::new(3600).unwrap();
 /// How long the page may take to answer once its pod runs.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at a page that doesn't answer yet.
+/// Interval between requests to a page that doesn't answer yet.
 const PAGE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Networks a demo chooses from, unless it is told one: 10.200.0.0/16 and those after it. The first is every host's default.
+/// Networks a demo chooses from unless one is set: 10.200.0.0/16 and the following. The first is every host's default.
 const SUBNETS: RangeInclusive<u8> = 200..=219;
 
 #[derive(Debug, Args)]
@@ -63,12 +64,12 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
         Ok(both) => both,
         Err(error) => return usage(&error),
     };
-    telemetry::start(&config);
+    logging::start(&config);
     let runtime = match office_runtime(config.control_threads) {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
     };
-    // It must be new: whatever another user of this machine had put there would be trusted.
+    // It must be new: files that another user of this machine had put there would be trusted.
     if config.root == temporary
         && let Err(error) = DirBuilder::new().mode(0o711).create(&temporary)
     {
@@ -79,7 +80,7 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
     if config.root == temporary
         && let Err(error) = std::fs::remove_dir_all(&temporary)
     {
-        tracing::warn!(%error, directory = %temporary.display(), "can't be removed");
+        tracing::warn!(%error, directory = %temporary.display(), "temporary directory not removed");
     }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,8 +88,8 @@ pub(super) fn run(args: &DemoArgs) -> ExitCode {
     }
 }
 
-/// Dev mode and a connector of its own, always; for the rest flags count first, then the environment. The file is that of
-/// a real host, and isn't read.
+/// Always dev mode and an embedded connector; for other settings flags override the environment. The settings file belongs to a
+/// real host and isn't read.
 fn config(args: &DemoArgs, temporary: &Path) -> Result<(Settings, Config), ConfigError> {
     let text = |value: &dyn std::fmt::Display| value.to_string();
     let defaults = [("CODIUS_ROOT", text(&temporary.display())), ("CODIUS_STOP_PODS_AT_EXIT", "true".to_owned())];
@@ -106,19 +107,19 @@ fn config(args: &DemoArgs, temporary: &Path) -> Result<(Settings, Config), Confi
     if let Some(port) = args.connector_port {
         set("CODIUS_ILP_LISTEN", format!("127.0.0.1:{port},[::1]:{port}"));
     }
-    let settings = Settings::of_environment(environment);
+    let settings = Settings::of_environment(environment)?;
     let mut config = Config::from_settings(&settings)?;
     config.image_layouts.push(layout_of(&config));
     Ok((settings, config))
 }
 
-/// Takes the first network that nobody has: a demo runs next to any host, and next to other demos.
-fn choose_subnet(root: &Path) -> Result<(config::Subnet, SubnetClaim), StartError> {
+/// Claims the first free network, so that a demo can run next to any host and other demos.
+fn choose_subnet(root: &Path) -> Result<(Ipv4Cidr, SubnetLock), StartError> {
     let mut taken = None;
     for second in SUBNETS {
-        let subnet = Subnet { network: Ipv4Addr::new(10, second, 0, 0), prefix: 16 };
-        match SubnetClaim::take(root, subnet) {
-            Ok(claim) => return Ok((config::Subnet { address: subnet.network, prefix: subnet.prefix }, claim)),
+        let subnet = Ipv4Cidr { network: Ipv4Addr::new(10, second, 0, 0), prefix: 16 };
+        match SubnetLock::take(root, subnet) {
+            Ok(claim) => return Ok((subnet, claim)),
             Err(error @ OpenError::SubnetInUse { .. }) => taken = Some(error),
             Err(error) => return Err(error.into()),
         }
@@ -135,7 +136,7 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
     let begun = Instant::now();
     let image = demo_image::write(&layout_of(&config))?;
     let mut claim = None;
-    if config.runtime == RuntimeChoice::Embedded && !settings.is_set("pod_subnet") {
+    if config.runtime == RuntimeChoice::Embedded && !settings.is_set("pods.subnet") {
         let (subnet, claimed) = choose_subnet(&config.root)?;
         config.pod_subnet = subnet;
         claim = Some(claimed);
@@ -167,11 +168,11 @@ async fn pay_for_a_page(app: &App, image: &str) -> Result<(), Problem> {
     let body = json!({ "manifest": manifest }).to_string().into_bytes();
     let host = Host::new(app.public_uri().clone())?;
     let connector = app.connector().first().ok_or("the host has no connector of its own")?;
-    let mut purse = Purse::open(Some(format!("btp+ws://:demo@{connector}").parse()?)).await?;
+    let mut payer = Payer::open(Some(format!("btp+ws://:demo@{connector}").parse()?)).await?;
     let quote = host.quote(&body, DURATION).await?;
-    purse.limit(quote.price.parse()?);
+    payer.limit(quote.price.parse()?);
     let begun = Instant::now();
-    let receipt = client::pay_for(&host, Some(&purse), &Deed::Upload(body, DURATION), None, &mut |_| {}).await?;
+    let receipt = client::pay_for(&host, Some(&payer), &PaidAction::Upload(body, DURATION), None, &mut |_| {}).await?;
     println!("paid {} (billionths of an XRP, play money) and started in {} ms", quote.price, begun.elapsed().as_millis());
     wait_for_page(&Host::new(receipt.url.parse()?)?).await?;
     println!("upload to first page: {} ms", begun.elapsed().as_millis());
@@ -207,13 +208,16 @@ mod tests {
     fn demos_side_by_side_have_networks_of_their_own() {
         let roots = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let chosen: Vec<_> = roots.iter().map(|root| choose_subnet(root.path()).unwrap()).collect();
-        let mut networks: Vec<_> = chosen.iter().map(|(subnet, _)| subnet.address).collect();
+        let mut networks: Vec<_> = chosen.iter().map(|(subnet, _)| subnet.network).collect();
         networks.dedup();
         assert_eq!(networks.len(), 3, "{chosen:?}");
 
         let (taken, _claim) = &chosen[0];
-        let subnet = Subnet { network: taken.address, prefix: taken.prefix };
-        let error = StartError::from(SubnetClaim::take(roots[1].path(), subnet).unwrap_err());
-        assert_eq!(error.to_string(), format!("CODIUS_POD_SUBNET = \"{taken}\" is in use by another codiusd; choose another network"));
+        let subnet = *taken;
+        let error = StartError::from(SubnetLock::take(roots[1].path(), subnet).unwrap_err());
+        assert_eq!(
+            error.to_string(),
+            format!("pods.subnet (CODIUS_POD_SUBNET) = \"{taken}\" is in use by another codiusd; choose another network")
+        );
     }
 }

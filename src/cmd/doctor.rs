@@ -1,4 +1,4 @@
-//! `codiusd doctor`: what is missing, and what to do about it.
+//! `codiusd doctor`: reports what is missing, with remedies.
 
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         Ok((_, config)) => config,
         Err(error) => return usage(&error),
     };
-    // Whoever runs us may have chosen a provider before; any will do.
+    // Fails if the caller has installed a provider already; any provider works.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match command_runtime() {
         Ok(runtime) => runtime,

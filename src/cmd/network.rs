@@ -1,4 +1,4 @@
-//! `codiusd network show|check|remove`: what pods may send to whom, and whether the kernel sees to it.
+//! `codiusd network show|check|remove`: the network policy of pods, and whether the kernel enforces it.
 
 use std::{
     fs::{File, TryLockError},
@@ -12,21 +12,21 @@ use codiusd_runtime::network::{self, Grade, Policy};
 use serde_json::json;
 
 use super::{ConfigArgs, failure, usage};
-use crate::{app::pods::network_policy, config::Config};
+use crate::{config::Config, runtimes};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkCommand {
-    /// Show what pods may send to whom, row by row: the first that fits decides, and what none decides passes
+    /// Show what pods may send to whom, row by row: the first row that matches decides; traffic that matches none passes
     Show {
         #[command(flatten)]
         common: Common,
-        /// As nft would be told
+        /// As an nft script
         #[arg(long, conflicts_with = "json")]
         nft: bool,
     },
-    /// Compare it with what the kernel does; exit code 1 if pods can do more. Needs root
+    /// Compare the policy with the kernel's rules; exit code 1 if pods can reach more. Needs root
     Check(Common),
-    /// Take it out of the kernel, for whoever stops being a host, once codiusd and its pods are stopped. Other programs' tables stay. Needs root
+    /// Remove the policy from the kernel, when this machine stops being a host: after codiusd and its pods. Other programs' tables stay. Needs root
     Remove {
         #[command(flatten)]
         common: Common,
@@ -51,8 +51,8 @@ pub(super) fn run(command: &NetworkCommand) -> ExitCode {
         Ok((_, config)) => config,
         Err(error) => return usage(&error),
     };
-    let Some(policy) = network_policy(&config) else {
-        return usage(&"no pods run here that have a network policy (CODIUS_RUNTIME, CODIUS_HYPER_BRIDGE)");
+    let Some(policy) = runtimes::plan(&config).network_policy() else {
+        return usage(&"no pods run here that have a network policy (runtime.type, hyperd.bridge)");
     };
     let done = match command {
         NetworkCommand::Show { nft: true, .. } => {
@@ -122,7 +122,7 @@ fn remove(config: &Config, policy: &Policy, force: bool, json: bool) -> io::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a codiusd has its directory in use.
+/// Whether a codiusd uses this directory.
 fn runs(root: &Path) -> io::Result<bool> {
     let lock = match File::open(root.join("lock")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -1,11 +1,13 @@
-//! `codiusd status|pods|bans|stop|ban|unban|drain|undrain|log`: what the operator of a running host asks and tells it.
+//! `codiusd admin`: the operator's queries and commands to a running host.
 
 mod shown;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::Args;
-use serde_json::{Value, json};
+use clap::{Args, Subcommand};
+use codiusd_api_types::admin::{BanRequest, HostStatus, LogFilter, PodSelector};
+use codiusd_runtime::PodId;
+use serde::Serialize;
 use url::Url;
 
 use super::{failure, usage};
@@ -14,31 +16,54 @@ use crate::{
     config::{self, ConfigError, Settings},
 };
 
-/// Which host, and how it is answered.
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminCommand {
+    /// Print whether uploads are accepted, what pods hold, what was earned
+    Status(HostArgs),
+    /// Print the pods
+    Pods(HostArgs),
+    /// Stop a pod now; its remaining time is lost
+    Stop(StopArgs),
+    /// Refuse a manifest or an image from now on
+    Ban(BanArgs),
+    /// Remove a ban
+    Unban(SubjectArgs),
+    /// Print the bans
+    Bans(HostArgs),
+    /// Refuse uploads and extensions from now on; running pods continue
+    Drain(HostArgs),
+    /// Accept uploads and extensions again
+    Undrain(HostArgs),
+    /// Print the log filter, or change it until the host stops
+    #[command(after_help = LOG_HELP)]
+    LogLevel(LogArgs),
+}
+
+/// Which host, and how its answer is printed.
 #[derive(Debug, Args)]
 pub(super) struct HostArgs {
-    /// The host's listener for operators, such as http://127.0.0.1:3001; without it that of the host of CODIUS_ROOT
+    /// The operator's listener, such as http://127.0.0.1:3001 [default: that of the host at root]
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     admin: Option<Url>,
-    /// Settings file; without it /etc/codius/codiusd.toml is read if it exists. Every key may also be an environment variable
+    /// Settings file [default: /etc/codius/codiusd.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print the answer as JSON, and nothing else
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct StopArgs {
-    /// The pod's manifest hash
+    /// Manifest hash of the pod
     hash: String,
     #[command(flatten)]
     host: HostArgs,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct WhatArgs {
-    /// A manifest hash; or an image: its digest (sha256:..., name@sha256:...), or its repository without a tag
+pub(super) struct SubjectArgs {
+    /// Manifest hash, image digest (sha256:... or name@sha256:...), or image repository without a tag
     what: String,
     #[command(flatten)]
     host: HostArgs,
@@ -47,25 +72,25 @@ pub(super) struct WhatArgs {
 #[derive(Debug, Args)]
 pub(super) struct BanArgs {
     #[command(flatten)]
-    what: WhatArgs,
-    /// Also stop what runs of it; without this it runs to its end, and can't be extended
+    what: SubjectArgs,
+    /// Also stop running pods; without this they run to their end and can't be extended
     #[arg(long)]
     stop: bool,
 }
 
-/// What follows the arguments in the help of `codiusd log`.
-pub(super) const LOG_HELP: &str = "\
-A module's level holds for all whose names begin like it; where several do, the longest counts. What nothing holds for is off.
-  codiusd_proxy    the front door          codiusd_ilp      payments
+/// Help text after the arguments of `codiusd admin log-level`.
+const LOG_HELP: &str = "\
+A level applies to the module and its submodules; the most specific match wins. Other modules are off.
+  codiusd_proxy    the edge                codiusd_ilp      payments
   codiusd_control  uploads, pods, peers    codiusd_runtime  containers, images, networks
 
 Examples:
-  codiusd log                                      what is logged now
-  codiusd log warn,codiusd=info                    what goes wrong anywhere, and what codiusd does
-  codiusd log info,codiusd_ilp=debug               also why connections of payers end
-  codiusd log info,codiusd_control::peers=debug    also why other hosts aren't believed
+  codiusd admin log-level                                      the current filter
+  codiusd admin log-level warn,codiusd=info                    warnings of every module, and what codiusd does
+  codiusd admin log-level info,codiusd_ilp=debug               also why payment connections end
+  codiusd admin log-level info,codiusd_control::peers=debug    also why other hosts are rejected
 
-The next start of the host reads the setting `log` again.";
+The next start of the host applies the setting log.filter again.";
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -75,71 +100,68 @@ pub(super) struct LogArgs {
     host: HostArgs,
 }
 
-/// The listener speaks plain HTTP, to this machine.
+/// Parses the listener's URL. It must be plain HTTP.
 fn parse_url(text: &str) -> Result<Url, String> {
     let url: Option<Url> = text.parse().ok();
     url.filter(|url| url.scheme() == "http" && url.has_host()).ok_or_else(|| format!("{text:?} isn't a URL such as http://127.0.0.1:3001"))
 }
 
-pub(super) fn status(args: &HostArgs) -> ExitCode {
-    run(args, async |host| host.see("/status").await, shown::status)
-}
-
-pub(super) fn pods(args: &HostArgs) -> ExitCode {
-    run(args, async |host| host.see("/pods").await, shown::pods)
-}
-
-pub(super) fn bans(args: &HostArgs) -> ExitCode {
-    run(args, async |host| host.see("/bans").await, shown::bans)
-}
-
-pub(super) fn stop(args: &StopArgs) -> ExitCode {
-    run(&args.host, async |host| host.tell("/pods/stop", &json!({ "manifestHash": args.hash })).await, shown::stopped)
-}
-
-pub(super) fn ban(args: &BanArgs) -> ExitCode {
-    let mut body = subject(&args.what.what);
-    body["stop"] = args.stop.into();
-    run(&args.what.host, async |host| host.tell("/ban", &body).await, shown::stopped)
-}
-
-pub(super) fn unban(args: &WhatArgs) -> ExitCode {
-    run(&args.host, async |host| host.tell("/unban", &subject(&args.what)).await, |_| "not banned any more\n".to_owned())
-}
-
-pub(super) fn drain(args: &HostArgs) -> ExitCode {
-    let told =
-        |_: &Value| "uploads and extensions are refused from now on, also after a restart; pods run on (codiusd undrain)\n".to_owned();
-    run(args, async |host| host.tell("/drain", &json!({})).await, told)
-}
-
-pub(super) fn undrain(args: &HostArgs) -> ExitCode {
-    run(args, async |host| host.tell("/undrain", &json!({})).await, |_| "uploads and extensions are taken again\n".to_owned())
-}
-
-pub(super) fn log(args: &LogArgs) -> ExitCode {
-    let ask = async |host: &Operator| {
-        if let Some(filter) = &args.filter {
-            host.tell("/log", &json!({ "log": filter })).await?;
+pub(super) fn run(command: &AdminCommand) -> ExitCode {
+    match command {
+        AdminCommand::Status(args) => ask(args, async |host| host.see("/status").await, shown::status),
+        AdminCommand::Pods(args) => ask(args, async |host| host.see("/pods").await, shown::pods),
+        AdminCommand::Bans(args) => ask(args, async |host| host.see("/bans").await, shown::bans),
+        AdminCommand::Stop(args) => {
+            let pod = PodSelector { manifest_hash: Some(args.hash.clone()) };
+            ask(&args.host, async |host| host.tell("/pods/stop", &pod).await, shown::stopped)
         }
-        Ok(json!({ "log": host.see("/status").await?["log"] }))
-    };
-    run(&args.host, ask, shown::log)
-}
-
-/// What is meant: all that looks like a manifest hash is one, for no image is called so.
-fn subject(what: &str) -> Value {
-    match what.parse::<codiusd_runtime::PodId>() {
-        Ok(id) => json!({ "manifestHash": id }),
-        Err(_) => json!({ "image": what }),
+        AdminCommand::Ban(BanArgs { what, stop }) => {
+            let ban = BanRequest { stop: *stop, ..subject(&what.what) };
+            ask(&what.host, async |host| host.tell("/ban", &ban).await, shown::stopped)
+        }
+        AdminCommand::Unban(args) => {
+            ask(&args.host, async |host| host.tell("/unban", &subject(&args.what)).await, |&()| "ban removed\n".to_owned())
+        }
+        AdminCommand::Drain(args) => ask(
+            args,
+            async |host| host.tell("/drain", &NoFields {}).await,
+            |&()| "uploads and extensions are refused, also after a restart; running pods continue (codiusd admin undrain)\n".to_owned(),
+        ),
+        AdminCommand::Undrain(args) => ask(
+            args,
+            async |host| host.tell("/undrain", &NoFields {}).await,
+            |&()| "uploads and extensions are accepted again\n".to_owned(),
+        ),
+        AdminCommand::LogLevel(args) => ask(&args.host, async |host| log_level(host, args.filter.as_deref()).await, shown::log),
     }
 }
 
-/// Asks the host, and shows its answer.
-fn run(
+/// A body without fields.
+#[derive(Serialize)]
+struct NoFields {}
+
+async fn log_level(host: &Operator, filter: Option<&str>) -> Result<LogFilter, OperatorError> {
+    if let Some(filter) = filter {
+        let () = host.tell("/log", &LogFilter { log: filter.to_owned() }).await?;
+    }
+    let status: HostStatus = host.see("/status").await?;
+    Ok(LogFilter { log: status.log })
+}
+
+/// A ban of a manifest if the text looks like a manifest hash, which no image name does; otherwise of an image.
+fn subject(what: &str) -> BanRequest {
+    let what_is_meant = Some(what.to_owned());
+    match what.parse::<PodId>() {
+        Ok(_) => BanRequest { manifest_hash: what_is_meant, ..BanRequest::default() },
+        Err(_) => BanRequest { image: what_is_meant, ..BanRequest::default() },
+    }
+}
+
+/// Sends a request to the host and prints its answer.
+fn ask<T: Serialize>(
     args: &HostArgs,
-    ask: impl AsyncFnOnce(&Operator) -> Result<Value, OperatorError>,
-    shown: impl FnOnce(&Value) -> String,
+    ask: impl AsyncFnOnce(&Operator) -> Result<T, OperatorError>,
+    shown: impl FnOnce(&T) -> String,
 ) -> ExitCode {
     let root = match &args.admin {
         Some(_) => None,
@@ -161,7 +183,7 @@ fn run(
     });
     match answer {
         Ok(answer) if args.json => {
-            println!("{answer}");
+            println!("{}", serde_json::to_string(&answer).unwrap_or_default());
             ExitCode::SUCCESS
         }
         Ok(answer) => {
@@ -172,7 +194,7 @@ fn run(
     }
 }
 
-/// Where the host keeps its files. Nothing else of the settings needs to be right.
+/// Where the host keeps its files. Other settings aren't validated.
 fn root(args: &HostArgs) -> Result<PathBuf, ConfigError> {
     Settings::read(args.config.as_deref(), config::environment())?.root()
 }
@@ -184,9 +206,10 @@ mod tests {
     #[test]
     fn hashes_are_told_from_images() {
         let hash = "a".repeat(52);
-        assert_eq!(subject(&hash), json!({ "manifestHash": hash }));
-        assert_eq!(subject("nginx"), json!({ "image": "nginx" }));
-        assert_eq!(subject(&format!("docker.io/{hash}")), json!({ "image": format!("docker.io/{hash}") }));
+        assert_eq!(subject(&hash).manifest_hash.as_deref(), Some(hash.as_str()));
+        for image in ["nginx", &format!("docker.io/{hash}")] {
+            assert_eq!(subject(image).image.as_deref(), Some(image));
+        }
     }
 
     #[test]

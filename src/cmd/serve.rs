@@ -1,5 +1,5 @@
-//! `codiusd serve`: a host, until it is told to stop; told twice, it ends at once. SIGHUP has it read its certificates, and open its
-//! access log, again.
+//! `codiusd serve`: runs a host until a stop signal; a second one ends it at once. SIGHUP reloads its certificates and reopens its
+//! access log.
 
 #[cfg(debug_assertions)]
 mod faults;
@@ -18,13 +18,14 @@ use super::{ConfigArgs, failure, usage};
 use crate::{
     app::App,
     config::Config,
-    notify::{Manager, Phase},
-    sockets, telemetry,
+    logging,
+    sd_notify::{Manager, Phase},
+    socket_activation,
 };
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
-    // First of all: nothing else may come to have their numbers, and there is one thread.
-    let inherited = match sockets::inherited() {
+    // Before anything else: no other file may take their descriptor numbers, and there is only one thread yet.
+    let inherited = match socket_activation::inherited() {
         Ok(inherited) => inherited,
         Err(error) => return failure(&error),
     };
@@ -32,7 +33,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Ok((_, config)) => config,
         Err(error) => return usage(&error),
     };
-    telemetry::start(&config);
+    logging::start(&config);
     let runtime = match office_runtime(config.control_threads) {
         Ok(runtime) => runtime,
         Err(error) => return failure(&error),
@@ -54,15 +55,15 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         }
     });
     let code = ended.unwrap_or_else(|| {
-        tracing::warn!("told to stop again: ending at once, requests under way are cut off");
+        tracing::warn!("second stop signal: exiting now, requests in flight are aborted");
         ExitCode::FAILURE
     });
-    // Nobody waits for the threads that are still at it.
+    // Doesn't wait for threads that still run.
     runtime.shutdown_background();
     code
 }
 
-/// A host, from its start until it has stopped.
+/// Runs a host from its start until it has stopped.
 async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationToken) -> ExitCode {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
@@ -81,7 +82,7 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
     };
     let (uri, pulse) = (app.public_uri().to_string(), app.pulse());
     manager.say(Phase::Serving(&uri)).await;
-    // By a task of the office, so that it lives, too; ends with this function.
+    // A task of the control plane, so that it also proves that the control plane runs; ends with this function.
     let mut watch = JoinSet::new();
     let supervisor = app.supervisor().clone();
     let watched = manager.clone().watch(move || {
@@ -91,7 +92,7 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
     watch.spawn(supervisor.service("watchdog", watched));
     #[cfg(debug_assertions)]
     watch.spawn(faults.inject(supervisor.clone()));
-    tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "the host is up");
+    tracing::info!(listen = %app.address(), tls = ?app.tls_addresses(), uri = %app.public_uri(), connector = ?app.connector(), "host is up");
     let code = loop {
         tokio::select! {
             () = stop.cancelled() => break ExitCode::SUCCESS,
@@ -104,18 +105,21 @@ async fn serve(config: &Config, inherited: Vec<Inherited>, stop: &CancellationTo
         }
     };
     manager.say(Phase::Stopping).await;
-    tracing::info!("stopping: requests under way are finished, pods {}", if config.stop_pods_at_exit { "are stopped" } else { "run on" });
+    tracing::info!(
+        "stopping: finishing requests in flight; pods {}",
+        if config.stop_pods_at_exit { "are stopped" } else { "keep running" }
+    );
     app.drain().await;
-    // Also if that happened while the host was stopping.
+    // Includes failures while the host was stopping.
     if supervisor.failure().is_some() { ExitCode::FAILURE } else { code }
 }
 
-/// The office's own runtime: a slow image download must not delay a request at the front door, which has threads of its own.
+/// The control plane's own runtime: a slow image download must not delay a request at the edge, which has threads of its own.
 pub(super) fn office_runtime(threads: usize) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().thread_name("office").worker_threads(threads).enable_all().build()
+    Builder::new_multi_thread().thread_name("control").worker_threads(threads).enable_all().build()
 }
 
-/// The runtime of a command that asks a host.
+/// The runtime of a command that sends requests to a host.
 pub(super) fn command_runtime() -> std::io::Result<Runtime> {
     office_runtime(2)
 }

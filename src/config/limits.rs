@@ -1,4 +1,4 @@
-//! The limits of the front door: one row for each, with its key, what is allowed, and where it goes.
+//! The limits of the edge: one row for each, with its key, the allowed range, and the field it sets.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -6,54 +6,76 @@ use codiusd_proxy::Limits;
 
 use super::{
     ConfigError, Settings,
-    keys::{Key, key},
+    key::Key,
+    kind::Kind,
+    units::{parse_duration, parse_size},
 };
 
-/// What the front door bears.
+/// Limits of the edge.
 #[derive(Clone, Debug)]
-pub struct FrontDoor {
-    /// Its own bounds.
+pub struct EdgeLimits {
+    /// Limits of the proxy.
     pub limits: Limits,
-    /// How long requests under way and tunnels get to finish when the host stops.
+    /// How long requests in progress and tunnels may take to finish when the host stops.
     pub drain: Duration,
 }
 
-impl Default for FrontDoor {
+impl Default for EdgeLimits {
     fn default() -> Self {
         Self { limits: Limits::default(), drain: Duration::from_secs(10) }
     }
 }
 
-/// Where a number goes.
+/// The field that a limit sets.
 #[derive(Clone, Copy, Debug)]
-enum Place {
-    Count(fn(&mut FrontDoor) -> &mut usize),
-    Streams(fn(&mut FrontDoor) -> &mut u32),
-    /// A second's share, or bytes in it.
-    Rate(fn(&mut FrontDoor) -> &mut u64),
-    Bytes(fn(&mut FrontDoor) -> &mut usize),
-    /// Bytes, where 0 is as many as there are.
-    BytesOrAll(fn(&mut FrontDoor) -> &mut u64),
-    Seconds(fn(&mut FrontDoor) -> &mut Duration),
+enum Target {
+    Count(fn(&mut EdgeLimits) -> &mut usize),
+    Streams(fn(&mut EdgeLimits) -> &mut u32),
+    /// A rate per second: a count, or bytes.
+    Rate(fn(&mut EdgeLimits) -> &mut u64),
+    Bytes(fn(&mut EdgeLimits) -> &mut usize),
+    /// Bytes, where 0 means unlimited.
+    BytesOrAll(fn(&mut EdgeLimits) -> &mut u64),
+    Time(fn(&mut EdgeLimits) -> &mut Duration),
 }
 
-impl Place {
-    fn unit(self) -> &'static str {
+impl Target {
+    const fn kind(&self) -> Kind {
         match self {
-            Self::Count(_) | Self::Streams(_) | Self::Rate(_) => "a number",
-            Self::Bytes(_) | Self::BytesOrAll(_) => "a number of bytes",
-            Self::Seconds(_) => "a number of seconds",
+            Self::Count(_) | Self::Streams(_) | Self::Rate(_) => Kind::Number,
+            Self::Bytes(_) | Self::BytesOrAll(_) => Kind::Size,
+            Self::Time(_) => Kind::Duration,
         }
     }
 
-    /// The ranges of the table fit: saturating only keeps this free of panics.
-    fn set(self, door: &mut FrontDoor, number: u64) {
+    /// The expected value, for errors.
+    fn right(self, allowed: &RangeInclusive<u64>) -> String {
+        let (least, most) = (allowed.start(), allowed.end());
         match self {
-            Self::Count(place) | Self::Bytes(place) => *place(door) = usize::try_from(number).unwrap_or(usize::MAX),
-            Self::Streams(place) => *place(door) = u32::try_from(number).unwrap_or(u32::MAX),
-            Self::Rate(place) => *place(door) = number,
-            Self::BytesOrAll(place) => *place(door) = if number == 0 { u64::MAX } else { number },
-            Self::Seconds(place) => *place(door) = Duration::from_secs(number),
+            Self::Count(_) | Self::Streams(_) | Self::Rate(_) => format!("a number from {least} to {most}"),
+            Self::Bytes(_) => format!("a size such as 64KiB, from {} to {}", size(*least), size(*most)),
+            Self::BytesOrAll(_) => format!("unlimited, or a size such as 1GiB, up to {}", size(*most)),
+            Self::Time(_) => format!("a duration such as 10s, from {least}s to {most}s"),
+        }
+    }
+
+    fn parse(self, text: &str) -> Option<u64> {
+        match self {
+            Self::Count(_) | Self::Streams(_) | Self::Rate(_) => text.parse().ok(),
+            Self::BytesOrAll(_) if text == "unlimited" => Some(0),
+            Self::Bytes(_) | Self::BytesOrAll(_) => parse_size(text),
+            Self::Time(_) => parse_duration(text).filter(|time| time.subsec_nanos() == 0).map(|time| time.as_secs()),
+        }
+    }
+
+    /// Sets the field. The ranges in the table fit the types; saturating only avoids panics.
+    fn set(self, edge: &mut EdgeLimits, number: u64) {
+        match self {
+            Self::Count(place) | Self::Bytes(place) => *place(edge) = usize::try_from(number).unwrap_or(usize::MAX),
+            Self::Streams(place) => *place(edge) = u32::try_from(number).unwrap_or(u32::MAX),
+            Self::Rate(place) => *place(edge) = number,
+            Self::BytesOrAll(place) => *place(edge) = if number == 0 { u64::MAX } else { number },
+            Self::Time(place) => *place(edge) = Duration::from_secs(number),
         }
     }
 }
@@ -64,219 +86,237 @@ pub struct Limit {
     /// Its key.
     pub key: Key,
     allowed: RangeInclusive<u64>,
-    place: Place,
+    target: Target,
 }
 
 macro_rules! limit {
     ($name:literal, $environment:literal, $default:literal, $help:literal, $allowed:expr, $place:expr) => {
-        Limit { key: key($name, &[$environment], Some($default), $help), allowed: $allowed, place: $place }
+        Limit {
+            key: Key {
+                path: $name,
+                environment: &[$environment],
+                kind: $place.kind(),
+                default: Some($default),
+                example: None,
+                help: $help,
+                secret: false,
+            },
+            allowed: $allowed,
+            target: $place,
+        }
     };
 }
 
-/// All of them, in the order they are explained.
+/// All limits, in the order of the documentation.
 pub const LIMITS: &[Limit] = &[
     limit!(
-        "edge_connections",
+        "limits.connections",
         "CODIUS_EDGE_CONNECTIONS",
         "100000",
-        "client connections open at once; more are closed as they come. Lowered if the process may not open as many files",
+        "open client connections; more are closed at once. Lowered if the process may not open as many files",
         1..=10_000_000,
-        Place::Count(|door| &mut door.limits.connections)
+        Target::Count(|edge| &mut edge.limits.connections)
     ),
     limit!(
-        "edge_connections_per_client",
+        "limits.connections_per_client",
         "CODIUS_EDGE_CONNECTIONS_PER_CLIENT",
         "512",
-        "the same from one client: an IPv4 address, or an IPv6 /64",
+        "open connections per client: an IPv4 address, or an IPv6 /64",
         1..=1_000_000,
-        Place::Count(|door| &mut door.limits.connections_per_client)
+        Target::Count(|edge| &mut edge.limits.connections_per_client)
     ),
     limit!(
-        "edge_requests_per_client",
+        "limits.requests_per_client",
         "CODIUS_EDGE_REQUESTS_PER_CLIENT",
         "200",
-        "requests a second from one client, twice as many after a quiet second; more get 429",
+        "requests per second per client, with bursts of twice that; more get 429",
         1..=1_000_000,
-        Place::Rate(|door| &mut door.limits.requests_per_client)
+        Target::Rate(|edge| &mut edge.limits.requests_per_client)
     ),
     limit!(
-        "edge_requests_per_pod",
+        "limits.requests_per_pod",
         "CODIUS_EDGE_REQUESTS_PER_POD",
         "20000",
-        "the same to one pod",
+        "requests per second per pod, with bursts of twice that; more get 429",
         1..=10_000_000,
-        Place::Rate(|door| &mut door.limits.requests_per_pod)
+        Target::Rate(|edge| &mut edge.limits.requests_per_pod)
     ),
     limit!(
-        "edge_tunnels_per_pod",
+        "limits.tunnels_per_pod",
         "CODIUS_EDGE_TUNNELS_PER_POD",
         "4096",
-        "WebSockets and other upgraded connections to one pod; more get 503",
+        "WebSockets and other upgraded connections per pod; more get 503",
         0..=1_000_000,
-        Place::Count(|door| &mut door.limits.tunnels_per_pod)
+        Target::Count(|edge| &mut edge.limits.tunnels_per_pod)
     ),
     limit!(
-        "edge_h2_streams",
+        "limits.h2_streams",
         "CODIUS_EDGE_H2_STREAMS",
         "100",
-        "requests under way on one HTTP/2 connection",
+        "concurrent requests on one HTTP/2 connection",
         1..=10_000,
-        Place::Streams(|door| &mut door.limits.h2_streams)
+        Target::Streams(|edge| &mut edge.limits.h2_streams)
     ),
     limit!(
-        "edge_header_bytes",
+        "limits.header_size",
         "CODIUS_EDGE_HEADER_BYTES",
-        "65536",
-        "bytes of the headers of a request, or of a pod's answer; more get 431",
+        "64KiB",
+        "size of the head of a request or of a pod's response; a larger one gets 431 or 502",
         8_192..=1_048_576,
-        Place::Bytes(|door| &mut door.limits.header_bytes)
+        Target::Bytes(|edge| &mut edge.limits.header_bytes)
     ),
     limit!(
-        "edge_header_fields",
+        "limits.header_fields",
         "CODIUS_EDGE_HEADER_FIELDS",
         "1000",
-        "fields of the headers of a request, or of a pod's answer; more get 431, or 502",
+        "header fields of a request or of a pod's response; more get 431 or 502",
         100..=10_000,
-        Place::Count(|door| &mut door.limits.header_fields)
+        Target::Count(|edge| &mut edge.limits.header_fields)
     ),
     limit!(
-        "edge_header_seconds",
+        "limits.header_timeout",
         "CODIUS_EDGE_HEADER_SECONDS",
-        "10",
-        "seconds until they are there, and a PROXY protocol header; then the connection is closed",
+        "10s",
+        "time a client has to send a request head or a PROXY protocol header; then the connection is closed",
         1..=3_600,
-        Place::Seconds(|door| &mut door.limits.header_deadline)
+        Target::Time(|edge| &mut edge.limits.header_deadline)
     ),
     limit!(
-        "edge_handshake_seconds",
+        "limits.handshake_timeout",
         "CODIUS_EDGE_HANDSHAKE_SECONDS",
-        "10",
-        "seconds until a TLS handshake is done",
+        "10s",
+        "time a TLS handshake may take",
         1..=3_600,
-        Place::Seconds(|door| &mut door.limits.handshake)
+        Target::Time(|edge| &mut edge.limits.handshake)
     ),
     limit!(
-        "edge_keep_alive_seconds",
+        "limits.keep_alive",
         "CODIUS_EDGE_KEEP_ALIVE_SECONDS",
-        "60",
-        "seconds a client connection may wait between requests",
+        "60s",
+        "time a client connection may be idle between requests",
         1..=86_400,
-        Place::Seconds(|door| &mut door.limits.keep_alive)
+        Target::Time(|edge| &mut edge.limits.keep_alive)
     ),
     limit!(
-        "edge_send_stall_seconds",
+        "limits.send_stall",
         "CODIUS_EDGE_SEND_STALL_SECONDS",
-        "60",
-        "seconds a client may take nothing of what is sent to it, in answers and tunnels",
+        "60s",
+        "time a client may accept no data of a response or a tunnel; then the connection is closed",
         1..=86_400,
-        Place::Seconds(|door| &mut door.limits.send_stall)
+        Target::Time(|edge| &mut edge.limits.send_stall)
     ),
     limit!(
-        "edge_body_bytes",
+        "limits.body_size",
         "CODIUS_EDGE_BODY_BYTES",
-        "0",
-        "bytes of a request body for a pod; more get 413. 0: any number, bodies are passed on and never kept",
+        "unlimited",
+        "size of a request body for a pod; a larger one gets 413. Bodies are streamed, never stored",
         0..=1_125_899_906_842_624,
-        Place::BytesOrAll(|door| &mut door.limits.pod_body_bytes)
+        Target::BytesOrAll(|edge| &mut edge.limits.pod_body_bytes)
     ),
     limit!(
-        "edge_body_bytes_per_second",
+        "limits.body_bytes_per_second",
         "CODIUS_EDGE_BODY_BYTES_PER_SECOND",
         "100",
-        "what must come of a request body while its answer is awaited; less gets 408. 0: any pace",
+        "lowest rate of a request body, in bytes per second; a slower one gets 408. 0: any rate",
         0..=1_000_000_000,
-        Place::Rate(|door| &mut door.limits.body_bytes_per_second)
+        Target::Rate(|edge| &mut edge.limits.body_bytes_per_second)
     ),
     limit!(
-        "edge_body_grace_seconds",
+        "limits.body_grace",
         "CODIUS_EDGE_BODY_GRACE_SECONDS",
-        "60",
-        "seconds of waiting for a request body before that counts",
+        "60s",
+        "time before that rate is enforced",
         1..=86_400,
-        Place::Seconds(|door| &mut door.limits.body_grace)
+        Target::Time(|edge| &mut edge.limits.body_grace)
     ),
     limit!(
-        "edge_connect_seconds",
+        "limits.connect_timeout",
         "CODIUS_EDGE_CONNECT_SECONDS",
-        "2",
-        "seconds until a pod has taken a connection; then 504",
+        "2s",
+        "time a pod has to accept a connection; then 504",
         1..=600,
-        Place::Seconds(|door| &mut door.limits.connect)
+        Target::Time(|edge| &mut edge.limits.connect)
     ),
     limit!(
-        "edge_first_byte_seconds",
+        "limits.first_byte_timeout",
         "CODIUS_EDGE_FIRST_BYTE_SECONDS",
-        "60",
-        "seconds until a pod begins to answer once the request is with it; then 504",
+        "60s",
+        "time a pod has to begin its response; then 504",
         1..=86_400,
-        Place::Seconds(|door| &mut door.limits.first_byte)
+        Target::Time(|edge| &mut edge.limits.first_byte)
     ),
     limit!(
-        "edge_withdrawn_seconds",
+        "limits.withdrawn_grace",
         "CODIUS_EDGE_WITHDRAWN_SECONDS",
-        "5",
-        "seconds that requests and tunnels to a pod get to finish when its time is over",
+        "5s",
+        "time that requests and tunnels of a pod get to finish when it expires",
         0..=3_600,
-        Place::Seconds(|door| &mut door.limits.withdrawn_grace)
+        Target::Time(|edge| &mut edge.limits.withdrawn_grace)
     ),
     limit!(
-        "edge_drain_seconds",
+        "limits.drain_timeout",
         "CODIUS_EDGE_DRAIN_SECONDS",
-        "10",
-        "seconds that requests under way and tunnels get to finish when codiusd stops",
+        "10s",
+        "time that requests and tunnels get to finish when codiusd stops",
         0..=3_600,
-        Place::Seconds(|door| &mut door.drain)
+        Target::Time(|edge| &mut edge.drain)
     ),
 ];
 
-/// What the settings make of the limits.
-pub(super) fn front_door(settings: &Settings) -> Result<FrontDoor, ConfigError> {
-    let mut door = FrontDoor::default();
-    for Limit { key, allowed, place } in LIMITS {
-        let right = format!("{} from {} to {}", place.unit(), allowed.start(), allowed.end());
-        let number = settings.get(key.name, &right, |text| text.parse().ok().filter(|number| allowed.contains(number)))?;
-        place.set(&mut door, number);
+/// Reads the limits from the settings.
+pub(super) fn edge_limits(settings: &Settings) -> Result<EdgeLimits, ConfigError> {
+    let mut edge = EdgeLimits::default();
+    for Limit { key, allowed, target } in LIMITS {
+        let number = settings.get(key.path, &target.right(allowed), |text| target.parse(text).filter(|number| allowed.contains(number)))?;
+        target.set(&mut edge, number);
     }
-    // What is read of a head has to fit.
-    door.limits.buffer_bytes = door.limits.buffer_bytes.max(door.limits.header_bytes);
-    Ok(door)
+    // A whole head must fit into the buffer.
+    edge.limits.buffer_bytes = edge.limits.buffer_bytes.max(edge.limits.header_bytes);
+    Ok(edge)
+}
+
+/// A size in its largest whole unit.
+fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    whole.map_or_else(|| format!("{bytes}B"), |(name, bits)| format!("{}{name}", bytes >> bits))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(environment: &[(&str, &str)]) -> Result<FrontDoor, String> {
+    fn read(environment: &[(&str, &str)]) -> Result<EdgeLimits, String> {
         let owned = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        front_door(&Settings::of_environment(owned)).map_err(|error| error.to_string())
+        Settings::of_environment(owned).and_then(|settings| edge_limits(&settings)).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn defaults_are_those_of_the_front_door() {
-        assert_eq!(format!("{:?}", read(&[]).unwrap()), format!("{:?}", FrontDoor::default()));
+    fn defaults_are_those_of_the_edge_limits() {
+        assert_eq!(format!("{:?}", read(&[]).unwrap()), format!("{:?}", EdgeLimits::default()));
     }
 
-    /// Each key changes something, and no two the same.
+    /// Every key changes a field of its own.
     #[test]
     fn every_key_has_a_place_of_its_own() {
-        let default = format!("{:?}", FrontDoor::default());
+        let default = format!("{:?}", EdgeLimits::default());
         let mut seen = std::collections::BTreeSet::new();
         for Limit { key, allowed, .. } in LIMITS {
             let number = (allowed.start() + 7_919).min(*allowed.end() - 1);
             let changed = format!("{:?}", read(&[(key.environment[0], &number.to_string())]).unwrap());
-            assert_ne!(changed, default, "{}", key.name);
-            assert!(seen.insert(changed), "{}", key.name);
-            assert_eq!(key.environment, [format!("CODIUS_{}", key.name.to_uppercase())]);
+            assert_ne!(changed, default, "{}", key.path);
+            assert!(seen.insert(changed), "{}", key.path);
+            assert!(key.environment.len() == 1 && key.environment[0].starts_with("CODIUS_EDGE_"), "{}", key.path);
         }
     }
 
     #[test]
     fn what_is_out_of_bounds_is_refused_with_the_bounds() {
-        for Limit { key, allowed, place } in LIMITS {
+        for Limit { key, allowed, target } in LIMITS {
             let variable = key.environment[0];
             let below = allowed.start().checked_sub(1).map_or_else(|| "-1".to_owned(), |below| below.to_string());
-            for bad in [below, (allowed.end() + 1).to_string(), "many".to_owned(), "1.5".to_owned(), "10s".to_owned()] {
-                let expected = format!("{variable} = {bad:?}: must be {} from {} to {}", place.unit(), allowed.start(), allowed.end());
+            for bad in [below, (allowed.end() + 1).to_string(), "many".to_owned(), "1.5".to_owned(), "10x".to_owned()] {
+                let expected = format!("{variable} = {bad:?}: must be {}", target.right(allowed));
                 assert_eq!(read(&[(variable, &bad)]).unwrap_err(), expected);
             }
             for good in [allowed.start(), allowed.end()] {

@@ -1,22 +1,22 @@
-//! What becomes of the settings about other hosts.
+//! Settings about other hosts.
 
 use std::time::Duration;
 
 use codiusd_control::peers::{PeerUri, Reach, Rhythm};
 
-use super::{ConfigError, Settings};
+use super::{ConfigError, Settings, units::parse_duration};
 
-/// The longest of the times, in seconds: 30 days.
-const SECONDS_MAX: u32 = 30 * 24 * 3600;
+/// Longest of the intervals.
+const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Which other hosts are spoken to.
+/// Which other hosts may be contacted.
 pub(crate) fn reach(dev: bool) -> Reach {
     if dev { Reach::Anywhere } else { Reach::Public }
 }
 
-/// As a list, or as JSON, which the Node codiusd wanted.
+/// A list, or JSON as in the Node codiusd.
 pub(super) fn bootstrap(settings: &Settings, dev: bool) -> Result<Vec<PeerUri>, ConfigError> {
-    settings.get("bootstrap_peers", "origins such as https://codius.example.com, separated by commas", |text| {
+    settings.get("peers.bootstrap", "origins such as https://codius.example.com, separated by commas", |text| {
         let of_json = serde_json::from_str::<Vec<String>>(text).ok();
         let names = of_json.unwrap_or_else(|| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect());
         names.iter().map(|name| PeerUri::parse(name, reach(dev))).collect()
@@ -26,13 +26,12 @@ pub(super) fn bootstrap(settings: &Settings, dev: bool) -> Result<Vec<PeerUri>, 
 pub(super) fn rhythm(settings: &Settings, dev: bool) -> Result<Rhythm, ConfigError> {
     let default = if dev { Rhythm::DEVELOPMENT } else { Rhythm::default() };
     let time = |name, default| -> Result<Duration, ConfigError> {
-        let parse = |text: &str| text.parse().ok().filter(|seconds: &u32| (1..=SECONDS_MAX).contains(seconds));
-        let seconds = settings.optional(name, "a number of seconds from 1 to 2592000", parse)?;
-        Ok(seconds.map_or(default, |seconds| Duration::from_secs(seconds.into())))
+        let parse = |text: &str| parse_duration(text).filter(|time| (Duration::from_millis(100)..=TIME_MAX).contains(time));
+        Ok(settings.optional(name, "a duration from 100ms to 30d, such as 60s", parse)?.unwrap_or(default))
     };
     Ok(Rhythm {
-        ask_every: time("peers_ask_every", default.ask_every)?,
-        look_every: time("peers_look_every", default.look_every)?,
-        retry_after: time("peers_retry_after", default.retry_after)?,
+        ask_every: time("peers.ask_every", default.ask_every)?,
+        look_every: time("peers.check_every", default.look_every)?,
+        retry_after: time("peers.retry_after", default.retry_after)?,
     })
 }

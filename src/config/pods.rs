@@ -1,4 +1,4 @@
-//! Settings of what pods are made of and where they lead: images, disks, network.
+//! Settings of pods: images, disks, network.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,21 +9,29 @@ use codiusd_runtime::{
     network::NetworkRules,
 };
 
-use super::{ConfigError, parse, source::Settings};
+use super::{
+    ConfigError, parse,
+    source::Settings,
+    units::{parse_megabits, parse_size},
+};
 
-/// Less disk space for images holds none that is worth running, in bytes.
+/// Least disk space for images, in bytes: less is too small for useful images.
 const IMAGE_DISK_MIN: u64 = 1 << 30;
 /// Linux's limit on the name of an interface.
 const INTERFACE_CHARS_MAX: usize = 15;
 
 pub(super) fn registries(settings: &Settings) -> Result<RegistryConfig, ConfigError> {
     let below = "host, host:port or host/path, separated by commas";
-    let credentials = settings.optional("registry_credentials", "JSON such as {\"ghcr.io\":\"user:password\"}", parse_logins)?;
+    let credentials = settings.optional(
+        "images.credentials",
+        "a table such as { \"ghcr.io\" = \"user:password\" } (in the environment the same as JSON)",
+        parse_logins,
+    )?;
     Ok(RegistryConfig {
-        allow: settings.list("registries_allow", below, parse_registry_path)?,
-        deny: settings.list("registries_deny", below, parse_registry_path)?,
-        insecure: settings.list("insecure_registries", "host:port, separated by commas", parse_registry)?,
-        private: settings.list("registries_private", "host or host:port, separated by commas", parse_registry)?,
+        allow: settings.list("images.allow", below, parse_registry_path)?,
+        deny: settings.list("images.deny", below, parse_registry_path)?,
+        insecure: settings.list("images.insecure", "host:port, separated by commas", parse_registry)?,
+        private: settings.list("images.private", "host or host:port, separated by commas", parse_registry)?,
         credentials: credentials.unwrap_or_default(),
     })
 }
@@ -43,19 +51,11 @@ fn parse_logins(text: &str) -> Option<Vec<RegistryCredential>> {
     let logins: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
     let login = |(registry, login): (String, String)| {
         let (username, password) = login.split_once(':')?;
-        // References say docker.io, and mean this one.
+        // Image references name it docker.io.
         let registry = if registry == "docker.io" { "index.docker.io".to_owned() } else { parse_registry(&registry)? };
         Some(RegistryCredential { registry, username: username.to_owned(), password: password.to_owned() })
     };
     logins.into_iter().map(login).collect()
-}
-
-/// A number and its unit.
-fn parse_size(text: &str) -> Option<u64> {
-    let (number, unit) = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1_u64 << 30)]
-        .iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-    number.trim().parse::<u64>().ok()?.checked_mul(*unit)
 }
 
 pub(super) fn parse_image_disk(text: &str) -> Option<u64> {
@@ -70,7 +70,7 @@ pub(super) fn parse_pod_disk(text: &str) -> Option<ScratchLimit> {
     }
 }
 
-/// Not one on the host's loopback: for a pod that is its own.
+/// Rejects loopback addresses: in a pod they mean the pod itself.
 fn parse_name_server(text: &str) -> Option<Ipv4Addr> {
     text.parse().ok().filter(|server: &Ipv4Addr| !server.is_loopback() && !server.is_unspecified())
 }
@@ -78,21 +78,21 @@ fn parse_name_server(text: &str) -> Option<Ipv4Addr> {
 pub(super) fn network(settings: &Settings) -> Result<NetworkRules, ConfigError> {
     let number = |name: &'static str| settings.get(name, "a number from 1 to 1000000", parse_count);
     Ok(NetworkRules {
-        egress_private: settings.get("egress_private", "allow or reject", |text| match text {
+        egress_private: settings.get("pods.egress_private", "allow or reject", |text| match text {
             "allow" => Some(true),
             "reject" => Some(false),
             _ => None,
         })?,
         blocked: settings.list(
-            "block_ports",
+            "pods.blocked_ports",
             "ports such as tcp/445, udp/6881-6889, in:tcp/22 or out:udp/123, separated by commas",
             parse,
         )?,
-        nameservers: settings.list("pod_dns", "IPv4 addresses pods can reach, separated by commas", parse_name_server)?,
-        host_ports: settings.list("pod_host_ports", "ports such as tcp/7768, separated by commas", parse)?,
-        connections_max: number("pod_connections")?,
-        connections_per_second: number("pod_connections_per_second")?,
-        bytes_per_second: settings.get("pod_bandwidth", "megabits per second from 1 to 30000, or 0 for no bound", parse_megabits)?,
+        nameservers: settings.list("pods.dns", "IPv4 addresses pods can reach, separated by commas", parse_name_server)?,
+        host_ports: settings.list("pods.host_ports", "ports such as tcp/7768, separated by commas", parse)?,
+        connections_max: number("pods.connections")?,
+        connections_per_second: number("pods.connections_per_second")?,
+        bytes_per_second: settings.get("pods.bandwidth", "unlimited, or a rate from 1Mbit/s to 30000Mbit/s", parse_bandwidth)?,
     })
 }
 
@@ -100,13 +100,15 @@ fn parse_count(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| (1..=1_000_000).contains(count))
 }
 
-/// As bytes a second.
-fn parse_megabits(text: &str) -> Option<u32> {
-    let megabits = text.parse::<u32>().ok().filter(|megabits| *megabits <= 30_000)?;
-    Some(megabits * 125_000)
+/// In bytes per second; 0: unlimited.
+fn parse_bandwidth(text: &str) -> Option<u32> {
+    if text == "unlimited" {
+        return Some(0);
+    }
+    parse_megabits(text).filter(|megabits| *megabits <= 30_000).map(|megabits| megabits * 125_000)
 }
 
-/// Empty for none. A variable that is empty isn't set, so there is a word for it.
+/// Empty for no bridge. An empty variable counts as not set, so `none` stands for it.
 pub(super) fn parse_bridge(text: &str) -> Option<String> {
     let named = !matches!(text, "." | "..");
     let fits =

@@ -1,4 +1,4 @@
-//! Where values come from: environment, file, default, in this order.
+//! Sources of values: environment, file, default, in this order.
 
 use std::{
     collections::BTreeMap,
@@ -6,33 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Config, ConfigError, DEFAULT_FILE,
-    keys::{self, Key},
+    key::Key,
+    keys::{self, TABLES},
+    kind::Kind,
 };
 
-/// How much a key must look like another to be taken for a slip, from 0 to 1.
+/// How similar to a known key an unknown one must be to count as a typo, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.85;
-/// Keys with any number of values.
-const LISTS: [&str; 15] = [
-    "block_ports",
-    "bootstrap_peers",
-    "ilp_listen",
-    "image_layouts",
-    "insecure_registries",
-    "machines",
-    "pod_dns",
-    "pod_host_ports",
-    "proxy_protocol",
-    "registries_allow",
-    "registries_deny",
-    "registries_private",
-    "tls_certs",
-    "tls_listen",
-    "trusted_proxies",
-];
+/// Longest file with a secret, in bytes.
+const SECRET_MAX: u64 = 64 * 1024;
 
 /// What was set, and where.
 #[derive(Debug)]
@@ -41,12 +30,16 @@ pub struct Settings(BTreeMap<&'static str, Set>);
 #[derive(Debug)]
 struct Set {
     value: String,
-    /// As an error names it: `CODIUS_PORT`, or `port in /etc/codius/codiusd.toml`.
+    /// Source, as errors name it: `CODIUS_PORT`, or `/etc/codius/codiusd.toml:12: edge.port`.
     origin: String,
 }
 
 impl Settings {
     /// Reads file and environment.
+    ///
+    /// # Errors
+    ///
+    /// The file, or a file with a secret, can't be read, or contains an unknown setting.
     pub fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut settings = match file {
             Some(path) => Self(from_file(path)?),
@@ -55,92 +48,121 @@ impl Settings {
                 other => Self(other?),
             },
         };
-        settings.0.extend(Self::of_environment(environment).0);
+        settings.0.extend(Self::of_environment(environment)?.0);
         Ok(settings)
     }
 
-    /// Reads the environment only. A variable that is empty isn't set.
-    pub fn of_environment(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+    /// Reads the environment only. An empty variable counts as not set.
+    ///
+    /// # Errors
+    ///
+    /// A file with a secret can't be read.
+    pub fn of_environment(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let environment: BTreeMap<String, String> = environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let set = |key: &'static Key| {
-            let (name, value) = key.environment.iter().find_map(|name| Some((*name, environment.get(*name)?)))?;
-            Some((key.name, Set { value: value.clone(), origin: name.to_owned() }))
-        };
-        Self(keys::all().filter_map(set).collect())
+        let mut settings = BTreeMap::new();
+        for key in keys::all() {
+            let set = key.environment.iter().find_map(|name| Some((*name, environment.get(*name)?)));
+            let file = |name: &&str| Some((format!("{name}_FILE"), environment.get(&format!("{name}_FILE"))?));
+            let file = key.environment.iter().filter(|_| key.secret).find_map(file);
+            let set = match (set, file) {
+                (None, None) => continue,
+                (Some((name, value)), None) => Set { value: value.clone(), origin: name.to_owned() },
+                (None, Some((origin, path))) => Set { value: read_secret(Path::new(path), &origin)?, origin },
+                (Some((name, _)), Some((file, _))) => return Err(ConfigError::Twice { one: name.to_owned(), other: file }),
+            };
+            settings.insert(key.path, set);
+        }
+        Ok(Self(settings))
     }
 
     /// Whether a key was set at all.
-    pub fn is_set(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+    pub fn is_set(&self, path: &str) -> bool {
+        self.0.contains_key(path)
     }
 
-    /// Where the host keeps its files, whatever else is set.
+    /// Where the host keeps its files. Other settings aren't parsed.
     pub(crate) fn root(&self) -> Result<PathBuf, ConfigError> {
         self.get("root", "an absolute path", super::parse_path)
     }
 
     /// A setting that has a default.
-    pub(super) fn get<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
-        match self.optional(name, right, parse)? {
+    pub(super) fn get<T>(&self, path: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
+        match self.optional(path, right, parse)? {
             Some(value) => Ok(value),
-            None => Err(self.missing(name, right)),
+            None => Err(self.missing(path, right)),
         }
     }
 
     /// A setting that may be missing.
-    pub(super) fn optional<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ConfigError> {
-        let key = find(name);
-        let (value, origin) = match self.0.get(name) {
+    pub(super) fn optional<T>(&self, path: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ConfigError> {
+        let key = find(path);
+        let (value, origin) = match self.0.get(path) {
             Some(set) => (set.value.as_str(), set.origin.as_str()),
             None => match key.default {
-                Some(default) => (default, name),
+                Some(default) => (default, path),
                 None => return Ok(None),
             },
         };
         let wrong = || ConfigError::Value {
             origin: origin.to_owned(),
-            value: Some(if key.secret { "(hidden)" } else { value }.to_owned()),
-            right: format!("must be {right}"),
+            value: if key.secret { "(hidden)" } else { value }.to_owned(),
+            right: right.to_owned(),
         };
         parse(value).map(Some).ok_or_else(wrong)
     }
 
-    /// A setting with any number of values. Paths are separated by colons, the rest (addresses hold colons) by commas.
-    pub(super) fn list<T>(&self, name: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, ConfigError> {
-        let separator = if name == "image_layouts" { ':' } else { ',' };
-        self.get(name, right, |text| {
+    /// A setting with any number of values.
+    pub(super) fn list<T>(&self, path: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, ConfigError> {
+        let separator = find(path).kind.separator();
+        self.get(path, right, |text| {
             text.split(separator).map(str::trim).filter(|part| !part.is_empty()).map(&parse).collect::<Option<Vec<T>>>()
         })
     }
 
-    pub(super) fn missing(&self, name: &'static str, right: &str) -> ConfigError {
-        let environment = find(name).environment.first().unwrap_or(&name);
-        ConfigError::Value { origin: format!("{environment} isn't set"), value: None, right: right.to_owned() }
+    pub(super) fn missing(&self, path: &'static str, remedy: &str) -> ConfigError {
+        let variable = find(path).environment.first().copied().unwrap_or_default();
+        ConfigError::Missing { path, variable, remedy: remedy.to_owned() }
     }
 
-    /// Every key with the value that counts and where it comes from, as a TOML file with comments. Secrets are hidden.
-    /// `config` is what was made of these settings.
+    /// Every key with its effective value and the source, as a settings file with comments. Secrets are hidden. `config` is the result
+    /// of parsing these settings.
     pub fn show(&self, config: &Config) -> String {
-        let line = |key: &Key| match (self.0.get(key.name), key.default) {
-            (Some(set), _) if key.secret => format!("# {} is set and hidden, from {}\n", key.name, set.origin),
-            (Some(set), _) => format!("{} = {:?} # from {}\n", key.name, set.value, set.origin),
-            (None, Some(default)) => format!("{} = {default:?}\n", key.name),
-            (None, None) => match config.chosen(key.name) {
-                Some(value) => format!("{} = {value:?} # chosen by the other settings\n", key.name),
-                None => format!("# {} isn't set: {}\n", key.name, key.help),
-            },
-        };
-        keys::all().map(line).collect()
+        let (mut shown, mut table) = (String::new(), "");
+        // Keys without a table come first: after a table's header they would belong to that table.
+        let (first, rest): (Vec<&Key>, Vec<&Key>) = keys::all().partition(|key| key.table().is_empty());
+        for key in first.into_iter().chain(rest) {
+            if key.table() != table {
+                table = key.table();
+                shown += &format!("\n[{table}]\n");
+            }
+            let (name, kind) = (key.name(), key.kind);
+            shown += &match (self.0.get(key.path), key.default) {
+                (Some(set), _) if key.secret => format!("# {name} is set and hidden, from {}\n", set.origin),
+                (Some(set), _) => format!("{name} = {} # from {}\n", kind.toml_of(&set.value), set.origin),
+                (None, Some(default)) => format!("{name} = {}\n", kind.toml_of(default)),
+                (None, None) => match config.chosen(key.path) {
+                    Some(value) => format!("{name} = {} # follows from other settings\n", kind.toml_of(&value)),
+                    None => format!("# {name} is not set: {}\n", key.help),
+                },
+            };
+        }
+        shown
     }
 }
 
-fn find(name: &str) -> &'static Key {
-    keys::all().find(|key| key.name == name).unwrap_or_else(|| unreachable!("{name} isn't in the table of keys"))
+fn find(path: &str) -> &'static Key {
+    keys::all().find(|key| key.path == path).unwrap_or_else(|| unreachable!("{path} isn't in the table of keys"))
 }
 
 enum Unread {
     Bad(ConfigError),
     Missing(ConfigError),
+}
+
+impl From<ConfigError> for Unread {
+    fn from(error: ConfigError) -> Self {
+        Self::Bad(error)
+    }
 }
 
 impl From<Unread> for ConfigError {
@@ -151,60 +173,108 @@ impl From<Unread> for ConfigError {
     }
 }
 
+/// A settings file that is being read.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+    settings: BTreeMap<&'static str, Set>,
+}
+
 fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Set>, Unread> {
     let fail = |problem: String| ConfigError::File { path: path.to_owned(), problem };
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Unread::Missing(fail("doesn't exist".to_owned())),
+        io::ErrorKind::NotFound => Unread::Missing(fail("the file doesn't exist".to_owned())),
         _ => Unread::Bad(fail(error.to_string())),
     })?;
-    let table = DeTable::parse(&text).map_err(|error| Unread::Bad(fail(where_and_why(&text, &error))))?;
-    let mut settings = BTreeMap::new();
+    let mut file = File { path, text: &text, settings: BTreeMap::new() };
+    // The line itself isn't shown: it may hold a secret.
+    let table =
+        DeTable::parse(&text).map_err(|error| file.problem(error.span().map(|span| span.start), &error.message().replace('\n', " ")))?;
     for (name, value) in table.into_inner() {
-        let name = name.into_inner();
-        let Some(key) = keys::all().find(|key| key.name == name) else {
-            let hint = nearest(&name).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default();
-            let problem = format!("unknown key {name:?}{hint}");
-            return Err(Unread::Bad(fail(problem)));
-        };
-        let value = as_text(key, value.get_ref());
-        let value = value.ok_or_else(|| {
-            Unread::Bad(fail(format!(
-                "{name} must be {}",
-                if LISTS.contains(&key.name) { "a string or a list of strings" } else { "a string, number or boolean" }
-            )))
-        })?;
-        settings.insert(key.name, Set { value, origin: format!("{name} in {}", path.display()) });
-    }
-    Ok(settings)
-}
-
-/// A syntax error. The line itself isn't shown: it may hold a secret.
-fn where_and_why(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', " "))
-}
-
-/// A value as it would stand in the environment. Numbers stay the digits they are in the file: prices are exact.
-fn as_text(key: &Key, value: &DeValue<'_>) -> Option<String> {
-    match value {
-        DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => Some(number.to_string()),
-        DeValue::Float(number) => Some(number.to_string()),
-        DeValue::Boolean(bool) => Some(bool.to_string()),
-        DeValue::Array(items) if LISTS.contains(&key.name) => {
-            let items: Option<Vec<String>> = items.iter().map(|item| as_text(key, item.get_ref())).collect();
-            Some(items?.join(if key.name == "image_layouts" { ":" } else { "," }))
+        match value.get_ref() {
+            DeValue::Table(entries) if TABLES.iter().any(|(table, _)| *table == name.get_ref()) => {
+                for (inner, value) in entries {
+                    file.set(&format!("{}.{}", name.get_ref(), inner.get_ref()), inner.span().start, value)?;
+                }
+            }
+            _ if TABLES.iter().any(|(table, _)| *table == name.get_ref()) => {
+                let problem = format!("{0} is a table: write [{0}] and its keys below", name.get_ref());
+                return Err(file.problem(Some(name.span().start), &problem).into());
+            }
+            _ => file.set(name.get_ref(), name.span().start, &value)?,
         }
-        DeValue::Array(_) | DeValue::Datetime(_) | DeValue::Table(_) => None,
+    }
+    Ok(file.settings)
+}
+
+impl File<'_> {
+    fn line(&self, at: usize) -> usize {
+        self.text.get(..at).unwrap_or_default().matches('\n').count() + 1
+    }
+
+    fn problem(&self, at: Option<usize>, problem: &str) -> ConfigError {
+        let line = at.map(|at| format!("line {}: ", self.line(at))).unwrap_or_default();
+        ConfigError::File { path: self.path.to_owned(), problem: format!("{line}{problem}") }
+    }
+
+    fn set(&mut self, path: &str, at: usize, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let origin = format!("{}:{}: {path}", self.path.display(), self.line(at));
+        let of_file = path.strip_suffix("_file").and_then(|path| keys::all().find(|key| key.secret && key.path == path));
+        let (key, value) = match (keys::all().find(|key| key.path == path), of_file) {
+            (Some(key), _) => {
+                let wrong = || ConfigError::Value {
+                    origin: origin.clone(),
+                    value: if key.secret { "(hidden)".to_owned() } else { self.written(value) },
+                    right: key.kind.right().to_owned(),
+                };
+                (key, key.kind.text_of(value.get_ref()).ok_or_else(wrong)?)
+            }
+            (None, Some(key)) => {
+                let named = Kind::Text.text_of(value.get_ref()).and_then(|text| super::parse_path(&text));
+                let wrong =
+                    || ConfigError::Value { origin: origin.clone(), value: self.written(value), right: "an absolute path".to_owned() };
+                (key, read_secret(&named.ok_or_else(wrong)?, &origin)?)
+            }
+            (None, None) => {
+                let hint = nearest(path).map(|known| format!("; did you mean {known}?")).unwrap_or_default();
+                return Err(self.problem(Some(at), &format!("unknown key {path}{hint}")));
+            }
+        };
+        match self.settings.insert(key.path, Set { value, origin }) {
+            Some(_) => Err(ConfigError::Twice { one: key.path.to_owned(), other: format!("{}_file", key.path) }),
+            None => Ok(()),
+        }
+    }
+
+    /// A value as it is written in the file, on one line.
+    fn written(&self, value: &Spanned<DeValue<'_>>) -> String {
+        let text = self.text.get(value.span()).unwrap_or_default();
+        text.trim_matches('"').replace('\n', " ")
     }
 }
 
-/// The key that was meant by `name`: the one that has it as its environment variable, or one that looks much like it.
-fn nearest(name: &str) -> Option<&'static str> {
-    if let Some(key) = keys::all().find(|key| key.environment.contains(&name)) {
-        return Some(key.name);
+/// The first line of a file with a secret.
+fn read_secret(path: &Path, origin: &str) -> Result<String, ConfigError> {
+    let read = || -> io::Result<String> {
+        if fs::metadata(path)?.len() > SECRET_MAX {
+            return Err(io::Error::other("the file is too large for a secret"));
+        }
+        fs::read_to_string(path)
+    };
+    let fail = |error: io::Error| ConfigError::Secret { origin: origin.to_owned(), path: path.to_owned(), problem: error.to_string() };
+    read().map(|text| text.trim().to_owned()).map_err(fail)
+}
+
+/// The key that `path` probably means: the one with this environment variable, in any case, or the most similar one.
+fn nearest(path: &str) -> Option<&'static str> {
+    let variables = [path.to_ascii_uppercase(), format!("CODIUS_{}", path.to_ascii_uppercase())];
+    if let Some(key) = keys::all().find(|key| key.environment.iter().any(|name| variables.iter().any(|variable| variable == name))) {
+        return Some(key.path);
     }
-    let likeness = |key: &Key| strsim::jaro_winkler(name, key.name);
+    if let Some(key) = keys::all().find(|key| key.name() == path) {
+        return Some(key.path);
+    }
+    let likeness = |key: &Key| strsim::jaro_winkler(path, key.path).max(strsim::jaro_winkler(path, key.name()));
     let alike = keys::all().filter(|key| likeness(key) >= LIKENESS_MIN);
-    alike.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map(|key| key.name)
+    alike.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).map(|key| key.path)
 }

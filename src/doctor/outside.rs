@@ -1,4 +1,4 @@
-//! How the world reaches this host, and how it is paid.
+//! Checks how visitors reach this host, and how it is paid.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use codiusd_own::is_own;
+use codiusd_net::is_local;
 use codiusd_proxy::KeyKind;
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -17,22 +17,22 @@ use url::Url;
 
 use super::{Finding, NO_POD, visits};
 use crate::{
-    causes::in_full,
-    client::{Purse, read_at_most, resolve},
+    client::{Payer, read_at_most, resolve},
     config::{Config, IlpChoice},
-    ready::ReadyFile,
+    error_chain::in_full,
+    ready_file::ReadyFile,
 };
 
-/// How long anything may take that goes through the network.
+/// Timeout of network requests.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A certificate that ends sooner should have been renewed.
+/// A certificate that expires sooner should have been renewed.
 const DAYS_LEFT_MIN: i64 = 14;
 const DAY: i64 = 86_400;
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
-    // Where visitors reach the host that runs here.
+    // The public URI of the host that runs here.
     let running = running(&config.root);
     let mut found: Vec<Finding> = addresses(config).into_iter().map(|address| port(address, running.is_some())).collect();
     let uri = running.clone().or_else(|| config.public_uri.clone());
@@ -47,18 +47,18 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         }
         None => {
             found.push(uplink(config).await);
-            let text = format!("none runs in {}", config.root.display());
-            found.push(Finding::note("host", text, "start it, and ask again: codiusd serve, or systemctl start codiusd"));
+            let text = format!("no host is running at {}", config.root.display());
+            found.push(Finding::note("host", text, "start it and run the doctor again: codiusd serve, or systemctl start codiusd"));
         }
     }
     found
 }
 
-/// Where visitors reach the host that runs in this directory, as it says itself.
+/// The public URI of the host that runs in this directory, from its ready file.
 fn running(root: &Path) -> Option<Url> {
     let ready = fs::read(ReadyFile::path(&root.join("run"))).ok()?;
     let ready: Value = serde_json::from_slice(&ready).ok()?;
-    // One that was killed has left its file.
+    // A host that was killed leaves its file behind.
     let runs = Path::new("/proc").join(ready.get("pid")?.to_string()).exists();
     runs.then(|| ready.get("publicUri")?.as_str()?.parse().ok())?
 }
@@ -71,15 +71,15 @@ fn addresses(config: &Config) -> Vec<SocketAddr> {
 fn port(address: SocketAddr, runs: bool) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::good("ports", format!("{address} is free")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse && runs => Finding::good("ports", format!("{address} is the host's")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse && runs => Finding::good("ports", format!("{address} is in use by this host")),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let remedy = format!("see who has it (ss -ltnp sport = :{}) and stop it: often an nginx or apache from before", address.port());
+            let remedy = format!("find it (ss -ltnp sport = :{}) and stop it; often nginx or apache", address.port());
             Finding::bad("ports", format!("another program listens at {address}"), remedy)
         }
         Err(error) => Finding::bad(
             "ports",
             format!("{address}: {error}"),
-            "root (or CAP_NET_BIND_SERVICE), and an address of this machine (CODIUS_BIND_IP, CODIUS_TLS_LISTEN)",
+            "use root (or CAP_NET_BIND_SERVICE) and an address of this machine (edge.bind_ip, tls.listen)",
         ),
     }
 }
@@ -87,13 +87,17 @@ fn port(address: SocketAddr, runs: bool) -> Finding {
 fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
     let check = "certificate";
     let Some(tls) = &config.tls else {
-        let remedy = "unless a proxy in front of it does: set tls_listen and tls_certs (CODIUS_TLS_LISTEN, CODIUS_TLS_CERTS)";
-        return is_secure.then(|| Finding::note(check, "visitors come by https, and codiusd speaks no TLS", remedy)).into_iter().collect();
+        let remedy = "set tls.listen and tls.certificates (CODIUS_TLS_LISTEN, CODIUS_TLS_CERTS), unless a proxy in front speaks TLS";
+        return is_secure.then(|| Finding::note(check, "visitors use https, and codiusd speaks no TLS", remedy)).into_iter().collect();
     };
     let certificates = match tls.load() {
         Ok(certificates) => certificates,
         Err(error) => {
-            return vec![Finding::bad(check, in_full(&error), "certificate and key as PEM, readable for root (CODIUS_TLS_CERTS)")];
+            return vec![Finding::bad(
+                check,
+                in_full(&error),
+                "provide chain and key as PEM, readable for root (tls.certificates, CODIUS_TLS_CERTS)",
+            )];
         }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
@@ -101,9 +105,9 @@ fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
         let ends = certificates.ends_for(asked);
         if ends.is_empty() {
             let remedy = format!(
-                "a certificate for {name} and *.{name}: such as certbot certonly --preferred-challenges dns -d {name} -d '*.{name}'"
+                "get a certificate for {name} and *.{name}, such as with certbot certonly --preferred-challenges dns -d {name} -d '*.{name}'"
             );
-            return vec![Finding::bad(check, format!("none is for {wanted}"), remedy)];
+            return vec![Finding::bad(check, format!("none covers {wanted}"), remedy)];
         }
         let several = ends.len() > 1;
         let of_kind = |(kind, end): (KeyKind, i64)| {
@@ -116,11 +120,11 @@ fn certificates(config: &Config, name: &str, is_secure: bool) -> Vec<Finding> {
 }
 
 fn judge_end(check: &'static str, wanted: &str, days: i64) -> Finding {
-    let remedy = "renew it; the new files are taken up as they come";
+    let remedy = "renew it; codiusd reloads changed files";
     match days {
-        ..0 => Finding::bad(check, format!("that for {wanted} has expired"), remedy),
-        0..DAYS_LEFT_MIN => Finding::note(check, format!("that for {wanted} ends in {days} days"), remedy),
-        _ => Finding::good(check, format!("that for {wanted} is good for {days} days")),
+        ..0 => Finding::bad(check, format!("the one for {wanted} has expired"), remedy),
+        0..DAYS_LEFT_MIN => Finding::note(check, format!("the one for {wanted} expires in {days} days"), remedy),
+        _ => Finding::good(check, format!("the one for {wanted} is valid for {days} days")),
     }
 }
 
@@ -136,26 +140,26 @@ async fn resolves(check: &'static str, name: &str) -> Finding {
         }
     };
     let text = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
-    if addresses.iter().any(|address| matches!(is_own(*address), Ok(Some(true)))) {
+    if addresses.iter().any(|address| matches!(is_local(*address), Ok(Some(true)))) {
         return Finding::good(check, format!("{record} is {text}, this machine"));
     }
-    let remedy = "fine if a router or proxy there leads here; otherwise correct the DNS record";
-    Finding::note(check, format!("{record} is {text}, which isn't an address of this machine"), remedy)
+    let remedy = "fine if a router or proxy there forwards to this machine; otherwise correct the DNS record";
+    Finding::note(check, format!("{record} is {text}, not an address of this machine"), remedy)
 }
 
-/// What a host that doesn't run would be paid by. One that runs is connected already, and says so itself.
+/// Checks the uplink of a host that doesn't run. A running host is connected already, and reports that itself.
 async fn uplink(config: &Config) -> Finding {
     let IlpChoice::Uplink(url) = &config.ilp else {
-        return Finding::note("uplink", "embedded: whoever connects pays with play money", "ilp = uplink, with moneyd or ILP_CREDENTIALS");
+        return Finding::note("uplink", "embedded: payments are play money", "set uplink.type = \"btp\", with moneyd or uplink.url");
     };
-    let remedy = "start moneyd, or give the connector as ILP_CREDENTIALS={\"server\":\"btp+wss://:secret@host:port\"}";
-    match timeout(PATIENCE, Purse::open(url.clone())).await {
-        Ok(Ok(purse)) => {
-            let account = purse.account();
+    let remedy = "start moneyd, or set uplink.url to your account at a connector (btp+wss://:secret@host:port)";
+    match timeout(PATIENCE, Payer::open(url.clone())).await {
+        Ok(Ok(payer)) => {
+            let account = payer.account();
             Finding::good("uplink", format!("{} is paid in {} at scale {}", account.address, account.asset_code, account.asset_scale))
         }
         Ok(Err(error)) => Finding::bad("uplink", in_full(&error), remedy),
-        Err(_) => Finding::bad("uplink", format!("the connector says nothing for {} s", PATIENCE.as_secs()), remedy),
+        Err(_) => Finding::bad("uplink", format!("the connector did not answer within {} s", PATIENCE.as_secs()), remedy),
     }
 }
 
@@ -168,22 +172,22 @@ async fn readiness(root: &Path) -> Finding {
     };
     let (said, info): (Value, Value) = match asked.await {
         Ok((parts, info)) => (serde_json::from_str(&parts).unwrap_or_default(), serde_json::from_str(&info).unwrap_or_default()),
-        Err(error) => return Finding::bad("host", format!("it doesn't answer: {}", in_full(&error)), "see its log: journalctl -u codiusd"),
+        Err(error) => return Finding::bad("host", format!("no answer: {}", in_full(&error)), "check its log: journalctl -u codiusd"),
     };
     let is = |part: &str| said.get(part).and_then(Value::as_bool);
     if info.get("selfTestSuccess") == Some(&Value::Bool(false)) {
-        let text = "its last self-test wasn't passed: until it has passed one, it takes no uploads";
-        return Finding::bad("host", text, "what failed is above, or in its log: journalctl -u codiusd");
+        let text = "the last self-test failed; the host refuses uploads until one passes";
+        return Finding::bad("host", text, "the failed step is above, or in its log: journalctl -u codiusd");
     }
     if is("ready") == Some(true) {
-        return Finding::good("host", "it takes uploads and serves pods");
+        return Finding::good("host", "accepts uploads and serves pods");
     }
     let away: Vec<&str> = ["uplink", "store", "runtime"].into_iter().filter(|part| is(part) != Some(true)).collect();
-    let text = if is("draining") == Some(true) { "it is stopping".to_owned() } else { format!("it isn't ready: {}", away.join(", ")) };
-    Finding::bad("host", text, "see its log: journalctl -u codiusd")
+    let text = if is("draining") == Some(true) { "stopping".to_owned() } else { format!("not ready: {}", away.join(", ")) };
+    Finding::bad("host", text, "check its log: journalctl -u codiusd")
 }
 
-/// A body; nothing of one that is no answer of ours.
+/// The body of an answer; empty if it is longer than any answer of codiusd.
 async fn text(response: Response) -> reqwest::Result<String> {
     Ok(read_at_most(response, ANSWER_MAX).await?.map_or_else(String::new, |body| String::from_utf8_lossy(&body).into_owned()))
 }

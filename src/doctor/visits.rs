@@ -1,56 +1,57 @@
-//! The host that runs as strangers find it: by its own test, if it can be asked for one, and else as far as anybody may come.
+//! Checks the running host from a visitor's view: by its self-test if it can run one, otherwise by the steps that need no payment.
 
 use std::{path::Path, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use url::Url;
+
+use codiusd_api_types::admin::{SelfTest, SelfTestStep};
 
 use super::Finding;
 use crate::{
-    causes::in_full,
     client::{Host, HostError, Operator, OperatorError},
+    error_chain::in_full,
     self_test::{self, Outcome},
 };
 
-/// How long a host may take for its test: longer than all steps of it, and one before.
+/// How long the self-test may take: longer than all its steps, and those of a test that is already running.
 const TEST_WITHIN: Duration = Duration::from_secs(300);
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// Of the host that has its files in this directory.
+/// Checks the host that has its files in this directory.
 pub(super) async fn examine(root: &Path, public_uri: &Url, tests_itself: bool) -> Vec<Finding> {
     let check = "self-test";
     let asked = async { Operator::of(root)?.tell_within("/self-test", &json!({}), TEST_WITHIN).await };
-    let problem = if tests_itself { asked.await.map(|report| steps(check, &report)) } else { Ok(None) };
-    let without = match problem {
-        Ok(Some(steps)) => return steps,
-        Ok(None) => Finding::note(check, "the host doesn't test itself", "self_test = on (CODIUS_SELF_TEST), unless this is a lab"),
+    let found = if tests_itself { asked.await.map(Some) } else { Ok(None) };
+    let without = match found {
+        Ok(Some(report)) => return steps(check, &report),
+        Ok(None) => Finding::note(check, "the self-test is off", "set self_test.enabled = true (CODIUS_SELF_TEST), unless this is a lab"),
         Err(OperatorError::NoListener) => {
-            let remedy = "admin_api = true (CODIUS_ADMIN_API), and it is done once more each time you ask the doctor";
-            Finding::note(check, "not done: the host has no listener for its operator", remedy)
+            let remedy = "set admin.enabled = true (CODIUS_ADMIN_API): the doctor then repeats it";
+            Finding::note(check, "not run: the admin listener is off", remedy)
         }
-        Err(error) => Finding::bad(check, in_full(&error), "see the host's log: journalctl -u codiusd"),
+        Err(error) => Finding::bad(check, in_full(&error), "check the host's log: journalctl -u codiusd"),
     };
     let mut found = vec![without];
     found.extend(visits(public_uri).await);
     found
 }
 
-/// What the host has found itself.
-fn steps(check: &'static str, report: &Value) -> Option<Vec<Finding>> {
-    let steps = report.get("steps")?.as_array()?.iter().map(|step| {
-        let text = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
-        let what = format!("{}: {}", text("step"), text("what"));
-        match text("result") {
+/// The findings of the host's self-test.
+fn steps(check: &'static str, report: &SelfTest) -> Vec<Finding> {
+    let finding = |step: &SelfTestStep| {
+        let what = format!("{}: {}", step.step, step.what);
+        match step.result.as_str() {
             "ok" => Finding::good(check, what),
-            "skipped" => Finding::note(check, what, "nothing, if it is meant so"),
-            _ => Finding::bad(check, what, text("remedy")),
+            "skipped" => Finding::note(check, what, "nothing, if intended"),
+            _ => Finding::bad(check, what, step.remedy.clone().unwrap_or_default()),
         }
-    });
-    Some(steps.collect())
+    };
+    report.steps.iter().map(finding).collect()
 }
 
-/// The way to the host and to its pods, and whether it is this one that answers there.
+/// Checks names, connections and certificates of the host and its pods, and whether a codiusd answers there.
 async fn visits(public_uri: &Url) -> Vec<Finding> {
     let check = "visitors";
     let steps = self_test::arrive(public_uri).await;
@@ -59,7 +60,7 @@ async fn visits(public_uri: &Url) -> Vec<Finding> {
         .into_iter()
         .map(|step| match step.outcome {
             Outcome::Passed(what) => Finding::good(check, what),
-            Outcome::Skipped(why) => Finding::note(check, why, "https, unless this is a lab"),
+            Outcome::Skipped(why) => Finding::note(check, why, "use https, unless this is a lab"),
             Outcome::Failed(problem) => Finding::bad(check, problem.to_string(), problem.remedy()),
         })
         .collect();
@@ -82,8 +83,8 @@ async fn leads_here(what: &str, url: &Url, path: &str, mark: &str) -> Finding {
         Ok(_) => Finding::bad(
             check,
             format!("{what}: another program answers"),
-            "the DNS record, or the proxy in front, leads to another program: let it lead here, and pass on everything as it comes",
+            "the DNS record or the proxy in front points to another program: point it here, and pass requests unchanged",
         ),
-        Err(error) => Finding::bad(check, format!("{what}: {}", in_full(&error)), "see the host's log, and that of the proxy in front"),
+        Err(error) => Finding::bad(check, format!("{what}: {}", in_full(&error)), "check the host's log, and that of the proxy in front"),
     }
 }

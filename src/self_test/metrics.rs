@@ -1,10 +1,10 @@
-//! What is counted of self-tests.
+//! Metrics of self-tests.
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
 use super::report::{Report, Step};
 
-/// The figures of a host that tests itself.
+/// The metrics of a host that tests itself.
 #[derive(Clone, Debug)]
 pub struct SelfTestMetrics {
     success: IntGauge,
@@ -13,7 +13,7 @@ pub struct SelfTestMetrics {
 }
 
 impl SelfTestMetrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let success = IntGauge::new("codius_self_test_success", "Whether the host has passed its last test of itself (1), or not (0).")?;
         let last_run =

@@ -1,22 +1,24 @@
-//! What can be wrong with a host as its visitors see it, and what to do about each.
+//! The problems that visitors of a host can meet, with a remedy for each.
 
 use std::{fmt, io, net::SocketAddr};
 
-use codiusd_control::pods::{Refusal, Resource};
+use codiusd_control::pods::Refusal;
+
+use codiusd_control::capacity::Resource;
 use reqwest::StatusCode;
 use rustls::CertificateError;
 use tokio_tungstenite::tungstenite;
 
-use crate::client::{HostError, PriceError, PurseError};
+use crate::client::{HostError, PayerError, PriceError};
 
 /// What is wrong with a certificate.
 #[derive(Debug)]
 pub(crate) enum CertificateFault {
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time hasn't come.
+    /// It isn't valid yet.
     NotYet,
-    /// Nobody we know vouches for it.
+    /// Its authority isn't trusted.
     UnknownIssuer,
     /// It is for other names.
     WrongName,
@@ -29,7 +31,7 @@ impl From<CertificateError> for CertificateFault {
         match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYet,
-            // The second is what an authority looks like that is called as one of ours, and has another key.
+            // An authority with the same name as a trusted one, but another key, causes BadSignature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
             other => Self::Other(other),
@@ -49,7 +51,7 @@ impl fmt::Display for CertificateFault {
     }
 }
 
-/// Why a step wasn't passed.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     #[error("{name} doesn't resolve ({source})")]
@@ -66,9 +68,9 @@ pub(crate) enum Problem {
     Certificate { name: String, fault: CertificateFault },
     #[error("TLS with {name} fails ({source})")]
     Handshake { name: String, source: io::Error },
-    #[error("this machine's trusted authorities can't be read ({0})")]
+    #[error("trusted CA certificates of this machine can't be read ({0})")]
     Roots(rustls::Error),
-    #[error("what answers at {0} isn't this codiusd")]
+    #[error("another program answers at {0}")]
     Elsewhere(String),
     #[error(transparent)]
     Host(HostError),
@@ -80,40 +82,40 @@ pub(crate) enum Problem {
     Draining,
     #[error("the image is banned here")]
     Banned,
-    #[error("no room: the pods hold all they may of it ({0})")]
+    #[error("no capacity: pods hold all of it ({0})")]
     Full(Resource),
     #[error("the runtime can't start pods ({0})")]
     Runtime(Refusal),
     #[error("the noop runtime runs nothing")]
     Noop,
-    #[error("there is no account to pay from ({0})")]
-    NoPayer(Box<PurseError>),
+    #[error("no account to pay from ({0})")]
+    NoPayer(Box<PayerError>),
     #[error(transparent)]
     Price(PriceError),
-    #[error("the payment doesn't get through ({0})")]
-    Payment(Box<PurseError>),
-    #[error("{received} of {required} units were received for what was sent, and the host still asks for money")]
+    #[error("payment failed ({0})")]
+    Payment(Box<PayerError>),
+    #[error("the host received {received} of {required} units and still asks for money")]
     StillDue { required: String, received: String },
-    #[error("it was paid, and the pod doesn't start: {0}")]
+    #[error("paid, but the pod does not start: {0}")]
     Start(HostError),
     #[error("the pod's page answers {0}")]
     Page(StatusCode),
-    #[error("the pod's page is another one")]
+    #[error("the pod's page has another content")]
     OtherPage,
     #[error("no WebSocket to the pod ({0})")]
     WebSocket(Box<tungstenite::Error>),
-    #[error("the pod's WebSocket says something else, or nothing")]
+    #[error("the pod's WebSocket does not echo")]
     NoEcho,
-    #[error("the pod's log doesn't tell of our request")]
+    #[error("the pod's log lacks the request")]
     NotLogged,
     #[error("the pod can't be stopped ({0})")]
     Stop(Refusal),
-    #[error("nothing came of it within {0} seconds")]
+    #[error("no result within {0} seconds")]
     Slow(u64),
 }
 
 impl Problem {
-    /// One word for programs.
+    /// The kind of the problem in one word, for programs.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Name { .. } => "name_unresolved",
@@ -154,65 +156,65 @@ impl Problem {
         }
     }
 
-    /// What to do about it.
+    /// How to fix it.
     pub(crate) fn remedy(&self) -> String {
         match self {
             Self::Name { name, .. } => {
-                format!("add a DNS record (A, and AAAA if there is IPv6) for {name} that leads to this machine; if there is one, look at the name servers in /etc/resolv.conf, or set public_uri right")
+                format!("add a DNS record (A, and AAAA if there is IPv6) for {name} that points to this machine; if it exists, check the name servers in /etc/resolv.conf, or correct public_uri")
             }
             Self::Wildcard { host, .. } => {
-                format!("add the DNS record *.{host} (A, and AAAA if there is IPv6) beside the one for {host}: each pod has a name of its own below it")
+                format!("add the DNS record *.{host} (A, and AAAA if there is IPv6) beside the one for {host}: each pod has a name below it")
             }
             Self::Refuses { address } => format!(
-                "nothing listens at port {}: set bind_ip, port and tls_listen so that something does, or let the proxy or router in front pass it on",
+                "nothing listens at port {}: set edge.bind_ip, edge.port and tls.listen, or forward the port at the proxy or router in front",
                 address.port()
             ),
             Self::Silent { address } => format!(
-                "open port {} in the firewall, here and at the provider; behind a router, forward it, also for those inside (or name the host in /etc/hosts)",
+                "open port {} in the firewall, here and at the provider; behind a router, forward it, with hairpin NAT (or name the host in /etc/hosts)",
                 address.port()
             ),
-            Self::Unreachable { .. } => "look at the address of the DNS record, and at this machine's routes (ip route get ADDRESS)".to_owned(),
+            Self::Unreachable { .. } => "check the address in the DNS record and the routes of this machine (ip route get ADDRESS)".to_owned(),
             Self::Certificate { name, fault } => certificate_remedy(name, fault),
             Self::Handshake { .. } => {
-                "what listens there must speak TLS: set tls_listen and tls_certs, or the proxy in front right; or public_uri to http://".to_owned()
+                "the listener must speak TLS: set tls.listen and tls.certificates, or correct the proxy in front; or set public_uri to http://".to_owned()
             }
             Self::Roots(_) => "install the package ca-certificates".to_owned(),
-            Self::Elsewhere(_) => "the DNS record, or the proxy in front, leads to another machine or another codiusd: let it lead here".to_owned(),
-            Self::Host(_) => "if there is a proxy in front, let it pass on everything as it comes, for the host's name and all below".to_owned(),
-            Self::Refused(_) => "do what the message says, or look into this host's log for the request".to_owned(),
-            Self::NoAccount => "start the connector (moneyd), or set ilp_credentials right; codiusd's log says why it can't connect".to_owned(),
-            Self::Draining => "codiusd undrain, when uploads are to be taken again".to_owned(),
-            Self::Banned => "codiusd bans shows what is banned; codiusd unban takes it back".to_owned(),
-            Self::Full(_) => "nothing, if pods run that were paid for: the test is repeated. Otherwise max_memory_fraction, cpu_overcommit or max_disk_fraction, and what else fills the machine".to_owned(),
-            Self::Runtime(_) => "codiusd doctor, as root, checks what pods need of this machine; for hyperd, see that it runs".to_owned(),
-            Self::Noop => "set runtime to embedded or hyperd, or self_test to off if this is a lab".to_owned(),
-            Self::NoPayer(_) => "set self_test_credentials to a second account at your connector (an account can't pay itself), or self_test to off".to_owned(),
-            Self::Price(_) => "set self_test_credentials to an account in the host's own currency".to_owned(),
-            Self::Payment(_) => "look at the connector: the account that pays needs money or credit, and a way to this host's".to_owned(),
-            Self::StillDue { .. } => "look at the uplink: money that is sent doesn't arrive here as it was sent; the connector's rates and limits".to_owned(),
-            Self::Start(_) => "look into codiusd's log for why the runtime couldn't (disk full, kernel features, hyperd); codiusd doctor as root".to_owned(),
-            Self::Page(_) => "look into codiusd's log: whether the pod runs, and whether a firewall of this machine keeps the front door from the pods' network (pod_subnet)".to_owned(),
-            Self::OtherPage => "something in front answers for pods: let it pass on everything as it comes".to_owned(),
+            Self::Elsewhere(_) => "the DNS record or the proxy in front points to another machine or another codiusd: point it here".to_owned(),
+            Self::Host(_) => "a proxy in front must pass requests unchanged, for the host's name and every name below it".to_owned(),
+            Self::Refused(_) => "follow the message, or search the host's log for the request".to_owned(),
+            Self::NoAccount => "start the connector (moneyd), or correct uplink.url; the log has the reason why the connection fails".to_owned(),
+            Self::Draining => "codiusd admin undrain, to accept uploads again".to_owned(),
+            Self::Banned => "codiusd admin bans prints the bans; codiusd admin unban removes one".to_owned(),
+            Self::Full(_) => "nothing, if paid pods run: the test is repeated. Otherwise raise capacity.memory_fraction, capacity.cpu_overcommit or capacity.disk_fraction, or free the machine".to_owned(),
+            Self::Runtime(_) => "codiusd doctor, as root, checks what pods need; for hyperd, check that it runs".to_owned(),
+            Self::Noop => "set runtime.type to embedded or hyperd, or self_test.enabled = false if this is a lab".to_owned(),
+            Self::NoPayer(_) => "set self_test.url to a second account at your connector (an account can't pay itself), or self_test.enabled = false".to_owned(),
+            Self::Price(_) => "set self_test.url to an account in the host's asset".to_owned(),
+            Self::Payment(_) => "check the connector: the paying account needs money or credit, and a route to this host's account".to_owned(),
+            Self::StillDue { .. } => "check the exchange rates and limits of the connector: less arrives here than was sent".to_owned(),
+            Self::Start(_) => "the log has the reason (disk full, kernel features, hyperd); run codiusd doctor as root".to_owned(),
+            Self::Page(_) => "check in the log whether the pod runs, and whether a firewall of this machine blocks the edge from the pods' network (pods.subnet)".to_owned(),
+            Self::OtherPage => "a proxy in front answers for pods: it must pass requests unchanged".to_owned(),
             Self::WebSocket(_) | Self::NoEcho => {
-                "if there is a proxy in front, let it pass on Upgrade and Connection (WebSockets), and not time out; edge_tunnels_per_pod must not be 0".to_owned()
+                "a proxy in front must pass Upgrade and Connection (WebSockets) and not time out; limits.tunnels_per_pod must not be 0".to_owned()
             }
-            Self::NotLogged => "look at the disk that root is on (pods' logs are there), and at codiusd's log; a proxy in front must not buffer answers".to_owned(),
-            Self::Stop(_) => "it ends by itself within a minute; codiusd's log says why it couldn't be stopped".to_owned(),
-            Self::Slow(_) => "look at the load of this machine, and at codiusd's log".to_owned(),
+            Self::NotLogged => "check the disk of root, where the pods' logs are, and the log of codiusd; a proxy in front must not buffer responses".to_owned(),
+            Self::Stop(_) => "the pod expires within a minute; the log has the reason why the stop failed".to_owned(),
+            Self::Slow(_) => "check the load of this machine, and the log of codiusd".to_owned(),
         }
     }
 }
 
 fn certificate_remedy(name: &str, fault: &CertificateFault) -> String {
     match fault {
-        CertificateFault::Expired => "renew the certificate (tls_certs); codiusd takes up the new files by itself. If it is new, this machine's clock is wrong".to_owned(),
-        CertificateFault::NotYet => "set this machine's clock right, or wait".to_owned(),
+        CertificateFault::Expired => "renew the certificate (tls.certificates); codiusd reloads changed files. If it is new, the clock of this machine is wrong".to_owned(),
+        CertificateFault::NotYet => "correct the clock of this machine, or wait".to_owned(),
         CertificateFault::UnknownIssuer => {
-            "get a certificate from an authority that browsers know, and give tls_certs the whole chain; one of codiusd certs dev is trusted with SSL_CERT_FILE=.../ca.pem".to_owned()
+            "get a certificate from a public CA and put its whole chain into tls.certificates; for one of codiusd certs dev set SSL_CERT_FILE=.../ca.pem".to_owned()
         }
         CertificateFault::WrongName => format!(
-            "get a certificate that is for {name}: it takes the host's name and a wildcard for all below it (*.HOST); the first of tls_certs is shown for names that none is for"
+            "get a certificate that covers {name}: the host's name and a wildcard below it (*.HOST); the first of tls.certificates is the default"
         ),
-        CertificateFault::Other(_) => "get another certificate (tls_certs)".to_owned(),
+        CertificateFault::Other(_) => "get another certificate (tls.certificates)".to_owned(),
     }
 }

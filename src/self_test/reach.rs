@@ -1,4 +1,4 @@
-//! The way to a name of the host as a visitor takes it: resolver, connection, handshake, each with an error of its own.
+//! Reaches a name of the host as a visitor does: resolver, connection, handshake, each with an error of its own.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use url::Url;
 use super::problem::Problem;
 use crate::client::resolve;
 
-/// How long a resolver, a connection and a handshake may take, each.
+/// How long each resolution, connection and handshake may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// An open connection.
@@ -26,7 +26,7 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// That of a public URI.
+    /// The target of a public URI.
     pub(crate) fn of(uri: &Url) -> Self {
         let host = uri.host_str().unwrap_or_default().to_owned();
         Self { host, port: uri.port_or_known_default().unwrap_or(443), is_secure: uri.scheme() == "https" }
@@ -40,12 +40,12 @@ impl Reach {
         self.is_secure
     }
 
-    /// Where the host is.
+    /// Resolves the host's name.
     pub(crate) async fn host_addresses(&self) -> Result<Vec<SocketAddr>, Problem> {
         self.addresses(&self.host).await.map_err(|source| Problem::Name { name: self.host.clone(), source })
     }
 
-    /// Where a name below it is.
+    /// Resolves a name below the host's.
     pub(crate) async fn pod_addresses(&self, label: &str) -> Result<Vec<SocketAddr>, Problem> {
         let name = self.below(label);
         self.addresses(&name).await.map_err(|source| Problem::Wildcard { host: self.host.clone(), name, source })
@@ -60,7 +60,7 @@ impl Reach {
         if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
     }
 
-    /// Connects to the first of these that takes the connection.
+    /// Connects to the first of these addresses that accepts the connection.
     pub(crate) async fn connect(&self, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Problem> {
         let mut problem = None;
         for address in addresses.iter().copied() {
@@ -78,7 +78,7 @@ impl Reach {
         Err(problem.unwrap_or_else(|| Problem::Name { name: self.host.clone(), source: io::ErrorKind::NotFound.into() }))
     }
 
-    /// Makes a connection one to `name`, by a handshake if there is one. Trusted authorities are read anew: one that was added counts.
+    /// Performs the TLS handshake for `name`, if the host uses TLS. Trusted authorities are reloaded, so that a new one takes effect.
     pub(crate) async fn secure(&self, name: &str, stream: TcpStream) -> Result<Stream, Problem> {
         if !self.is_secure {
             return Ok(MaybeTlsStream::Plain(stream));
@@ -97,7 +97,7 @@ impl Reach {
 fn connector() -> Result<TlsConnector, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let mut config = builder.with_safe_default_protocol_versions()?.with_platform_verifier()?.with_no_client_auth();
-    // WebSockets are of HTTP/1.1.
+    // WebSockets need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }

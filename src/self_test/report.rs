@@ -1,14 +1,14 @@
-//! What a self-test has found.
+//! The report of a self-test.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use codiusd_api_types::admin::{SelfTest, SelfTestStep};
 use codiusd_control::api::SelfTestStats;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::problem::Problem;
 
-/// What is looked at, in this order.
+/// The steps, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
     Name,
@@ -39,7 +39,7 @@ impl Step {
         Self::Stop,
     ];
 
-    /// In one word, also of metrics.
+    /// Its name, also in metrics.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Name => "name",
@@ -61,7 +61,7 @@ impl Step {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Passed(String),
-    /// Not done, and why that is all right.
+    /// Skipped, with the reason why that isn't a failure.
     Skipped(&'static str),
     Failed(Problem),
 }
@@ -74,11 +74,11 @@ pub(crate) struct Finding {
     pub(crate) took: Duration,
 }
 
-/// All that was done. Steps that need one that failed aren't there.
+/// The result of a test. Steps that depend on a failed one are left out.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) begun: Instant,
-    /// The same for people, in seconds since 1970.
+    /// When the test ended, in seconds since 1970.
     pub(crate) at: u64,
     pub(crate) took: Duration,
     pub(crate) findings: Vec<Finding>,
@@ -112,29 +112,31 @@ impl Report {
         }
     }
 
-    /// For programs, `codiusd doctor` among them.
-    pub(crate) fn json(&self) -> Value {
+    /// The report in the format of the operator's API.
+    pub(crate) fn status(&self, running: bool) -> SelfTest {
+        let milliseconds = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let steps = self.findings.iter().map(|finding| {
-            let mut step = match &finding.outcome {
-                Outcome::Passed(what) => json!({ "step": finding.step.word(), "result": "ok", "what": what }),
-                Outcome::Skipped(why) => json!({ "step": finding.step.word(), "result": "skipped", "what": why }),
-                Outcome::Failed(problem) => json!({
-                    "step": finding.step.word(),
-                    "result": "failed",
-                    "problem": problem.kind(),
-                    "what": problem.to_string(),
-                    "remedy": problem.remedy(),
-                }),
+            let (result, what) = match &finding.outcome {
+                Outcome::Passed(what) => ("ok", what.clone()),
+                Outcome::Skipped(why) => ("skipped", (*why).to_owned()),
+                Outcome::Failed(problem) => ("failed", problem.to_string()),
             };
-            step["milliseconds"] = u64::try_from(finding.took.as_millis()).unwrap_or(u64::MAX).into();
-            step
+            let problem = if let Outcome::Failed(problem) = &finding.outcome { Some(problem) } else { None };
+            SelfTestStep {
+                step: finding.step.word().to_owned(),
+                result: result.to_owned(),
+                problem: problem.map(|problem| problem.kind().to_owned()),
+                what,
+                remedy: problem.map(Problem::remedy),
+                milliseconds: milliseconds(finding.took),
+            }
         });
-        let steps: Vec<Value> = steps.collect();
-        json!({
-            "selfTestSuccess": self.passed(),
-            "at": self.at,
-            "milliseconds": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
-            "steps": steps,
-        })
+        SelfTest {
+            self_test_success: Some(self.passed()),
+            at: Some(self.at),
+            milliseconds: Some(milliseconds(self.took)),
+            steps: steps.collect(),
+            running,
+        }
     }
 }

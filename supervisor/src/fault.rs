@@ -1,8 +1,8 @@
-//! Faults on demand, so that tests can see what happens when each service ends. A build for production has none.
+//! Fault injection, so that tests can check what happens when a service ends. Release builds don't have it.
 
 use crate::Running;
 
-/// How a service is ended; jobs and threads only panic.
+/// How a service ends; jobs and threads can only panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It returns.
@@ -62,7 +62,7 @@ mod on_demand {
             job.await
         }
 
-        /// Where a thread can be made to panic.
+        /// A point where an injected fault makes a thread panic.
         pub fn fault_point(&self) {
             if let Some(fault) = self.supervisor.0.faults.of(self.name) {
                 suffer(self.name, fault);
@@ -102,7 +102,7 @@ mod on_demand {
             job.await
         }
 
-        /// Where a thread can be made to panic.
+        /// A point where an injected fault makes a thread panic.
         pub fn fault_point(&self) {}
     }
 }
@@ -110,7 +110,7 @@ mod on_demand {
 pub(crate) use on_demand::{Faults, suffer};
 
 impl Running {
-    /// The name it has.
+    /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -1,14 +1,14 @@
-//! Background tasks, and who notices that one of them has ended. Every crate with tasks uses it; it knows none of them.
+//! Supervises background tasks: reports when one of them ends. Every crate with tasks uses it; it depends on none of them.
 //!
 //! | what | when it panics | when it returns |
 //! |---|---|---|
 //! | a service ([`Supervisor::service`]): one of its kind, runs until the process stops | the process ends | the process ends |
-//! | a job ([`Supervisor::job`]), or a thread ([`Supervisor::thread`]): changes pods or money, or runs until its owner tells it | the process ends | as it should |
-//! | a change of state behind a [`StateLock`], in whatever task | the process ends, and nothing more is written to the database | |
-//! | anything else, as what serves one client ([`isolated`]) | it ends alone; logged and counted ([`panics()`]) | as it should |
+//! | a job ([`Supervisor::job`]), or a thread ([`Supervisor::thread`]): changes pods or money, or runs until its owner stops it | the process ends | as expected |
+//! | a change of state behind a [`StateLock`], in any task | the process ends, and nothing more is written to the database | |
+//! | anything else, such as a task that serves one client ([`isolated`]) | only it ends; logged and counted ([`panics()`]) | as expected |
 //!
-//! Whoever serves strangers is in the last row, or a request that makes a parser panic would end the host. A task that its owner aborts
-//! or drops hasn't failed.
+//! Tasks that serve clients belong in the last row, or a request that makes a parser panic would end the host. A task that its owner
+//! aborts or drops hasn't failed.
 #![forbid(unsafe_code)]
 
 mod fault;
@@ -34,16 +34,16 @@ pub use fault::Fault;
 pub use panics::{Panicked, isolated, panics, report_panics};
 pub use state::{StateGuard, StateLock};
 
-/// What has become of a part of the process.
+/// How a part of the process failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A service returned.
     Ended,
     /// A service or a job panicked.
     Panicked,
-    /// A panic interrupted a change of this state: nobody knows what it says now.
+    /// A panic interrupted a change of this state, which may be inconsistent now.
     HalfChanged,
-    /// It has said itself that it can't go on.
+    /// It has reported itself that it can't go on.
     Failed,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Cause {
 pub struct Failure {
     /// The task, thread or state.
     pub name: &'static str,
-    /// What has become of it.
+    /// How it failed.
     pub cause: Cause,
 }
 
@@ -73,19 +73,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Notices the end of tasks; cheap to clone. Each process, and each host in a test, has one.
+/// Detects the end of tasks; cheap to clone. Each process, and each host in a test, has one.
 #[derive(Clone, Default)]
 pub struct Supervisor(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The first one; what ends afterwards may be its consequence.
+    /// The first failure; later ones may be its consequence.
     failure: watch::Sender<Option<Failure>>,
-    /// Whether state in memory isn't to be believed any more.
+    /// Whether state in memory can't be trusted any more.
     sealed: AtomicBool,
     /// Whether services are expected to end.
     stopping: AtomicBool,
-    /// How many of each name run.
+    /// Number of running tasks by name.
     running: Mutex<BTreeMap<&'static str, usize>>,
     faults: fault::Faults,
 }
@@ -102,7 +102,7 @@ impl Supervisor {
         tokio::spawn(self.service(name, service))
     }
 
-    /// A service that the caller runs, in whatever task, thread or runtime.
+    /// A service that the caller runs, in any task, thread or runtime.
     pub fn service<F: Future<Output = ()> + Send>(&self, name: &'static str, service: F) -> impl Future<Output = ()> + Send + use<F> {
         let running = Running::new(self, name);
         async move {
@@ -124,12 +124,12 @@ impl Supervisor {
         })
     }
 
-    /// Runs a job in a task of its own: it goes on when nobody waits for it any more. What it logs is logged on behalf of the caller.
+    /// Runs a job in a task of its own: it continues if the caller stops waiting. Its log lines are in the caller's span.
     pub fn spawn_job<T: Send + 'static>(&self, name: &'static str, job: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         tokio::spawn(self.job(name, job).in_current_span())
     }
 
-    /// A job that the caller runs, in whatever task, thread or runtime.
+    /// A job that the caller runs, in any task, thread or runtime.
     pub fn job<T, F: Future<Output = T> + Send>(&self, name: &'static str, job: F) -> impl Future<Output = T> + Send + use<T, F> {
         let running = Running::new(self, name);
         async move {
@@ -141,23 +141,23 @@ impl Supervisor {
         }
     }
 
-    /// From now on services may end.
+    /// From now on the end of a service isn't a failure.
     pub fn stopping(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// A part of the process can't go on, and so the process can't. The first one to say so is what the process ends for.
+    /// Reports that a part of the process, and so the process, can't go on. The first report is why the process ends.
     pub fn fail(&self, name: &'static str, cause: Cause) {
         let failure = Failure { name, cause };
         let first = self.0.failure.send_if_modified(|known| known.is_none() && known.replace(failure).is_none());
         if first {
-            tracing::error!(task = name, cause = %cause, "{failure}: codiusd can't go on, and ends; pods run on");
+            tracing::error!(task = name, cause = %cause, "{failure}; codiusd exits, pods keep running");
         } else {
             tracing::warn!(task = name, cause = %cause, "{failure}, too");
         }
     }
 
-    /// Why the process can't go on, if it can't.
+    /// Why the process can't go on; none if it can.
     pub fn failure(&self) -> Option<Failure> {
         *self.0.failure.borrow()
     }
@@ -172,7 +172,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether a panic has left state half changed: what follows from it must not be kept.
+    /// Whether a panic has left state half changed: anything derived from it must not be stored.
     pub fn is_sealed(&self) -> bool {
         self.0.sealed.load(Ordering::Acquire)
     }
@@ -182,14 +182,14 @@ impl Supervisor {
         self.0.names().keys().copied().collect()
     }
 
-    /// Ends the service of that name, as a bug in it would, now or as soon as one runs; only builds for development and tests can.
-    /// Whether one runs now.
+    /// Ends the service of that name as a bug in it would, now or as soon as one runs; only in development and test builds. Returns
+    /// whether one runs now.
     pub fn inject(&self, name: &str, fault: Fault) -> bool {
         self.0.faults.inject(name, fault);
         self.0.names().contains_key(name)
     }
 
-    /// Where a thread that only waits can be made to panic: pending for ever otherwise.
+    /// A point where an injected fault makes a waiting thread panic; otherwise it stays pending.
     pub async fn fault_point(&self, name: &str) {
         loop {
             fault::suffer(name, self.0.faults.injected(name).await);
@@ -197,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    /// Before anybody else sees that state.
+    /// Called before any other thread can lock that state.
     fn half_changed(&self, name: &'static str) {
         self.0.sealed.store(true, Ordering::Release);
         self.fail(name, Cause::HalfChanged);
@@ -216,7 +216,7 @@ impl Inner {
     }
 }
 
-/// A service or job that runs; until dropped.
+/// Registers a running service or job until dropped.
 #[derive(Debug)]
 pub struct Running {
     supervisor: Supervisor,

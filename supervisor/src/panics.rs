@@ -1,4 +1,4 @@
-//! Panics: logged as everything else is, and counted.
+//! Panics: logged like other events, and counted.
 
 use std::{
     panic::{self, AssertUnwindSafe, PanicHookInfo},
@@ -8,15 +8,15 @@ use std::{
 
 use futures::FutureExt;
 
-/// Of this process.
+/// Number of panics of this process.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Panics of this process so far. A hook is the only one to see all of them, so this counts from [`report_panics`] on.
+/// Panics of this process so far. Only a panic hook receives all of them, so this counts from [`report_panics`] on.
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// From now on panics are lines of the log, with where they were, instead of loose text on standard error.
+/// From now on panics are logged, with their location, instead of printed to standard error.
 pub fn report_panics() {
     panic::set_hook(Box::new(report));
 }
@@ -30,7 +30,7 @@ fn report(info: &PanicHookInfo<'_>) {
     tracing::error!(location, thread = thread::current().name(), what, "panic: a bug in codiusd, please report it");
 }
 
-/// What one client or one item needed was interrupted by a panic, which the log has.
+/// A panic, which has been logged, interrupted the work for one client or item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
@@ -42,7 +42,7 @@ impl std::fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Does what concerns one client or item. A panic in it is an error of that one.
+/// Runs the work for one client or item. A panic in it becomes an error.
 pub async fn isolated<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|_panic| Panicked)
 }

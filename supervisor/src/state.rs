@@ -1,4 +1,4 @@
-//! State that has to be whole: of money, of pods, of what the operator has said.
+//! State that must be consistent: money, pods, the operator's commands.
 
 use std::{
     fmt,
@@ -9,8 +9,8 @@ use std::{
 
 use crate::Supervisor;
 
-/// A lock around state that must not be believed once a panic has interrupted a change of it. Then the process ends, and until it has
-/// nothing more is written to the database ([`Supervisor::is_sealed`]), so that the next start reads what was true before.
+/// A lock around state that can't be trusted once a panic has interrupted a change of it. Then the process ends, and until then nothing
+/// more is written to the database ([`Supervisor::is_sealed`]), so that the next start reads the last consistent state.
 pub struct StateLock<T> {
     name: &'static str,
     supervisor: Supervisor,
@@ -24,14 +24,14 @@ impl<T: fmt::Debug> fmt::Debug for StateLock<T> {
 }
 
 impl<T> StateLock<T> {
-    /// State of this name, which is how it is called in the log.
+    /// Wraps state; `name` identifies it in the log.
     pub fn new(name: &'static str, supervisor: &Supervisor, state: T) -> Self {
         Self { name, supervisor: supervisor.clone(), state: Mutex::new(state) }
     }
 
-    /// Waits for it. Never held across an await.
+    /// Locks the state. Must not be held across an await.
     pub fn lock(&self) -> StateGuard<'_, T> {
-        // What was left half changed is still handed out: whoever waits must not wait for ever, and nothing comes of what they do.
+        // Half changed state is still returned: waiting threads must not block for ever, and their changes are not stored.
         StateGuard { whole_before: !thread::panicking(), state: self.state.lock().unwrap_or_else(PoisonError::into_inner), lock: self }
     }
 }
@@ -65,7 +65,7 @@ impl<T> DerefMut for StateGuard<'_, T> {
 
 impl<T> Drop for StateGuard<'_, T> {
     fn drop(&mut self) {
-        // The lock is opened after this.
+        // The mutex is released after this.
         if self.whole_before && thread::panicking() {
             self.lock.supervisor.half_changed(self.lock.name);
         }

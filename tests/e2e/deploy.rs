@@ -7,6 +7,7 @@ mod notify;
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -23,11 +24,16 @@ fn deploy() -> PathBuf {
     repository().join("deploy")
 }
 
-/// A server with what was brought to it, as the guide says: the program and deploy/.
+/// A server with the package in /srv/codiusd, as the guide has it.
 async fn server() -> Machine {
     let binary = Path::new(env!("CARGO_BIN_EXE_codiusd"));
-    let built = binary.parent().expect("a program is in a directory");
-    let server = Machine::boot(&[(&deploy(), "/srv/codiusd/deploy"), (built, "/srv/built")]).await;
-    server.does("ln -s /srv/built/codiusd /srv/codiusd/codiusd", SCRIPT_WITHIN).await;
+    let brought = tempfile::tempdir().expect("make a directory");
+    let mut build = Command::new(deploy().join("debian/build"));
+    // Packing takes longer than all else, and only its content matters here.
+    let built = build.arg(binary).arg(brought.path()).env("DEB_COMPRESSION", "none").output().expect("run deploy/debian/build");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let server = Machine::boot(&[(brought.path(), "/srv/brought"), (&deploy(), "/srv/deploy")]).await;
+    // The machine has what it needs of it before the directory here is gone.
+    server.does("mkdir -p /srv/codiusd; cp /srv/brought/*.deb /srv/codiusd/", SCRIPT_WITHIN).await;
     server
 }

@@ -52,7 +52,7 @@ async fn a_host_that_runs_well_is_well() {
     host.kill9();
     let (well, report_of_it) = report(&host).await;
     assert!(well, "nothing is wrong with the machine: {report_of_it}");
-    assert_found(&report_of_it, "host", "note", "none runs", "codiusd serve");
+    assert_found(&report_of_it, "host", "note", "no host is running", "codiusd serve");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,10 +69,10 @@ async fn visitors_who_would_come_to_nothing_are_told_of() {
     let (well, report) = report(&host).await;
     assert!(!well, "{report}");
     assert_found(&report, "runtime", "note", "noop", "embedded");
-    assert_found(&report, "certificate", "BAD", "none is for *.other.localhost", "-d '*.other.localhost'");
+    assert_found(&report, "certificate", "BAD", "none covers *.other.localhost", "-d '*.other.localhost'");
     assert_found(&report, "visitors", "ok", "*.other.localhost is 127.0.0.1", "");
-    assert_found(&report, "visitors", "BAD", "127.0.0.1:0 refuses connections", "tls_listen");
-    assert_found(&report, "self-test", "note", "doesn't test itself", "self_test = on");
+    assert_found(&report, "visitors", "BAD", "127.0.0.1:0 refuses connections", "tls.listen");
+    assert_found(&report, "self-test", "note", "the self-test is off", "self_test.enabled = true");
     assert_found(&report, "host", "ok", "", "");
 }
 
@@ -81,7 +81,7 @@ async fn a_host_that_has_no_ear_for_its_operator_is_visited() {
     let host = host().without_pods().set("CODIUS_SELF_TEST", "on").start().await;
     let (well, report) = report(&host).await;
     assert!(!well, "it runs nothing, and its uploads are closed: {report}");
-    assert_found(&report, "self-test", "note", "no listener for its operator", "admin_api = true");
+    assert_found(&report, "self-test", "note", "the admin listener is off", "admin.enabled = true");
     for text in ["*.localhost is 127.0.0.1", "takes connections", "the host's name: a codiusd answers", "names of pods: a codiusd answers"]
     {
         assert_found(&report, "visitors", "ok", text, "");
@@ -112,6 +112,6 @@ fn a_machine_without_what_it_takes_is_told_what_to_do() {
     assert_found(&report, "ports", "BAD", "another program listens", "ss -ltnp");
     assert_found(&report, "hyperd", "BAD", "hyperd.sock", "start hyperd");
     assert_found(&report, "uplink", "BAD", "", "moneyd");
-    assert_found(&report, "certificate", "note", "speaks no TLS", "tls_certs");
+    assert_found(&report, "certificate", "note", "speaks no TLS", "tls.certificates");
     assert!(!String::from_utf8_lossy(&output.stdout).contains(":s@"), "no secret is shown");
 }

@@ -154,12 +154,12 @@ async fn restarts_of_either_are_survived() {
     host.kill9();
     host.start_again().await;
     answers(&host, &hash).await.expect("adopted, and routed at once");
-    assert_eq!(metric(&host, "codius_pods_renewed_total{reason=\"worn\"}").await, Some(0));
+    assert_eq!(metric(&host, "codius_pods_restarted_total{reason=\"degraded\"}").await, Some(0));
 
     hyperd.kill9();
     hyperd.start_again().await;
     until("a pod whose log is dead to be renewed", WITHIN, async || {
-        (metric(&host, "codius_pods_renewed_total{reason=\"worn\"}").await == Some(1)).then_some(())
+        (metric(&host, "codius_pods_restarted_total{reason=\"degraded\"}").await == Some(1)).then_some(())
     })
     .await;
     until("the renewed pod's page", WITHIN, async || answers(&host, &hash).await).await;
@@ -169,7 +169,7 @@ async fn restarts_of_either_are_survived() {
     hyperd.terminate().await;
     hyperd.start_again().await;
     until("a pod that went with its daemon to be back", WITHIN, async || answers(&host, &hash).await).await;
-    assert_eq!(metric(&host, "codius_pods_renewed_total{reason=\"lost\"}").await, Some(1));
+    assert_eq!(metric(&host, "codius_pods_restarted_total{reason=\"lost\"}").await, Some(1));
     assert_eq!(expiry(&host, &hash).await, end, "its end stays");
     let books = host.books();
     assert_eq!(books.received, books.earned, "and nothing was charged for it");

@@ -28,6 +28,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod browser;
+mod capacity;
 mod client;
 mod deploy;
 mod doctor;
@@ -45,7 +46,6 @@ mod prometheus;
 mod restart;
 mod schemathesis;
 mod self_test;
-mod shares;
 mod stopping;
 mod supervision;
 mod tls;

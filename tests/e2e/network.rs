@@ -94,7 +94,7 @@ async fn pods_at_hyperd_are_kept_apart_by_the_policy_and_by_nothing_else() {
     let host = host().keep_pods().set("CODIUS_HYPER_SOCKET", hyperd.socket().display().to_string());
     let mut host = host.set("CODIUS_HYPER_BRIDGE", "none").start().await;
     let none = host.run(&["network", "check"]).await;
-    assert!(!none.status.success() && none.text.contains("CODIUS_HYPER_BRIDGE"), "{}", none.text);
+    assert!(!none.status.success() && none.text.contains("hyperd.bridge"), "{}", none.text);
     let payer = Payer::connect(host.ilp()).await;
     let first = payer.run_pod(&host, &nosy(&hyperd), 600).await;
     payer.run_pod(&host, &nosy(&hyperd), 600).await;
@@ -153,7 +153,7 @@ async fn one_bridge_has_one_host() {
     second.env("CODIUS_ROOT", directory.path().join("root")).env("CODIUS_HYPER_SOCKET", directory.path().join("another.sock"));
     second.env("CODIUS_HYPER_BRIDGE", hyperd.bridge()).env("CODIUS_BLOCK_PORTS", "tcp/445");
     let said = Process::run("a second codiusd", &mut second, &directory.path().join("log"), WITHIN).await;
-    assert!(!said.status.success() && said.text.contains("(hyper_bridge) is used by another codiusd"), "{}", said.text);
+    assert!(!said.status.success() && said.text.contains("(hyperd.bridge) is used by another codiusd"), "{}", said.text);
     let checked = host.run(&["network", "check"]).await;
     assert!(checked.status.success(), "the table of the first: {}", checked.text);
 }

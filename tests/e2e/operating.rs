@@ -47,7 +47,7 @@ async fn an_operator_sees_pods_apart_and_the_public_does_not() {
     assert_eq!(logged(&moved, "/after"), None);
 }
 
-/// Through the front door, which adds and takes nothing that matters here.
+/// Through the edge, which adds and takes nothing that matters here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_says_what_it_is_and_keeps_what_it_should() {
     let host = host().without_pods().set("CODIUS_ADDITIONAL_HOST_INFO", "false").start().await;
@@ -63,7 +63,7 @@ async fn a_host_says_what_it_is_and_keeps_what_it_should() {
     assert!(document["paths"]["/readyz"].is_object() && document["paths"]["/metrics"].is_null(), "{document}");
     let page = asked("/").await;
     assert!(page.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'none'; ")));
-    assert!(page.text().contains("id=\"runningContracts\">not told"), "{}", page.text());
+    assert!(page.text().contains("id=\"runningContracts\">unknown"), "{}", page.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

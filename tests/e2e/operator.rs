@@ -390,7 +390,7 @@ async fn commands_find_the_host_and_say_what_is_wrong() {
     run(&host, &["drain"]).await;
     assert!(run(&host, &["status"]).await.contains("draining"));
     run(&host, &["undrain"]).await;
-    assert_eq!(run(&host, &["ban", "nginx"]).await, "no pods of it\n");
+    assert_eq!(run(&host, &["ban", "nginx"]).await, "no running pods\n");
     assert!(run(&host, &["bans"]).await.contains("docker.io/library/nginx"));
     run(&host, &["unban", "nginx"]).await;
     assert_eq!(json(&host, &["bans", "--json"]).await, json!({ "bans": [] }));
@@ -411,7 +411,7 @@ async fn commands_find_the_host_and_say_what_is_wrong() {
     fails(&host, &["status", "--admin", &url], "nobody answers at").await;
     host.set("CODIUS_ADMIN_API", "false");
     host.start_again().await;
-    fails(&host, &["drain"], "set admin_api = true").await;
+    fails(&host, &["drain"], "set admin.enabled = true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

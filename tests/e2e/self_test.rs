@@ -126,7 +126,7 @@ fn a_host_opens_when_strangers_can_use_it_and_says_what_keeps_them_from_it() {
         internet.name([(NAME, vec![address.into()])]);
         failed(&tested.test(), &[("wildcard", "wildcard_unresolved")], "*.host.example.test");
         internet.wildcards(&[(NAME, internet.addresses(200)[0])]).await;
-        failed(&tested.test(), &[("connect", "connection_refused")], "tls_listen");
+        failed(&tested.test(), &[("connect", "connection_refused")], "tls.listen");
 
         // It opens without a restart.
         internet.wildcards(&[(NAME, address.into())]).await;
@@ -164,7 +164,7 @@ fn a_host_opens_when_strangers_can_use_it_and_says_what_keeps_them_from_it() {
         for (step, result) in [("page", "failed"), ("websocket", "failed"), ("stop", "ok")] {
             assert!(went.contains(&(step.to_owned(), result.to_owned())), "{step}: {report}");
         }
-        assert!(report.to_string().contains("pod_subnet"), "{report}");
+        assert!(report.to_string().contains("pods.subnet"), "{report}");
         let status = tested.host.terminate().await;
         assert!(status.success(), "codiusd ended with {status}");
         assert!(tested.host.running().log().contains("self-test passed"));
@@ -189,7 +189,7 @@ pub(crate) fn tested(builder: HostBuilder) -> HostBuilder {
 async fn a_host_that_cannot_be_paid_or_runs_nothing_is_told_so() {
     let nobody = "127.0.0.1:9".parse().expect("an address");
     let unpaid = tested(host().without_pods()).uplink(nobody).start().await;
-    failed(&first_report(&unpaid).await, &[("quote", "no_uplink")], "ilp_credentials");
+    failed(&first_report(&unpaid).await, &[("quote", "no_uplink")], "uplink.url");
 
     let mut idle = tested(host().without_pods()).set("CODIUS_SELF_TEST_RETRIES", "0").start().await;
     failed(&first_report(&idle).await, &[("quote", "noop")], "embedded or hyperd");
@@ -217,7 +217,7 @@ async fn a_host_that_cannot_be_paid_or_runs_nothing_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_stopped_in_the_middle_of_its_test_leaves_nothing_of_it() {
     let mut host = tested(host()).start().await;
-    host.running().line("the start of the test's pod", WITHIN, |line| line.contains("pod runs").then_some(())).await;
+    host.running().line("the start of the test's pod", WITHIN, |line| line.contains("pod running").then_some(())).await;
     let status = host.terminate().await;
     assert!(status.success(), "codiusd ended with {status}");
     assert!(host.traces().is_empty(), "left behind: {:?}", host.traces());
@@ -228,9 +228,9 @@ async fn a_host_that_is_stopped_in_the_middle_of_its_test_leaves_nothing_of_it()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_room_or_websockets_is_told_so() {
     let mut host = tested(host()).set("CODIUS_EDGE_TUNNELS_PER_POD", "0").start().await;
-    failed(&first_report(&host).await, &[("websocket", "websocket_failed")], "edge_tunnels_per_pod");
+    failed(&first_report(&host).await, &[("websocket", "websocket_failed")], "limits.tunnels_per_pod");
     host.terminate().await;
     host.set("CODIUS_MAX_MEMORY_FRACTION", "0.0001");
     host.start_again().await;
-    failed(&first_report(&host).await, &[("upload", "full")], "max_memory_fraction");
+    failed(&first_report(&host).await, &[("upload", "full")], "capacity.memory_fraction");
 }

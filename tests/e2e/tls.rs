@@ -131,7 +131,7 @@ async fn a_certificate_that_cannot_be_used_is_one_line() {
         ]);
         let output = codiusd.env("CODIUS_ROOT", directory.path().join("root")).output().expect("run codiusd");
         let expected = format!(
-            "codiusd: CODIUS_TLS_CERTS: {}: isn't the key of the certificate in {}\n",
+            "codiusd: tls.certificates (CODIUS_TLS_CERTS): {}: isn't the key of the certificate in {}\n",
             key.display(),
             key.with_file_name("cert.pem").display()
         );

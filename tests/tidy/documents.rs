@@ -1,33 +1,11 @@
-//! Documents say what is true: paths and links lead somewhere, tables are those of the code.
+//! Documents say what is true: paths and links lead somewhere, and the README is short.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-    sync::Arc,
-};
-
-use codiusd::{
-    config::{
-        keys::{KEYS, Key},
-        limits::LIMITS,
-    },
-    figures::{Disk, HostFacts, HostFigures},
-    self_test::SelfTestMetrics,
-};
-use codiusd_control::{
-    pay::Asset,
-    pods::{Doing, PodMetrics, Room, Shares},
-    store::Totals,
-};
-use codiusd_proxy::{CertificateFiles, Certificates, Edge, EdgeConfig, RouteTable, TlsConfig};
-use codiusd_runtime::{HyperdConfig, HyperdRuntime, network::restored_counter};
-use prometheus::{Registry, proto::MetricFamily};
+use std::path::Path;
 
 use crate::{assert_none, files, read, root, sources};
 
 /// First parts of paths in this repository, by which a path in a text is told from others.
-const TOP: &[&str] = &[".ci", "certs", "control", "demo", "deploy", "docs", "own", "proxy", "src", "supervisor", "tests"];
+const TOP: &[&str] = &[".ci", "api-types", "certs", "control", "demo", "deploy", "docs", "net", "proxy", "src", "supervisor", "tests"];
 /// Bytes of the README.
 const README_MAX: usize = 6_500;
 
@@ -85,94 +63,4 @@ fn anchor_of(heading: &str) -> String {
 fn the_readme_is_read_in_a_minute() {
     let size = read(&root().join("README.md")).len();
     assert!(size <= README_MAX, "README.md has {size} bytes: what of it belongs to docs/?");
-}
-
-#[test]
-fn the_tables_of_settings_have_every_one_and_no_other() {
-    let limits = LIMITS.iter().map(|limit| &limit.key).collect();
-    for (page, table, keys) in [("configuration.md", "| key |", KEYS.iter().collect::<Vec<_>>()), ("limits.md", "| limit |", limits)] {
-        let text = read(&root().join("docs/operate").join(page));
-        let lines = text.lines().skip_while(|line| !line.starts_with(table));
-        let rows: BTreeSet<&str> = lines.skip(2).take_while(|line| line.starts_with('|')).collect();
-        let expected: Vec<String> = keys.into_iter().map(row_of).collect();
-        let same = rows.len() == expected.len() && expected.iter().all(|row| rows.contains(row.as_str()));
-        assert!(same, "the table of docs/operate/{page} should be:\n{}\n", expected.join("\n"));
-    }
-}
-
-fn row_of(key: &Key) -> String {
-    let environment: Vec<String> = key.environment.iter().map(|name| format!("`{name}`")).collect();
-    let default = match key.default {
-        Some("") => "empty".to_owned(),
-        Some(default) => format!("`{default}`"),
-        None => String::new(),
-    };
-    format!("| `{}` | {} | {default} | {} |", key.name, environment.join(", "), key.help)
-}
-
-/// A host of which all is known.
-fn facts() -> HostFacts {
-    let shares = Shares::default();
-    HostFacts {
-        started: 0,
-        uplink: true,
-        store: true,
-        draining: false,
-        pods: vec![Doing::Running],
-        room: Room { max: shares, held: shares },
-        disk: Some(Disk { size: 1, free: 1 }),
-        totals: vec![(Asset { code: "XRP".to_owned(), scale: 9 }, Totals::default())],
-        peers: 0,
-        panics: 0,
-    }
-}
-
-/// Everything that counts, on one registry.
-fn registry() -> Registry {
-    let directory = tempfile::tempdir().expect("make a directory");
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("make a certificate");
-    let files = CertificateFiles { chain: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
-    fs::write(&files.chain, signed.cert.pem()).expect("write a file");
-    fs::write(&files.key, signed.signing_key.serialize_pem()).expect("write a file");
-    let tls = TlsConfig {
-        listen: vec!["127.0.0.1:0".parse().expect("an address")],
-        certificates: Arc::new(Certificates::load(vec![files]).expect("load the certificate")),
-        redirect: false,
-        public_port: None,
-        hsts_seconds: 0,
-    };
-    let edge =
-        EdgeConfig { tls: Some(tls), ..EdgeConfig::new("127.0.0.1:0".parse().expect("an address"), directory.path().join("control.sock")) };
-    let registry = Registry::new();
-    Edge::start(edge, Arc::new(RouteTable::new()), &registry).expect("start an edge");
-    PodMetrics::register(&registry).expect("register the pods' metrics");
-    HostFigures::register(&registry, facts).expect("register the host's figures");
-    HostFigures::register_money(&registry, facts).expect("register the host's money");
-    SelfTestMetrics::register(&registry).expect("register the self-test's metrics");
-    registry.register(Box::new(restored_counter())).expect("register the policy's metric");
-    HyperdRuntime::new(HyperdConfig::new(directory.path().join("hyper.sock")), &registry).expect("register hyperd's metrics");
-    registry
-}
-
-#[test]
-fn the_document_of_metrics_has_every_one_and_no_other() {
-    let document = read(&root().join("docs/operate/monitoring.md"));
-    let rows: Vec<&str> = document.lines().skip_while(|line| !line.starts_with("| metric |")).skip(2).collect();
-    let rows: Vec<&str> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
-    let expected: Vec<String> = registry().gather().iter().map(metric_row).collect();
-    assert!(rows == expected, "the table of metrics in docs/operate/monitoring.md should be:\n{}\n", expected.join("\n"));
-}
-
-/// The values of a label are a closed set, but for names of certificates and assets, and releases.
-fn metric_row(family: &MetricFamily) -> String {
-    let mut labels = BTreeMap::<&str, BTreeSet<&str>>::new();
-    for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
-        labels.entry(pair.name()).or_default().insert(pair.value());
-    }
-    let told = labels.iter().map(|(label, values)| match *label {
-        "asset" | "name" | "release" | "scale" => format!("`{label}`"),
-        _ => format!("`{label}`: {}", values.iter().copied().collect::<Vec<_>>().join(", ")),
-    });
-    let (kind, labels) = (format!("{:?}", family.get_field_type()).to_lowercase(), told.collect::<Vec<_>>().join("; "));
-    format!("| `{}` | {kind} | {labels} | {} |", family.name(), family.help())
 }

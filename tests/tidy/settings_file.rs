@@ -1,33 +1,48 @@
-//! `deploy/codiusd.toml` has every setting with its default, and can be used as it is.
+//! `deploy/codiusd.toml` has every setting with its default, and can be used as it is. That it has them all, `generated` says.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use codiusd::config::{
-    Config, Settings,
-    keys::{self, Key},
-};
+use codiusd::config::{Config, Settings, key::Key, keys};
 
-use crate::{read, root};
+use crate::{files, read, root};
+
+/// A line of the settings file that sets a key when its comment sign is removed.
+fn setting(line: &str) -> Option<&str> {
+    let setting = line.strip_prefix("# ")?;
+    let (name, _) = setting.split_once(" = ")?;
+    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_').then_some(setting)
+}
 
 #[test]
 fn the_settings_file_that_is_shipped_has_every_default() {
     let path = root().join("deploy/codiusd.toml");
     let text = read(&path);
-    let expected: Vec<String> = keys::all().map(file_entry).collect();
-    let missing = expected.iter().any(|entry| !text.contains(entry.as_str()));
-    let others = text.lines().filter(|line| line.starts_with("# ") && line.contains(" = ")).count() != expected.len();
-    assert!(!missing && !others, "the entries of {} should be:\n{}", path.display(), expected.join("\n"));
-
     let dev = ("CODIUS_DEV".to_owned(), "true".to_owned());
     let shipped = Settings::read(Some(&path), [dev.clone()]).expect("it is valid");
-    let has_default = |setting: &str| keys::all().any(|key| key.default.is_some() && setting.starts_with(&format!("{} = ", key.name)));
-    let with_every_default = text.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if has_default(setting) => format!("{setting}\n"),
-        _ => String::new(),
+    let mut table = "";
+    let with_every_default = text.lines().map(|line| {
+        if line.starts_with('[') {
+            table = line.trim_matches(['[', ']']);
+            return format!("{line}\n");
+        }
+        if line == "# [[pod_size]]" {
+            table = "pod_size";
+            return "[[pod_size]]\n".to_owned();
+        }
+        let has_default = |name: &str| {
+            let path = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
+            table == "pod_size" || keys::all().any(|key| key.default.is_some() && key.path == path)
+        };
+        match setting(line).filter(|setting| setting.split_once(" = ").is_some_and(|(name, _)| has_default(name))) {
+            Some(setting) => format!("{setting}\n"),
+            None => String::new(),
+        }
     });
     let directory = tempfile::tempdir().expect("make a directory");
     let uncommented = directory.path().join("codiusd.toml");
-    fs::write(&uncommented, with_every_default.collect::<String>()).expect("write the file");
+    let text: String = with_every_default.collect();
+    assert!(text.lines().filter(|line| line.contains(" = ")).count() > 70, "{text}");
+    fs::write(&uncommented, text).expect("write the file");
     let explicit = Settings::read(Some(&uncommented), [dev]).expect("it is valid without its comment signs");
     let made = |settings: &Settings| Config::from_settings(settings).expect("it can be used");
     let (mut shipped, explicit) = (made(&shipped), made(&explicit));
@@ -44,32 +59,34 @@ fn settings_without_default_can_be_used_as_the_file_shows_them() {
     let without: Vec<&Key> = keys::all().filter(|key| key.default.is_none()).collect();
     assert!(!without.is_empty());
     for key in without {
-        let line = text.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with(&format!("{} = ", key.name))));
-        fs::write(&file, line.unwrap_or_else(|| panic!("no {}", key.name))).expect("write the file");
+        let section =
+            if key.table().is_empty() { text.as_str() } else { text.split_once(&format!("\n[{}]\n", key.table())).expect("its table").1 };
+        let line = section.lines().find_map(|line| setting(line).filter(|line| line.starts_with(&format!("{} = ", key.name()))));
+        let line = line.unwrap_or_else(|| panic!("no {}", key.path));
+        let head = if key.table().is_empty() { String::new() } else { format!("[{}]\n", key.table()) };
+        fs::write(&file, format!("{head}{line}")).expect("write the file");
         let settings = Settings::read(Some(&file), [("CODIUS_DEV".to_owned(), "true".to_owned())]);
-        let settings = settings.unwrap_or_else(|error| panic!("{}: {error}", key.name));
-        Config::from_settings(&settings).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+        let settings = settings.unwrap_or_else(|error| panic!("{}: {error}", key.path));
+        Config::from_settings(&settings).unwrap_or_else(|error| panic!("{}: {error}", key.path));
     }
 }
 
-fn file_entry(key: &Key) -> String {
-    let value = key.default.or_else(|| key.example()).map_or_else(|| "...".to_owned(), as_toml);
-    format!("# {}.\n# In the environment: {}\n# {} = {value}\n", key.help, key.environment.join(", "), key.name)
-}
-
-/// Numbers and booleans are written as what they are, the rest as strings.
-fn as_toml(value: &str) -> String {
-    let bare = format!("value = {value}")
-        .parse::<toml::Table>()
-        .is_ok_and(|table| matches!(table.get("value"), Some(toml::Value::Boolean(_) | toml::Value::Integer(_) | toml::Value::Float(_))));
-    if bare { value.to_owned() } else { format!("{value:?}") }
-}
-
+/// Settings that documents show are settings.
 #[test]
-fn values_are_written_with_their_types() {
-    for (value, written) in
-        [("false", "false"), ("3000", "3000"), ("0.75", "0.75"), ("", "\"\""), ("40GiB", "\"40GiB\""), ("127.0.0.1", "\"127.0.0.1\"")]
-    {
-        assert_eq!(as_toml(value), written);
+fn settings_in_documents_are_accepted() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let file = directory.path().join("codiusd.toml");
+    let mut found = 0;
+    for document in files(Path::new("docs"), "md") {
+        let text = read(&root().join(&document));
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            fs::write(&file, block).expect("write the file");
+            let settings = Settings::read(Some(&file), [("CODIUS_DEV".to_owned(), "true".to_owned())]);
+            settings
+                .and_then(|settings| Config::from_settings(&settings))
+                .unwrap_or_else(|error| panic!("{}: {error}", document.display()));
+            found += 1;
+        }
     }
+    assert!(found > 2, "{found}");
 }

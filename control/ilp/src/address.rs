@@ -13,7 +13,7 @@ const SCHEMES: &[&str] = &["g", "private", "example", "peer", "self", "test", "t
 #[serde(try_from = "String", into = "String")]
 pub struct Address(String);
 
-/// The text is no ILP address.
+/// The text isn't an ILP address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an ILP address")]
 pub struct BadAddress;
@@ -24,18 +24,18 @@ impl Address {
         &self.0
     }
 
-    /// The address one segment (or more, with dots) below this one.
+    /// The address with a segment (or several, with dots) appended.
     pub fn join(&self, segment: &str) -> Result<Self, BadAddress> {
         format!("{}.{segment}", self.0).parse()
     }
 
-    /// What follows `self.` in an address below this one.
+    /// The part of `below` after `self.`, if it is an address below this one.
     pub fn strip_prefix_of<'a>(&self, below: &'a Self) -> Option<&'a str> {
         below.0.strip_prefix(self.as_str())?.strip_prefix('.')
     }
 }
 
-/// Whether `text` may stand between two dots of an address.
+/// Whether `text` is a valid segment.
 pub fn is_segment(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'~' | b'-'))
 }

@@ -1,6 +1,6 @@
 //! The Bilateral Transfer Protocol 2.0 (RFC 23): ILP packets between two neighbours over a WebSocket.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`codec`] | frames as bytes |
 //! | [`session`] | one WebSocket: requests and their responses, both ways |

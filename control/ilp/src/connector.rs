@@ -1,10 +1,10 @@
-//! The embedded connector: what `moneyd local` is for development, inside the host. Any token opens an account, nothing is
+//! The embedded connector for development, inside the host, comparable to `moneyd local`. Any token opens an account, nothing is
 //! ever settled, and there is no credit limit.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
-//! | [`server`] | WebSockets: handshake, authentication, who is connected |
-//! | [`router`] | from a child to the host's receiver, to another child, or back with a code |
+//! | [`server`] | WebSockets: handshake, authentication, connected accounts |
+//! | [`router`] | routes a child's packet to the host's receiver or to another child, or rejects it |
 
 pub mod router;
 pub mod server;

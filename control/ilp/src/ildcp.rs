@@ -1,4 +1,4 @@
-//! The Interledger Dynamic Configuration Protocol (RFC 31): asking one's parent for address and asset.
+//! The Interledger Dynamic Configuration Protocol (RFC 31): asking the parent connector for address and asset.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,13 +14,13 @@ const CONDITION: [u8; 32] = [
     0x66, 0x68, 0x7a, 0xad, 0xf8, 0x62, 0xbd, 0x77, 0x6c, 0x8f, 0xc1, 0x8b, 0x8e, 0x9f, 0x8e, 0x20, 0x08, 0x97, 0x14, 0x85, 0x6e, 0xe2,
     0x33, 0xb3, 0x90, 0x2a, 0x59, 0x1d, 0x0d, 0x5f, 0x29, 0x25,
 ];
-/// How long an answer is waited for.
+/// Timeout of a request.
 const EXPIRY: SignedDuration = SignedDuration::from_secs(60);
 
-/// Where one is paid, and in what.
+/// The address and asset of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// One's own address.
+    /// Its address.
     pub address: Address,
     /// Currency code.
     pub asset_code: String,
@@ -28,7 +28,7 @@ pub struct Account {
     pub asset_scale: u8,
 }
 
-/// The question.
+/// The request.
 pub fn request(now: Timestamp) -> Prepare {
     Prepare {
         amount: 0,
@@ -39,12 +39,12 @@ pub fn request(now: Timestamp) -> Prepare {
     }
 }
 
-/// Whether a Prepare is the question.
+/// Whether a Prepare is the request.
 pub fn is_request(prepare: &Prepare) -> bool {
     prepare.destination.as_str() == DESTINATION
 }
 
-/// The answer.
+/// The response.
 pub fn respond(account: &Account) -> Fulfill {
     let mut data = Vec::new();
     data.put_var_octets(account.address.as_str().as_bytes());
@@ -53,7 +53,7 @@ pub fn respond(account: &Account) -> Fulfill {
     Fulfill { fulfillment: [0; 32], data }
 }
 
-/// Reads the answer.
+/// Parses the response.
 pub fn parse_response(fulfill: &Fulfill) -> Result<Account, DecodeError> {
     if fulfill.fulfillment != [0; 32] {
         return Err(DecodeError::Value("IL-DCP fulfillment"));

@@ -1,18 +1,18 @@
 //! Interledger for a host: packets, BTP, IL-DCP, STREAM, and a small connector.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`oer`] | length prefixes and integers, the alphabet of the formats below |
 //! | [`address`] [`packet`] | ILPv4: Prepare, Fulfill, Reject (RFC 15, 27) |
 //! | [`btp`] | packets between two neighbours over WebSocket (RFC 23): codec, session, client |
-//! | [`ildcp`] | asking one's parent for address and asset (RFC 31) |
+//! | [`ildcp`] | asking the parent connector for address and asset (RFC 31) |
 //! | [`stream`] | paying a total in packets (RFC 29): codec, receiver, sender |
-//! | [`link`] | whatever takes a Prepare and answers |
+//! | [`link`] | anything that takes a Prepare and returns a reply |
 //! | [`uplink`] | the connection to the parent connector |
 //! | [`connector`] | the embedded connector, for development |
-//! | [`service`] | one of the two, as the host uses it |
+//! | [`service`] | the host's connection: uplink or embedded connector |
 //!
-//! Bytes from outside go through the decoders only; those never panic and never allocate more than they were sent.
+//! Bytes from outside are parsed by the decoders only; these never panic and never allocate more than the input's size.
 #![forbid(unsafe_code)]
 
 pub mod address;

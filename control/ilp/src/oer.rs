@@ -1,17 +1,17 @@
 //! Octet Encoding Rules, as far as Interledger uses them (RFC 30): fixed integers, length prefixes, variable octet strings.
 //!
-//! Lengths must be canonical (minimal), and are compared with the bytes that are left before anything is allocated.
+//! Lengths must be canonical (minimal), and are checked against the remaining bytes before anything is allocated.
 
 /// The bytes don't follow the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Fewer bytes than promised.
+    /// Fewer bytes than the length announces.
     #[error("{0} is truncated")]
     Truncated(&'static str),
-    /// More bytes than the format has.
+    /// Trailing bytes.
     #[error("bytes follow after {0}")]
     Trailing(&'static str),
-    /// A length that isn't minimal, or longer than any packet.
+    /// A length that isn't minimal, or exceeds that of any packet.
     #[error("the length of {0} isn't canonical")]
     Length(&'static str),
     /// A value outside its range.
@@ -19,7 +19,7 @@ pub enum DecodeError {
     Value(&'static str),
 }
 
-/// Bytes of a length that can't be of any packet: a prefix of more than this is refused.
+/// Most bytes of a length in a length prefix: no packet needs more.
 const LENGTH_BYTES_MAX: usize = 4;
 
 /// Reads from the front of a byte slice.
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Fails if anything is left.
+    /// Fails if any bytes are left.
     pub fn end(self, what: &'static str) -> Result<(), DecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(what)) }
     }

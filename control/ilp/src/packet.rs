@@ -23,17 +23,17 @@ const REJECT: u8 = 14;
 pub struct Prepare {
     /// In the smallest unit of the sender's asset.
     pub amount: u64,
-    /// When the promise ends; precision of a millisecond.
+    /// Expiry of the promise, with millisecond precision.
     pub expires_at: Timestamp,
     /// SHA-256 of the fulfillment.
     pub condition: [u8; 32],
-    /// Where to.
+    /// The receiver's address.
     pub destination: Address,
     /// End-to-end data, at most [`DATA_MAX`] bytes.
     pub data: Vec<u8>,
 }
 
-/// Makes a promise due.
+/// Fulfills the promise: the money is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fulfill {
     /// Its SHA-256 is the condition.
@@ -42,23 +42,23 @@ pub struct Fulfill {
     pub data: Vec<u8>,
 }
 
-/// Ends a promise.
+/// Rejects the promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// Why.
+    /// The reason.
     pub code: ErrorCode,
-    /// Who, if it said so.
+    /// The node that rejected it, if named.
     pub triggered_by: Option<Address>,
-    /// For people; untrusted.
+    /// A message for people; untrusted.
     pub message: String,
     /// For machines; depends on the code.
     pub data: Vec<u8>,
 }
 
-/// What comes back for a Prepare.
+/// The reply to a Prepare.
 pub type Reply = Result<Fulfill, Reject>;
 
-/// Any of the three.
+/// Any ILPv4 packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
     /// Type 12.
@@ -70,7 +70,7 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Reads one packet; nothing may follow it.
+    /// Parses one packet; trailing bytes are an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut outer = Reader::new(bytes);
         let kind = outer.u8("packet type")?;

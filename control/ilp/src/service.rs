@@ -18,9 +18,9 @@ use crate::{
     uplink,
 };
 
-/// What the embedded connector counts in: XRP in billionths, which `codius` clients expect by default.
+/// The embedded connector's asset: XRP in billionths, which `codius` clients expect by default.
 const EMBEDDED_ASSET: (&str, u8) = ("XRP", 9);
-/// How long stopping may take.
+/// Time limit for stopping.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// How the host is connected.
@@ -31,7 +31,7 @@ pub enum Config {
         /// Its server.
         url: BtpUrl,
     },
-    /// As a connector of its own, for development.
+    /// With an embedded connector, for development.
     Embedded {
         /// Where children connect; port 0 takes any.
         listen: Vec<SocketAddr>,
@@ -40,10 +40,10 @@ pub enum Config {
     },
 }
 
-/// The connection can't be started.
+/// Why the connection can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The name can't be part of an address.
+    /// The name isn't a valid address segment.
     #[error("the connector's name {name:?} can't be part of an ILP address")]
     Name {
         /// The name.
@@ -52,7 +52,7 @@ pub enum StartError {
         #[source]
         source: BadAddress,
     },
-    /// An address can't be listened on.
+    /// A listener's address can't be bound.
     #[error("can't listen on {address} for BTP: stop what listens there (moneyd?) or choose another address")]
     Listen {
         /// The address.
@@ -63,7 +63,7 @@ pub enum StartError {
     },
 }
 
-/// A running connection; breaks off when dropped.
+/// A running connection; dropping it aborts it.
 #[derive(Debug)]
 pub struct Interledger {
     account: Arc<watch::Sender<Option<Account>>>,
@@ -73,12 +73,12 @@ pub struct Interledger {
 }
 
 impl Interledger {
-    /// [Connects](Interledger::supervised) for a process that nobody supervises.
+    /// [Connects](Interledger::supervised) in a process without supervision.
     pub async fn start(config: Config, receiver: Arc<Receiver>) -> Result<Self, StartError> {
         Self::supervised(config, receiver, &Supervisor::default()).await
     }
 
-    /// Connects; what arrives goes to `receiver`. An uplink that can't be reached is tried again for ever.
+    /// Connects; incoming packets go to `receiver`. An unreachable uplink is retried forever.
     pub async fn supervised(config: Config, receiver: Arc<Receiver>, supervisor: &Supervisor) -> Result<Self, StartError> {
         match config {
             Config::Uplink { url } => {
@@ -106,7 +106,7 @@ impl Interledger {
                     listening.push(bound);
                 }
                 Err(error) if address.is_ipv6() && address.ip().is_loopback() && is_without(&error) => {
-                    tracing::warn!(%address, "this machine has no IPv6; BTP isn't served there");
+                    tracing::warn!(%address, "no IPv6 on this machine; BTP listener skipped");
                 }
                 Err(source) => return Err(StartError::Listen { address, source }),
             }
@@ -115,18 +115,18 @@ impl Interledger {
         Ok(Self { account, listening, stop, tasks })
     }
 
-    /// What the host is paid to at the moment; none while the uplink is down.
+    /// The host's current account; none while the uplink is down.
     pub fn account(&self) -> watch::Receiver<Option<Account>> {
         self.account.subscribe()
     }
 
-    /// Where the embedded connector listens.
+    /// Addresses the embedded connector listens on.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
     }
 
-    /// Takes no more packets, answers those it has begun to answer, and closes its sockets; what isn't done after five seconds
-    /// is broken off.
+    /// Takes no more packets, completes those it has begun to answer, and closes its sockets; whatever takes longer than five seconds
+    /// is aborted.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let stopped = async {
@@ -136,12 +136,12 @@ impl Interledger {
             }
         };
         if time::timeout(STOP_MAX, stopped).await.is_err() {
-            tracing::warn!("packets that were still being answered are given up");
+            tracing::warn!("BTP packets in flight at shutdown were abandoned");
         }
     }
 }
 
-/// Whether the machine (or container) has no such address at all, as opposed to one that is taken.
+/// Whether the machine (or container) lacks this address, as opposed to the address being in use.
 fn is_without(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)

@@ -1,4 +1,4 @@
-//! The connection to the parent connector (moneyd or any other): kept up, authenticated, and asked for our address.
+//! The connection to the parent connector (moneyd or any other): keeps it up, authenticates, and asks for our address.
 //!
 //! ```text
 //! connecting --> authenticated --> IL-DCP answered (account known) --> closed --> waiting (1 s .. 30 s, jitter) --+
@@ -22,13 +22,13 @@ use crate::{
     stream::receiver::Receiver,
 };
 
-/// First wait after a failure, and the longest.
+/// First delay after a failure, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A connection that held for so long was a good one: the next wait is short again.
+/// Duration after which a connection counts as stable: the next delay starts over.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 
-/// Keeps the uplink up until `stop` is cancelled; then what is being answered is answered. `account` is what we are paid to
-/// at the moment.
+/// Keeps the uplink up until `stop` is cancelled; then completes the answers in progress. `account` is our current
+/// account.
 pub(crate) async fn keep_up(url: BtpUrl, receiver: Arc<Receiver>, account: Arc<watch::Sender<Option<Account>>>, stop: CancellationToken) {
     let mut uplink = Uplink { url, receiver, account, last: None };
     let mut wait = BACK_OFF.0;
@@ -42,7 +42,7 @@ pub(crate) async fn keep_up(url: BtpUrl, receiver: Arc<Receiver>, account: Arc<w
                 }
                 tracing::warn!(uplink = %uplink.url, reason = &ended as &dyn std::error::Error, "uplink lost");
             }
-            Err(error) => tracing::warn!(uplink = %uplink.url, error = &error as &dyn std::error::Error, "no uplink"),
+            Err(error) => tracing::warn!(uplink = %uplink.url, error = &error as &dyn std::error::Error, "uplink connection failed"),
         }
         uplink.account.send_replace(None);
         stop.run_until_cancelled(time::sleep(wait.mul_f64(rand::random_range(0.5..1.0)))).await;
@@ -62,7 +62,7 @@ struct Uplink {
     url: BtpUrl,
     receiver: Arc<Receiver>,
     account: Arc<watch::Sender<Option<Account>>>,
-    /// What the parent said last time.
+    /// The account the parent assigned last.
     last: Option<Account>,
 }
 
@@ -76,7 +76,7 @@ impl Uplink {
             ended = &mut driver => return Ok(ended),
             found = account_over(&session) => found?,
         };
-        tracing::info!(uplink = %self.url, address = %found.address, asset = found.asset_code, scale = found.asset_scale, "uplink is up");
+        tracing::info!(uplink = %self.url, address = %found.address, asset = found.asset_code, scale = found.asset_scale, "uplink connected");
         if let Some(last) = self.last.replace(found.clone()).filter(|last| *last != found) {
             tracing::warn!(
                 uplink = %self.url, address = %last.address, asset = last.asset_code, scale = last.asset_scale,
@@ -88,7 +88,7 @@ impl Uplink {
     }
 }
 
-/// What the parent sends us are payments.
+/// Packets from the parent are payments.
 #[derive(Debug)]
 struct Incoming {
     receiver: Arc<Receiver>,

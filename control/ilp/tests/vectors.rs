@@ -20,8 +20,8 @@ use codiusd_ilp::{
     packet::{Fulfill, Packet},
     service::{Config, Interledger},
     stream::{
+        credit_sink::{Credit, CreditError, CreditSink, Lookup, Terms},
         crypto::{NotSealed, SharedSecret, StreamKeys, condition_of},
-        ledger::{Credit, CreditError, Ledger, Lookup, Terms},
         packet::StreamPacket,
         receiver::Receiver,
     },
@@ -280,7 +280,7 @@ async fn accounts_are_named_after_their_tokens() {
 struct NoPayments;
 
 #[async_trait]
-impl Ledger for NoPayments {
+impl CreditSink for NoPayments {
     async fn lookup(&self, _: &str, _: &[u8; 32]) -> Option<Lookup> {
         None
     }

@@ -3,42 +3,42 @@
 //! ```text
 //! EmbeddedRuntime --order--> shim --libcontainer--> containers      (per pod: user, net, ipc, uts namespaces;
 //!   |                          |                                     per container: pid, mount, cgroup)
-//!   |-- lock, status.json -----|   who lives, since when
+//!   |-- lock, status.json -----|   who is alive, since when
 //!   `-- logs/NAME.log ---------'   what they wrote
 //! ```
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | `config` | settings and limits; addresses, users and links of a slot |
-//! | `privileges`, `claim` | what must be so before anything is opened: the right to, and a network nobody else has |
-//! | `probe` | a container made at every start, to see that containers are confined |
-//! | `disk` | what a pod writes to |
+//! | `privileges`, `subnet_lock` | preconditions checked first: the privileges, and a network no other codiusd uses |
+//! | `probe` | a container created at every start, to check that containers are confined |
+//! | `disk` | the disk a pod writes to |
 //! | `pods` | the table of names and slots |
 //! | `launch` | from a pod's description to its shim's answer |
-//! | `keep` | adopting, stopping, giving back |
-//! | `record`, `lock` | the files daemon and shim share |
+//! | `adopt` | adopting and stopping pods, releasing their resources |
+//! | `shim_protocol`, `lock` | the files daemon and shim share |
 //! | `shim/` | everything that happens in the shim |
 //! | `logs/` | log files: writing, rotating, following |
-//! | `cgroup`, `link` | the kernel's limits and wires |
+//! | `cgroup`, `veth` | the kernel's resource limits and network links |
 //!
 //! This is a shared-kernel sandbox, not a virtual machine: namespaces with a user range of their own, a system call
 //! allow-list, dropped capabilities, resource limits.
 
+mod adopt;
 mod cgroup;
-mod claim;
 mod config;
 mod disk;
 mod error;
-mod keep;
 mod launch;
-mod link;
 mod lock;
 mod logs;
 mod pods;
 mod privileges;
 mod probe;
-mod record;
 mod shim;
+mod shim_protocol;
+mod subnet_lock;
+mod veth;
 
 use std::{
     fs, io,
@@ -53,23 +53,22 @@ use codiusd_supervisor::{StateGuard, StateLock};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::Instrument;
 
-pub use crate::network::Subnet;
 use crate::{
     Capabilities, ContainerSpec, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
     image::{self, ImageStore},
-    network::{self, Guard},
+    network::{self, Enforcer},
 };
-pub use claim::SubnetClaim;
 pub use config::{Defence, EmbeddedConfig, Limits, ScratchLimit};
 pub use error::OpenError;
 use launch::{Setup, unavailable};
 use pods::{Denied, PodLock, Pods};
 pub use privileges::check as check_privileges;
 use probe::Outcome;
-use record::PodRecord;
 pub use shim::{SHIM_ARGUMENT, shim_main};
+use shim_protocol::PodRecord;
+pub use subnet_lock::SubnetLock;
 
-/// Runs pods on this machine. Dropping it stops none of them; without pods, it leaves nothing of its own in the kernel.
+/// Runs pods on this machine. Dropping it stops none of them; if there are no pods, it leaves none of its state in the kernel.
 #[derive(Debug)]
 pub struct EmbeddedRuntime {
     inner: Arc<Inner>,
@@ -80,19 +79,19 @@ struct Inner {
     config: EmbeddedConfig,
     images: ImageStore,
     pods_dir: PathBuf,
-    /// Whether what a pod writes is on a disk of its own.
+    /// Whether each pod writes to a disk of its own.
     has_disks: bool,
     pods: StateLock<Pods>,
     starts: Semaphore,
-    guard: Guard,
-    _claim: SubnetClaim,
+    guard: Enforcer,
+    _claim: SubnetLock,
     /// Held for life: two processes on one root would undo each other's pods.
     _root_lock: fs::File,
 }
 
 impl EmbeddedRuntime {
-    /// Opens the runtime: takes its network, puts the network policy in force and adopts the pods an earlier process left
-    /// running. Blocks meanwhile.
+    /// Opens the runtime: takes its network, installs the network policy and adopts the pods an earlier process left running. Blocks
+    /// meanwhile.
     pub fn open(mut config: EmbeddedConfig) -> Result<Self, OpenError> {
         if let Some(fault) = config.fault() {
             return Err(unavailable(&format!("checking its configuration: {fault}"), io::ErrorKind::InvalidInput.into()).into());
@@ -101,14 +100,14 @@ impl EmbeddedRuntime {
         let pods_dir = config.root.join("pods");
         make_private(&config.root).and_then(|()| make_private(&pods_dir)).map_err(|error| unavailable("making its directories", error))?;
         let root_lock = lock_root(&config.root).map_err(|error| unavailable("locking its directory", error))?;
-        let claim = SubnetClaim::take(&config.root, config.subnet)?;
+        let claim = SubnetLock::take(&config.root, config.subnet)?;
         let images = ImageStore::open(config.images.clone())?;
-        // Once: pods that come later are told of those name servers the policy knows.
+        // Resolved once: later pods get the name servers that the policy allows.
         config.network = config.network.resolved();
-        let guard = Guard::supervised(&config.policy(), config.policy_restored.clone(), &config.supervisor)?;
-        link::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
-        let adopted = keep::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
-        tracing::info!(pods = adopted.len(), "adopted");
+        let guard = Enforcer::supervised(&config.policy(), config.policy_restored.clone(), &config.supervisor)?;
+        veth::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
+        let adopted = adopt::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
+        tracing::info!(pods = adopted.len(), "running pods adopted");
         let has_disks = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
         let inner = Inner {
             pods: StateLock::new("embedded pods", &config.supervisor, Pods::new(config.slots(), adopted)),
@@ -128,7 +127,7 @@ impl EmbeddedRuntime {
 #[async_trait]
 impl Runtime for EmbeddedRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "embedded", isolation: "shared-kernel", orphan_grace: Duration::ZERO }
+        Capabilities { name: "embedded", isolation: crate::Isolation::SharedKernel, orphan_grace: Duration::ZERO }
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
@@ -153,7 +152,7 @@ impl Runtime for EmbeddedRuntime {
             Denied::Full => RuntimeError::Busy,
         })?;
         let inner = Arc::clone(&self.inner);
-        // A task of its own, so that a caller who goes away doesn't leave it half done.
+        // A separate task, so that a cancelled caller doesn't leave the start half done.
         in_task(async move { inner.start(spec, slot, lock).await }).await
     }
 
@@ -164,9 +163,9 @@ impl Runtime for EmbeddedRuntime {
 
     async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
         let held = self.inner.pods().all_held();
-        let status = |pod: keep::Held| -> io::Result<PodStatus> {
+        let status = |pod: adopt::Held| -> io::Result<PodStatus> {
             let state = if pod.is_alive()? { PodState::Running(pod.running()) } else { PodState::Exited };
-            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes, worn: false })
+            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes, degraded: false })
         };
         let listed = blocking("looking after pods", move || held.into_iter().map(status).collect::<io::Result<Vec<_>>>()).await?;
         for dead in listed.iter().filter(|pod| pod.state == PodState::Exited) {
@@ -177,7 +176,7 @@ impl Runtime for EmbeddedRuntime {
 
     async fn logs(&self, id: &PodId, follow: bool) -> Result<LogLines, RuntimeError> {
         let pod = self.inner.pods().held(id).ok_or_else(|| RuntimeError::NoSuchPod(id.clone()))?;
-        let logs = pod.dir.join(record::LOGS_DIR);
+        let logs = pod.dir.join(shim_protocol::LOGS_DIR);
         logs::tail::lines(pod.dir, &logs, &pod.record.containers, follow)
     }
 }
@@ -204,23 +203,23 @@ impl Inner {
         }
     }
 
-    async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<keep::Held, RuntimeError> {
+    async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<adopt::Held, RuntimeError> {
         let template = self.disk_template(spec).await?;
         let setup = Setup { config: &self.config, template: template.as_deref() };
-        // The layers are ours until the shim has them.
+        // The layers are held here until the shim holds them.
         let (order, _layers) = launch::order(&setup, &self.images, spec, slot).await?;
-        // Only now: a slow registry doesn't keep others from starting.
+        // Acquired only now, so that a slow registry doesn't block other starts.
         let _turn = self.starts.acquire().await.map_err(|closed| RuntimeError::of_io("waiting for a turn", io::Error::other(closed)))?;
         let dir = self.pods_dir.join(PodRecord::directory(&spec.id, order.pod.incarnation));
         let launched = launch::launch(&self.config, &dir, order).await;
         if launched.is_err() {
             let groups = self.config.cgroup();
-            blocking("undoing a failed start", move || keep::undo(&dir, &groups)).await?;
+            blocking("undoing a failed start", move || adopt::undo(&dir, &groups)).await?;
         }
         launched
     }
 
-    /// What the pod's disk is made after, if pods have disks here.
+    /// The template the pod's disk is copied from, if pods have disks here.
     async fn disk_template(&self, spec: &PodSpec) -> Result<Option<PathBuf>, RuntimeError> {
         if !self.has_disks {
             return Ok(None);
@@ -229,7 +228,7 @@ impl Inner {
         blocking("formatting a pod's disk", move || disk::template(&root, bytes, inodes)).await.map(Some)
     }
 
-    /// Takes from a dead pod what it held, unless somebody is stopping it: its slot must not be another's by now.
+    /// Releases what a dead pod held, unless a stop is under way: by now its slot may belong to another pod.
     async fn give_back(&self, id: &PodId) -> Result<(), RuntimeError> {
         let Some(lock) = self.pods().lock_of(id) else { return Ok(()) };
         let Ok(_changing) = lock.try_lock() else { return Ok(()) };
@@ -250,23 +249,23 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // As long as there are pods, the next process finds it all as they need it.
+        // While pods run, the kernel state they need stays for the next process.
         if !self.pods().is_empty() {
             return;
         }
-        let removed = [self.guard.remove(), link::unblock(self.config.subnet), cgroup::remove_empty(&self.config.cgroup())];
+        let removed = [self.guard.remove(), veth::unblock(self.config.subnet), cgroup::remove_empty(&self.config.cgroup())];
         for error in removed.into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "something of the runtime is left in the kernel");
+            tracing::warn!(%error, "runtime shutdown left state in the kernel");
         }
     }
 }
 
-/// Whether containers are confined here, before there are any; returns whether they can have disks.
+/// Checks, before there are any pods, that containers are confined here; returns whether they can have disks.
 fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Result<bool, OpenError> {
     let template = probe::template(config);
     let id = probe::id()?;
     let Ok((slot, _)) = pods.reserve(&id, usize::MAX) else {
-        tracing::info!("every slot has a pod that was checked when it started: no self-check");
+        tracing::info!("containment self-check skipped: every slot has a running pod");
         return Ok(template.is_some());
     };
     let began = Instant::now();
@@ -278,12 +277,12 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
             in_memory().map(|_| false)
         }
         Ok(Outcome::DiskFull(cause)) => {
-            tracing::warn!(cause, "no pod can be started: there is no room for its disk (CODIUS_POD_DISK)");
+            tracing::warn!(cause, "no disk space for pods: no pod can start (pods.disk, CODIUS_POD_DISK)");
             in_memory().map(|_| true)
         }
         other => other.map(|_| template.is_some()),
     };
-    tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "self-check");
+    tracing::info!(took_ms = began.elapsed().as_millis(), passed = outcome.is_ok(), "containment self-check finished");
     outcome
 }
 
@@ -304,7 +303,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
 
 fn lock_root(root: &Path) -> io::Result<fs::File> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(root.join("runtime.lock"))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?; // an earlier version made it for all to read
+    file.set_permissions(fs::Permissions::from_mode(0o600))?; // earlier versions created it world-readable
     file.try_lock().map_err(io::Error::from)?;
     Ok(file)
 }

@@ -9,103 +9,103 @@ use crate::PodId;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A failed operation. `Display` is fit for uploaders: no path or address of this host; the source chain is for the log.
+/// A failed operation. `Display` is safe for uploaders: no path or address of this host; the source chain is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// A pod of that name is there already.
+    /// A pod of that name already exists.
     #[error("pod {0} already exists")]
     AlreadyExists(PodId),
-    /// The runtime has as much to do as it takes at once; try again soon.
+    /// The runtime is at its limit of concurrent operations; try again soon.
     #[error("the host is busy starting other pods")]
     Busy,
-    /// Something went wrong here that neither the request nor its image explains.
+    /// The host failed in a way that neither the request nor its image explains.
     #[error("the host failed: {operation}")]
     Failed {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// The whole cause.
+        /// The full cause.
         #[source]
         source: Option<Source>,
     },
-    /// What the image holds or says of itself can't be run here.
+    /// The image's content or config can't be run here.
     #[error("image {image}: {reason}")]
     ImageRefused {
         /// The reference as given.
         image: String,
-        /// What is wrong and what would be right.
+        /// What is wrong and what is expected.
         reason: String,
     },
-    /// The image can't be had or isn't what its digest says.
+    /// The image can't be fetched or doesn't match its digest.
     #[error("image {image} can't be pulled: {reason}")]
     ImageUnavailable {
         /// The reference as given.
         image: String,
-        /// Short cause, fit for the uploader.
+        /// Short cause, safe for the uploader.
         reason: String,
-        /// The whole cause.
+        /// The full cause.
         #[source]
         source: Option<Source>,
     },
-    /// Something that pods share is used up: memory, disk, addresses.
+    /// A resource that pods share is exhausted: memory, disk, addresses.
     #[error("the host has no room for the pod: {what}")]
     NoRoom {
-        /// What there is no more of, fit for the uploader.
+        /// The exhausted resource, safe for the uploader.
         what: String,
-        /// The whole cause.
+        /// The full cause.
         #[source]
         source: Option<Source>,
     },
     /// There is no such pod.
     #[error("there is no pod {0}")]
     NoSuchPod(PodId),
-    /// The reference itself isn't one this host runs, whatever is behind it.
+    /// The reference itself can't be run on this host, whatever it refers to.
     #[error("image {image}: {reason}")]
     ReferenceRefused {
         /// The reference as given.
         image: String,
-        /// What is wrong and what would be right.
+        /// What is wrong and what is expected.
         reason: String,
     },
-    /// The pod could not be started, for what its image or its manifest says.
+    /// The pod could not be started because of its image or its manifest.
     #[error("pod {id} failed to start: {step}")]
     Start {
         /// The pod.
         id: PodId,
-        /// What was being done, fit for the uploader.
+        /// The failed step, worded for the uploader.
         step: String,
-        /// The whole cause.
+        /// The full cause.
         #[source]
         source: Option<Source>,
     },
-    /// The runtime as a whole can't work at the moment (its daemon is away, the network policy isn't in force).
+    /// The whole runtime is unavailable (its daemon is down, the network policy isn't in force).
     #[error("the host's container runtime isn't available: {operation}")]
     Unavailable {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// The whole cause.
+        /// The full cause.
         #[source]
         source: Option<Source>,
     },
 }
 
-/// Who is to act on an error. Decided where the error happens, by its variant; the API's status follows from it alone.
+/// Who must act on an error. Decided where the error happens, by its variant; the API's status follows from it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fault {
-    /// The uploader: what the image is (422).
+    /// The uploader: the image is at fault (422).
     Image,
-    /// The client: what the request says (400; 404 if it names a pod that isn't there).
+    /// The client: the request is at fault (400; 404 if it names an unknown pod).
     Request,
-    /// Nobody: the host is full, and won't be for ever (503).
+    /// Nobody: the host is full for now (503).
     Capacity,
-    /// The operator: the runtime as a whole can't work now (503).
+    /// The operator: the whole runtime is unavailable (503).
     Unavailable,
-    /// The operator, and perhaps our code: this one start failed, and trying again may not help (500).
+    /// The operator, and perhaps our code: this one start failed, and a retry may not help (500).
     Host,
 }
 
 impl Fault {
-    /// Of an error nothing of the pod explains: something is used up, or the host failed.
+    /// The fault of an error that the pod doesn't explain: a resource is exhausted, or the host failed.
     pub(crate) fn of_io(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         let is_out =
@@ -116,25 +116,24 @@ impl Fault {
 }
 
 impl RuntimeError {
-    /// Who is to act.
+    /// Who must act.
     pub fn fault(&self) -> Fault {
         match self {
             Self::ImageRefused { .. } | Self::ImageUnavailable { .. } | Self::Start { .. } => Fault::Image,
             Self::NoSuchPod(_) | Self::ReferenceRefused { .. } => Fault::Request,
             Self::Busy | Self::NoRoom { .. } => Fault::Capacity,
             Self::Unavailable { .. } => Fault::Unavailable,
-            // No request makes two pods of one id: somebody else's has the name, or one of ours wasn't cleared away.
+            // No request creates two pods of one id: another program's pod has the name, or one of ours wasn't removed.
             Self::AlreadyExists(_) | Self::Failed { .. } => Fault::Host,
         }
     }
 
-    /// Whether the same start would come to the same, however often it is tried. What a registry says of an image may be
-    /// another thing tomorrow.
+    /// Whether the same start would always fail the same way. A registry's answer about an image may change.
     pub fn is_lasting(&self) -> bool {
         matches!(self.fault(), Fault::Image | Fault::Request) && !matches!(self, Self::ImageUnavailable { .. })
     }
 
-    /// What an I/O error of one operation comes to.
+    /// Converts an I/O error of one operation.
     pub(crate) fn of_io(operation: &str, error: io::Error) -> Self {
         match Fault::of_io(&error) {
             Fault::Capacity => Self::NoRoom { what: operation.to_owned(), source: Some(Box::new(error)) },

@@ -1,29 +1,29 @@
-//! Pods as virtual machines, by a hyperd daemon (1.1.0) that misbehaves.
+//! Pods as virtual machines, run by a hyperd daemon (1.1.0) with known defects.
 //!
 //! ```text
 //! start:  pull all images -> create (boots a machine) -> start -> running, address known
-//!                              | connection lost: look until the create has come to its end
+//!                              | connection lost: poll until the create has ended
 //!                              v
-//!                            delete what is there of it
+//!                            delete what it left
 //! ```
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `addresses` | which address the next pod gets |
+//! | `addresses` | the address of the next pod |
 //! | `client` | one call, one connection, a time limit |
-//! | `error` | hyperd's texts -> reasons, in one place |
-//! | `wire` | what is sent and read |
-//! | `names` | container names, unique per attempt; what they tell |
-//! | `generation` | which run of the daemon this is |
+//! | `error` | hyperd's messages -> typed errors, in one place |
+//! | `wire` | requests and responses |
+//! | `names` | container names, unique per attempt, and what they encode |
+//! | `generation` | the current run of the daemon |
 //! | `images` | pulls |
 //! | `killers` | images that end the guest |
-//! | `folders` | what hyperd leaves of pods' logs |
-//! | `create` | from a description to a running machine, whatever breaks |
-//! | `survey` | what hyperd holds, ours and others' |
+//! | `folders` | log folders that hyperd leaves behind |
+//! | `create` | from a description to a running machine, with recovery from every failure |
+//! | `inventory` | what hyperd holds, our pods and others' |
 //! | `logs` | frames -> lines |
 //! | `metrics` | durations and failures |
 //!
-//! What it is known to do, and what is done about it, is in docs/operate/hyperd.md.
+//! Its known defects, and their workarounds, are in docs/operate/hyperd.md.
 
 mod addresses;
 mod client;
@@ -32,11 +32,11 @@ mod error;
 mod folders;
 mod generation;
 mod images;
+mod inventory;
 mod killers;
 mod logs;
 mod metrics;
 mod names;
-mod survey;
 mod wire;
 
 use std::{
@@ -56,45 +56,45 @@ use tokio::{sync::Semaphore, task, time};
 use crate::{
     Capabilities, LogLines, PodId, PodSpec, PodStatus, RunningPod, Runtime, RuntimeError,
     image::{ImageRef, RegistryConfig},
-    network::{self, Guard, PolicyError},
+    network::{self, Enforcer, PolicyError},
 };
 use addresses::{Addresses, NewInterface};
 use client::{Call, Client};
 use error::HyperdError;
 use images::Images;
+use inventory::Seen;
 use killers::Killers;
 use metrics::Metrics;
-use survey::Seen;
 
-/// The least memory of a pod, in bytes: the guest of a virtual machine with 32 MiB never comes up.
+/// The minimum memory of a pod, in bytes: the guest of a virtual machine with 32 MiB never boots.
 pub const MEMORY_MIN: u64 = 64 << 20;
-/// How long a daemon that is ready takes to say so.
+/// How long a ready daemon may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
-/// No run of a daemon: those are numbered with 32 bits.
+/// Stands for no run of a daemon: those are numbered with 32 bits.
 const NO_DAEMON: u64 = u64::MAX;
 
-/// Where hyperd is, and how much is asked of it at once.
+/// Location of hyperd, and limits on its load.
 #[derive(Clone, Debug)]
 pub struct HyperdConfig {
     /// Its socket.
     pub socket: PathBuf,
-    /// Where it keeps a folder for the log of each pod.
+    /// Directory in which it keeps a log folder per pod.
     pub logs: PathBuf,
-    /// Machines that are booted at once.
+    /// Machines booted concurrently.
     pub creates_max: usize,
-    /// Starts that may wait for their turn; more are refused as busy.
+    /// Starts that may wait for a slot; more are refused as busy.
     pub creates_waiting_max: usize,
-    /// How long a pod with the name of a Codius pod that nobody here knows is left alone.
+    /// How long a pod with a Codius name that this host doesn't know is left alone.
     pub orphan_grace: Duration,
-    /// Which registries images may come from; the rest of it is hyperd's own affair.
+    /// Registries that images may come from; pulling is otherwise hyperd's responsibility.
     pub registries: RegistryConfig,
-    /// The network policy of its bridge, without which no pod is started; none: it is the operator's affair.
-    pub guard: Option<Arc<Guard>>,
+    /// The network policy of its bridge, without which no pod is started; none: the operator is responsible for it.
+    pub guard: Option<Arc<Enforcer>>,
 }
 
 impl HyperdConfig {
-    /// The hyperd at `socket`, with the usual limits.
+    /// The hyperd at `socket`, with the default limits.
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -108,7 +108,7 @@ impl HyperdConfig {
     }
 }
 
-/// Runs pods at hyperd. Dropping it stops none of them.
+/// Runs pods in hyperd. Dropping it stops none of them.
 #[derive(Debug)]
 pub struct HyperdRuntime {
     inner: Arc<Inner>,
@@ -120,23 +120,23 @@ struct Inner {
     images: Images,
     killers: Killers,
     logs: PathBuf,
-    /// Which run of the daemon the last list was of; [`NO_DAEMON`] before the first.
+    /// The run of the daemon that answered the last list; [`NO_DAEMON`] before the first.
     daemon: AtomicU64,
     seen: Seen,
-    turns: Turns,
-    /// Bounds who may begin to start a pod at all.
+    turns: PodLocks,
+    /// Limits the starts that are running or waiting.
     admitted: Semaphore,
-    /// Bounds who may boot one.
+    /// Limits the concurrent boots.
     creates: Semaphore,
     foreign_memory_bytes: AtomicU64,
     orphan_grace: Duration,
     registries: RegistryConfig,
-    guard: Option<Arc<Guard>>,
+    guard: Option<Arc<Enforcer>>,
     addresses: Arc<Addresses>,
 }
 
 impl HyperdRuntime {
-    /// A runtime on the hyperd that is (or will be) at the socket.
+    /// A runtime for the hyperd that listens, or will listen, at the socket.
     pub fn new(config: HyperdConfig, registry: &Registry) -> Result<Self, prometheus::Error> {
         let client = Client::new(config.socket, Metrics::register(registry)?);
         let inner = Inner {
@@ -146,7 +146,7 @@ impl HyperdRuntime {
             logs: config.logs,
             daemon: AtomicU64::new(NO_DAEMON),
             seen: Seen::default(),
-            turns: Turns::default(),
+            turns: PodLocks::default(),
             admitted: Semaphore::new(config.creates_max + config.creates_waiting_max),
             creates: Semaphore::new(config.creates_max),
             foreign_memory_bytes: AtomicU64::new(0),
@@ -162,7 +162,7 @@ impl HyperdRuntime {
 #[async_trait]
 impl Runtime for HyperdRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "hyperd", isolation: "virtual-machine", orphan_grace: self.inner.orphan_grace }
+        Capabilities { name: "hyperd", isolation: crate::Isolation::VirtualMachine, orphan_grace: self.inner.orphan_grace }
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
@@ -210,7 +210,7 @@ impl Runtime for HyperdRuntime {
     }
 
     async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
-        survey::survey(&self.inner).await.map_err(|error| unavailable("asking hyperd for its pods", error))
+        inventory::survey(&self.inner).await.map_err(|error| unavailable("asking hyperd for its pods", error))
     }
 
     fn foreign_memory_bytes(&self) -> u64 {
@@ -231,12 +231,11 @@ impl Runtime for HyperdRuntime {
     }
 }
 
-/// Who may change a pod at hyperd: one at a time, whatever its name was before. What is asked by name must not hit a pod that
-/// was made meanwhile.
+/// Serialises changes to a pod in hyperd, across its incarnations. A request by name must not hit a pod that was created meanwhile.
 #[derive(Debug, Default)]
-struct Turns(Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>);
+struct PodLocks(Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>);
 
-impl Turns {
+impl PodLocks {
     fn of(&self, id: &PodId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
@@ -263,19 +262,19 @@ async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Runtime
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.guard.as_ref().map(|guard| guard.remove_unless_used()) {
-            tracing::warn!(%error, "the network policy is left in the kernel");
+            tracing::warn!(%error, "network policy not removed from the kernel");
         }
     }
 }
 
 impl Inner {
-    /// Nobody's pod is started where it could send what it likes.
+    /// No pod is started while the network policy isn't in force.
     fn guarded(&self) -> Result<(), RuntimeError> {
         if self.guard.as_ref().is_none_or(|guard| guard.in_force()) { Ok(()) } else { Err(network::unguarded()) }
     }
 
-    /// The machine that was just started has an address of its own, and a port of its own at the bridge that is closed to others, before
-    /// anyone knows the pod.
+    /// Ensures, before the pod is known to anyone, that the machine just started has an address of its own and a port of its own at the
+    /// bridge that is isolated from others.
     async fn keep_apart(&self, id: &PodId, run: RunningPod, interface: Option<&NewInterface>) -> Result<(), RuntimeError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Unavailable {
             operation: "keeping pods apart".to_owned(),
@@ -292,15 +291,15 @@ impl Inner {
             Ok::<_, PolicyError>(port.is_none_or(|port| seated.ports.contains(&port)))
         });
         let is_there = separated.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
-        if is_there { Ok(()) } else { Err(failed("its port isn't at the pods' bridge (hyper_bridge)".into())) }
+        if is_there { Ok(()) } else { Err(failed("its port isn't at the pods' bridge (hyperd.bridge)".into())) }
     }
 
     async fn info(&self, id: &PodId) -> Result<wire::Info, HyperdError> {
         generation::read(&self.client.call(Call::Info, &[("podName", id.as_str())], None).await?)
     }
 
-    /// Whether a pod is in the machine its `/pod/info` speaks of: address and machine there are those of its first start. A
-    /// pod whose machine was lost before it was started is in another one.
+    /// Whether a pod runs in the machine that its `/pod/info` reports: address and machine there are those of its first start. A pod whose
+    /// machine was lost before it was started runs in another one.
     async fn is_where_it_says(&self, id: &PodId, info: &wire::Info) -> Result<bool, HyperdError> {
         let machines = self.list("vm").await?.machines;
         let place = format!("{}:{id}:", info.vm);

@@ -1,29 +1,30 @@
-//! From an image reference to verified, unpacked layers, and to what is run of them.
+//! From an image reference to verified, unpacked layers and the process to run.
 //!
 //! ```text
 //! reference -> manifest (registry or layout, digest checked) -> config -> layers, lowest first:
 //!     blob (digest checked) -> tar (diff_id checked) -> LAYERS/<chain id>.tmp -> rename
 //! ```
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `reference` | what an image may be called |
+//! | `reference` | image references |
 //! | `source` | blobs from a registry or an OCI layout, by digest |
-//! | `registry`, `address` | what strangers' registries may make this host do |
+//! | `registry`, `address` | what untrusted registries may make this host do |
 //! | `layout` | OCI layouts: finding images in them, writing one |
 //! | `manifest` | the JSON of manifests and configs |
-//! | `platform` | which machines an image is for |
-//! | `decode` | the decoders by themselves, for the fuzzer |
+//! | `platform` | platforms of images and of this machine |
+//! | `decode` | the decoders alone, for the fuzzer |
 //! | `describe` | from a digest, through indexes, to one manifest and its config |
-//! | `inspect` | what can be said of an image before it is paid for, and how often registries are asked |
-//! | `store` | what has been unpacked, and unpacking what hasn't |
-//! | `layers`, `room` | who uses a layer, how much there may be, and what goes first |
-//! | `unpack` | one layer's tar into a directory, whatever it holds |
-//! | `process` | image config and pod spec together: what is run, as whom |
+//! | `inspect` | what is known of an image before it is paid for, and the rate limit on registries |
+//! | `store` | unpacked images, and unpacking new ones |
+//! | `layers`, `disk_budget` | the use of layers, the limit on their disk space, and which images are removed first |
+//! | `unpack` | unpacking a layer's untrusted tar into a directory |
+//! | `process` | image config and pod spec merged: the command, and its user |
 
 mod address;
 pub mod decode;
 mod describe;
+mod disk_budget;
 mod inspect;
 mod layers;
 pub mod layout;
@@ -32,7 +33,6 @@ mod platform;
 mod process;
 mod reference;
 mod registry;
-mod room;
 mod source;
 mod store;
 mod unpack;
@@ -50,68 +50,68 @@ pub use reference::ImageRef;
 use reference::Name;
 pub use store::ImageStore;
 
-/// Where images are kept and looked for.
+/// Where images are stored and found.
 #[derive(Clone, Debug)]
 pub struct ImageConfig {
     /// Directory of unpacked layers.
     pub root: PathBuf,
-    /// Directories that are OCI layouts, or hold some by name.
+    /// Directories that are OCI layouts, or contain some by name.
     pub layouts: Vec<PathBuf>,
     /// Registries.
     pub registries: RegistryConfig,
-    /// How large images may be.
+    /// Limits on images.
     pub limits: ImageLimits,
 }
 
-/// Which registries are used, and how. Entries are `host`, or `host:port` if the port isn't the usual one.
+/// Which registries are used, and how. Entries are `host`, or `host:port` if the port isn't the default.
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
-    /// The only ones, if there are any; `host/path` stands for all below.
+    /// If not empty, the only registries allowed; `host/path` covers everything below it.
     pub allow: Vec<String>,
-    /// Never these; `host/path` stands for all below.
+    /// Registries never used; `host/path` covers everything below it.
     pub deny: Vec<String>,
-    /// Spoken to without TLS, wherever they are.
+    /// Registries used without TLS, at any address.
     pub insecure: Vec<String>,
-    /// May be at addresses that aren't of the internet.
+    /// Registries that may be at addresses outside the public internet.
     pub private: Vec<String>,
-    /// Logins; any image that they open can be run by anybody who pays.
+    /// Logins; anybody who pays can run any image that they give access to.
     pub credentials: Vec<RegistryCredential>,
 }
 
 impl RegistryConfig {
-    /// Whether images from there are run at all.
+    /// Fails if images from this registry aren't run.
     pub(crate) fn check(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         let Name::Registry(reference) = image.name() else { return Ok(()) };
         let refusal = self.refusal(reference.registry(), reference.repository());
         refusal.map_or(Ok(()), |reason| Err(RuntimeError::ReferenceRefused { image: image.as_str().to_owned(), reason: reason.to_owned() }))
     }
 
-    /// Why images of this repository aren't run here, if they aren't.
+    /// Why images of this repository are refused here, if they are.
     fn refusal(&self, registry: &str, repository: &str) -> Option<&'static str> {
-        // One registry has many spellings; lists have one.
+        // A registry's name has many spellings; the lists use lower case.
         let registry = registry.to_ascii_lowercase();
         let full = format!("{}/{repository}", registry.strip_suffix(":443").unwrap_or(&registry));
         let named = |list: &[String]| {
             list.iter().any(|entry| full.strip_prefix(&**entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
         };
         match self {
-            _ if named(&self.deny) => Some("this host runs no images of that registry (CODIUS_REGISTRIES_DENY)"),
+            _ if named(&self.deny) => Some("this host runs no images of that registry (images.deny, CODIUS_REGISTRIES_DENY)"),
             _ if !self.allow.is_empty() && !named(&self.allow) => {
-                Some("this host runs images of some registries only, and that isn't one of them (CODIUS_REGISTRIES_ALLOW)")
+                Some("this host runs images of some registries only, and that isn't one of them (images.allow, CODIUS_REGISTRIES_ALLOW)")
             }
             _ => None,
         }
     }
 }
 
-/// A login.
+/// A registry login.
 #[derive(Clone)]
 pub struct RegistryCredential {
-    /// Where it is for.
+    /// The registry.
     pub registry: String,
-    /// Who we are.
+    /// The user name.
     pub username: String,
-    /// How we show it.
+    /// The password.
     pub password: String,
 }
 
@@ -127,24 +127,24 @@ impl std::fmt::Debug for RegistryCredential {
     }
 }
 
-/// How large images may be, and how long they may take.
+/// Limits on an image's size and pull time.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageLimits {
-    /// A manifest or config, in bytes.
+    /// Maximum size of a manifest or config, in bytes.
     pub json_bytes_max: u64,
-    /// Layers of one image.
+    /// Maximum number of layers per image.
     pub layers_max: usize,
-    /// A layer as it is downloaded, in bytes.
+    /// Maximum size of a layer as downloaded, in bytes.
     pub blob_bytes_max: u64,
-    /// All layers of an image together when they are unpacked, in bytes.
+    /// Maximum size of all unpacked layers of an image, in bytes.
     pub unpacked_bytes_max: u64,
-    /// Files, directories and links of all layers of an image.
+    /// Maximum number of files, directories and links in all layers of an image.
     pub entries_max: u64,
-    /// Downloading and unpacking one image, in seconds.
+    /// Time limit for downloading and unpacking one image, in seconds.
     pub seconds_max: u64,
-    /// Images downloaded at once; more wait.
+    /// Images downloaded concurrently; more wait.
     pub pulls_max: usize,
-    /// All images on this host together, in bytes; those that weren't used for longest make room.
+    /// Maximum size of all images on this host, in bytes; the least recently used are removed first.
     pub disk_bytes_max: u64,
 }
 
@@ -164,8 +164,8 @@ impl Default for ImageLimits {
     }
 }
 
-/// Whether what an image says of itself and what is asked of it go together, as far as that shows without its layers: who its user
-/// is does not.
+/// Whether an image's config and the container's spec are compatible, as far as can be checked without the layers: its user can't be looked
+/// up.
 pub(crate) fn check(settings: &ImageSettings, spec: &ContainerSpec) -> Result<(), RuntimeError> {
     process_of(settings, spec).map(drop)
 }
@@ -175,13 +175,13 @@ pub(crate) fn check(settings: &ImageSettings, spec: &ContainerSpec) -> Result<()
 pub struct Image {
     /// Directories of its layers, lowest first.
     pub layers: Vec<PathBuf>,
-    /// What it says of itself.
+    /// The image's settings.
     pub settings: ImageSettings,
-    /// Keep the layers where they are.
+    /// Keeps the layers from being removed.
     pub uses: Vec<LayerUse>,
 }
 
-/// SHA-256 of some bytes.
+/// A SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Digest([u8; 32]);
 

@@ -8,35 +8,34 @@
 //!                    `-- words: show
 //! ```
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `policy` | the description: rows, pure |
-//! | `ports`, `subnet` | what rows speak of |
-//! | `table` | the description as chains and rules |
-//! | `encode`, `kernel` | the kernel's messages: put there, read back |
-//! | `guard` | in force, and kept so |
-//! | `bandwidth` | what a pod's wire carries |
-//! | `bridge` | pods on a bridge are kept apart |
-//! | `addresses` | what of a pod at a bridge follows from its address |
-//! | `sources` | what may come in by a port of a bridge |
+//! | `policy` | the policy as rows: pure data |
+//! | `ports` | ports, as rows match them |
+//! | `table` | the policy as chains and rules |
+//! | `encode`, `kernel` | the kernel's messages: installing the table, reading it back |
+//! | `enforcer` | installs the policy and keeps it in force |
+//! | `bandwidth` | the bandwidth limit of a pod's link |
+//! | `bridge` | isolates pods on a bridge from each other |
+//! | `addresses` | what is derived from the address of a pod at a bridge |
+//! | `sources` | which frames a port of a bridge may receive |
 //! | `neighbours` | hardware addresses, of pods and of the bridge |
-//! | `check` | whether the kernel does what the policy says |
-//! | `resolvers` | whom pods ask for names |
+//! | `check` | verifies that the kernel enforces the policy |
+//! | `resolvers` | the pods' name servers |
 
 mod addresses;
 mod bandwidth;
 mod bridge;
 mod check;
 mod encode;
+mod enforcer;
 mod error;
-mod guard;
 mod kernel;
 mod neighbours;
 mod policy;
 mod ports;
 mod resolvers;
 mod sources;
-mod subnet;
 mod table;
 
 use std::io;
@@ -46,20 +45,19 @@ use crate::RuntimeError;
 pub use addresses::Pool;
 pub(crate) use bandwidth::cap;
 pub use check::{Finding, Grade, check, links, stopped};
+pub use enforcer::Enforcer;
+pub(crate) use enforcer::Seated;
 pub use error::PolicyError;
-pub use guard::Guard;
-pub(crate) use guard::Seated;
 pub use policy::{Fate, Links, NetworkRules, Policy, Row, Way, What};
-pub use ports::{BlockedPorts, Direction, Ports, Protocol, ingress_denied};
-pub use subnet::Subnet;
+pub use ports::{BlockedPorts, Direction, ingress_denied};
 pub use table::Table;
 
-/// Removes a policy, whoever has installed it; fine if nobody has. Takes root. Blocks.
+/// Removes a policy, no matter which process installed it; succeeds if there is none. Requires root. Blocks.
 pub fn remove(policy: &Policy) -> io::Result<()> {
-    guard::remove(policy)
+    enforcer::remove(policy)
 }
 
-/// Whether pods could be given addresses where the policy is: at a bridge, whether it is there and has one of its own.
+/// Whether pods could get addresses under the policy: for a bridge, whether it exists and has an address of its own.
 pub fn is_usable(policy: &Policy) -> bool {
     match &policy.links {
         Links::Bridge(name) => bridge::pool(name).is_ok(),
@@ -67,7 +65,7 @@ pub fn is_usable(policy: &Policy) -> bool {
     }
 }
 
-/// The policy as files that `nft -f` takes, with all that follows from the bridge's network, if there is one.
+/// The policy as files for `nft -f`, with everything derived from the bridge's network, if there is one.
 pub fn nft(policy: &Policy) -> String {
     match &policy.links {
         Links::Bridge(name) => match bridge::pool(name) {
@@ -81,13 +79,13 @@ pub fn nft(policy: &Policy) -> String {
     }
 }
 
-/// No pod is started while others undo the policy.
+/// The error while other programs undo the policy: no pod is started then.
 pub(crate) fn unguarded() -> RuntimeError {
     let cause = io::Error::other("another program changes it (codiusd network check)");
     RuntimeError::Unavailable { operation: "keeping the network policy in force".to_owned(), source: Some(Box::new(cause)) }
 }
 
-/// A counter of the times a policy had to be put back, to be registered by who has a registry.
+/// A counter of the times a policy had to be restored, to be registered by the caller.
 pub fn restored_counter() -> prometheus::IntCounter {
     let help = "Times the pods' network policy had to be put back because another program had changed it";
     prometheus::IntCounter::new("codius_network_policy_restored_total", help).unwrap_or_else(|_| unreachable!("the name is a good one"))

@@ -12,27 +12,27 @@ use futures::stream::{self, StreamExt};
 
 use crate::{Capabilities, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError};
 
-/// Remembers the pods it was asked to start, in memory, and says they run at 127.0.0.1.
+/// Remembers the pods it was asked to start, in memory, and reports them as running at 127.0.0.1.
 #[derive(Debug, Default)]
 pub struct NoopRuntime {
     pods: Mutex<BTreeMap<PodId, PodStatus>>,
 }
 
 impl NoopRuntime {
-    /// One without pods.
+    /// A runtime without pods.
     pub fn new() -> Self {
         Self::default()
     }
 
     fn pods(&self) -> std::sync::MutexGuard<'_, BTreeMap<PodId, PodStatus>> {
-        self.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner) // whole after every statement
+        self.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner) // the map is consistent after every statement
     }
 }
 
 #[async_trait]
 impl Runtime for NoopRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "noop", isolation: "none", orphan_grace: Duration::ZERO }
+        Capabilities { name: "noop", isolation: crate::Isolation::None, orphan_grace: Duration::ZERO }
     }
 
     async fn check_image(&self, _: &str) -> Result<(), RuntimeError> {
@@ -46,7 +46,7 @@ impl Runtime for NoopRuntime {
         }
         let running = RunningPod { address: IpAddr::V4(Ipv4Addr::LOCALHOST), incarnation: rand::random(), started_at: SystemTime::now() };
         let status =
-            PodStatus { id: spec.id.clone(), state: PodState::Running(running), memory_bytes: spec.machine.memory_bytes, worn: false };
+            PodStatus { id: spec.id.clone(), state: PodState::Running(running), memory_bytes: spec.machine.memory_bytes, degraded: false };
         pods.insert(spec.id, status);
         Ok(running)
     }

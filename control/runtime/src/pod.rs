@@ -1,4 +1,4 @@
-//! The nouns of this crate: what a pod is asked to be, and what a running one is.
+//! The data types of this crate: a pod's description, and its state.
 
 use std::{
     fmt,
@@ -72,13 +72,13 @@ pub struct Machine {
     pub vcpus: u32,
     /// Memory and swap together, in bytes.
     pub memory_bytes: u64,
-    /// What it may write to its disk, in bytes.
+    /// Maximum size of what it writes to its disk, in bytes.
     #[serde(default = "Machine::disk_default")]
     pub disk_bytes: u64,
 }
 
 impl Machine {
-    /// Disk of a pod that was started before machines had one, in bytes.
+    /// Disk size of a pod started before machines had one, in bytes.
     pub const DISK_DEFAULT: u64 = 1 << 30;
 
     fn disk_default() -> u64 {
@@ -125,35 +125,35 @@ impl fmt::Debug for ContainerSpec {
     }
 }
 
-/// A pod that runs.
+/// A running pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunningPod {
-    /// Where its ports are reached from the host.
+    /// The address at which the host reaches its ports.
     pub address: IpAddr,
-    /// Differs between any two starts of any pods, also across restarts of codiusd: connections are never shared over it.
+    /// Differs between any two starts of any pods, also across restarts of codiusd: connections are never reused across incarnations.
     pub incarnation: u64,
     /// When its containers were started.
     pub started_at: SystemTime,
 }
 
-/// What has become of a pod.
+/// The state of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodState {
     /// At least one container runs.
     Running(RunningPod),
     /// All containers have exited (or the pod was lost with its supervisor); it still holds its name until stopped.
     Exited,
-    /// Its machine ended by itself, with programs in it, under a daemon that lives: its own doing, or something of the host that hit
-    /// it alone. It still holds its name until stopped.
+    /// Its machine ended with programs in it, while the daemon kept running: caused by the pod, or by a problem of the host that hit only
+    /// this pod. It still holds its name until stopped.
     Crashed {
-        /// Tells this run of the pod from any other one.
+        /// Distinguishes this run of the pod from any other one.
         incarnation: u64,
     },
-    /// It was ended from outside, with the daemon it ran under: nothing it did. It still holds its name until stopped.
+    /// It was ended from outside, together with the daemon it ran under, not by its own doing. It still holds its name until stopped.
     Lost,
-    /// It runs, but whoever asks at its address may reach another: it is not to be served there. It still holds its name until stopped.
+    /// It runs, but requests to its address may reach another pod: it must not be served there. It still holds its name until stopped.
     Misplaced,
-    /// It is being made, or was made and never started: whoever made it was interrupted.
+    /// It is being created, or was created and never started because its start was interrupted.
     Unstarted,
 }
 
@@ -162,12 +162,12 @@ pub enum PodState {
 pub struct PodStatus {
     /// The pod.
     pub id: PodId,
-    /// Whether it runs.
+    /// Its state.
     pub state: PodState,
-    /// What it holds of the machine's memory by its limit, in bytes.
+    /// The machine memory it holds by its limit, in bytes.
     pub memory_bytes: u64,
-    /// It runs, but should be stopped and started anew at the next quiet moment: its runtime can't look after it any more.
-    pub worn: bool,
+    /// It runs, but should be restarted at the next quiet moment: its runtime can't supervise it any more.
+    pub degraded: bool,
 }
 
 /// Which output a line was written to.
@@ -194,19 +194,41 @@ impl LogStream {
 pub struct LogLine {
     /// The container's name inside the pod.
     pub container: String,
-    /// Where it was written.
+    /// The output it was written to.
     pub stream: LogStream,
-    /// The bytes, as written; not always UTF-8.
+    /// The bytes as written; not always UTF-8.
     pub text: Bytes,
 }
 
-/// What a runtime is and promises.
+/// What isolates pods from each other and from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Nothing runs.
+    None,
+    /// Namespaces, seccomp and control groups, on the machine's own kernel.
+    SharedKernel,
+    /// A virtual machine for each pod.
+    VirtualMachine,
+}
+
+/// As shown in `/info`: `none`, `shared-kernel` or `virtual-machine`.
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::SharedKernel => "shared-kernel",
+            Self::VirtualMachine => "virtual-machine",
+        })
+    }
+}
+
+/// The properties of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// `embedded`, `hyperd` or `noop`.
     pub name: &'static str,
-    /// How pods are kept apart: `shared-kernel`, `virtual-machine` or `none`.
-    pub isolation: &'static str,
-    /// How long a pod nobody here knows is left alone: others may use the same runtime.
+    /// How pods are isolated.
+    pub isolation: Isolation,
+    /// How long an unknown pod is left alone: other programs may use the same runtime.
     pub orphan_grace: Duration,
 }

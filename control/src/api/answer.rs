@@ -1,5 +1,5 @@
-//! What every answer passes on its way out: the rest of its request is taken first, browsers get errors as pages, and some headers
-//! are the same for all.
+//! What applies to every response: the rest of the request body is read first, browsers get errors as pages, and some headers
+//! are common to all.
 
 use std::{
     pin::Pin,
@@ -20,16 +20,16 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time;
 
-use super::{error::Told, page};
+use super::{error::ErrorMessage, page};
 
-/// Bytes of a request that are taken although its answer is known.
+/// Most bytes of a request body that are read after its response is known.
 const REST_MAX: usize = 16 * 1024 * 1024;
-/// How long that may last.
+/// Time limit of that.
 const REST_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn finish(request: Request, next: Next) -> Response {
-    let person = wants_page(request.headers());
-    // Who waits for 100 Continue hasn't sent the body, and needn't.
+    let person = crate::html::accepts_html(request.headers());
+    // A client that waits for 100 Continue hasn't sent the body, and doesn't need to.
     let waits = request.headers().contains_key(header::EXPECT);
     let mut rest = None;
     let request = request.map(|body| if body.is_end_stream() { body } else { Body::new(rest.insert(Rest::of(body)).clone()) });
@@ -37,7 +37,7 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     if let Some(rest) = rest.filter(|_| !waits) {
         rest.discard().await;
     }
-    let told = response.extensions_mut().remove::<Told>();
+    let told = response.extensions_mut().remove::<ErrorMessage>();
     if let Some(told) = told.filter(|_| person) {
         let page = page::error(response.status(), &told.0);
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -48,8 +48,8 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
-/// Answers change all the time, and web pages may read them. Who answers is said without a version, which would only help whoever looks
-/// for a weak one.
+/// Responses change all the time, and web pages may read them. `Server` names no version, which would only help somebody who looks
+/// for a vulnerable one.
 fn put_common_headers(headers: &mut HeaderMap) {
     headers.insert(header::SERVER, HeaderValue::from_static("codiusd"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
@@ -60,28 +60,8 @@ fn put_common_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the client would rather have text/html than application/json; wildcards, which programs send, say neither.
-fn wants_page(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (mut page, mut best) = (false, 0.0);
-    for range in values.flat_map(|value| value.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default();
-        let is_page = kind.eq_ignore_ascii_case("text/html");
-        if !is_page && !kind.eq_ignore_ascii_case("application/json") {
-            continue;
-        }
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
-        if weight > best {
-            (page, best) = (is_page, weight);
-        }
-    }
-    page
-}
-
-/// A request's body, whose rest can be taken when its handler is done with it. Closing a connection with bytes unread would reset
-/// it, and a client that is still sending might never see its answer.
+/// A request body whose unread rest can be discarded after its handler. Closing a connection with unread bytes would reset
+/// it, and a client that is still sending might never receive the response.
 #[derive(Clone, Debug)]
 struct Rest(Arc<Mutex<Body>>);
 
@@ -94,7 +74,7 @@ impl Rest {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads on, to the end or to a limit.
+    /// Reads to the end of the body or to a limit.
     async fn discard(mut self) {
         let reading = async {
             let mut left = REST_MAX;

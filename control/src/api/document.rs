@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 
 use super::Api;
 
-/// What the document says before any path; paths come from the router.
+/// The document's fixed part; paths come from the router.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Codius host", description = "Runs containers for whoever pays for their time over Interledger."),
@@ -23,7 +23,7 @@ use super::Api;
 )]
 pub(super) struct Document;
 
-/// This document
+/// Returns the OpenAPI document of this API
 #[utoipa::path(get, path = "/openapi.json", tag = "host", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 pub(super) async fn document(State(api): State<Arc<Api>>) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], api.document.clone()).into_response()

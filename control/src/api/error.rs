@@ -1,4 +1,4 @@
-//! The one table from errors to answers: `{statusCode, error, message}`, as the Node codiusd had it.
+//! The one table from errors to responses: `{statusCode, error, message}`, as in the Node codiusd.
 
 use axum::{
     Json,
@@ -12,47 +12,47 @@ use utoipa::ToSchema;
 use super::trace::request_id;
 use crate::{
     manifest::ManifestError,
-    orders::{Due, OrderError},
-    pay::{BadToken, DeskError},
+    money::{BadToken, PaymentsError},
+    paid_requests::{Due, PaidRequestError},
     pods::Refusal,
 };
 
-/// When a client may try again something the host couldn't do now, in seconds.
+/// `Retry-After` of errors that are temporary, in seconds.
 pub(super) const RETRY_AFTER: &str = "10";
 
-/// An error's message, for an answer that is made into a page.
+/// An error's message, for a response that is turned into a page.
 #[derive(Clone, Debug)]
-pub(super) struct Told(pub(super) String);
+pub(super) struct ErrorMessage(pub(super) String);
 
-/// Why there is no other answer.
+/// An error.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Failure {
-    /// The status of the answer.
+    /// The HTTP status.
     status_code: u16,
-    /// What the status is called.
+    /// The name of the status.
     error: &'static str,
-    /// What is wrong, and where.
+    /// What is wrong, and in which field.
     message: String,
-    /// The request, as the host's logs have it.
+    /// The request id, as in the host's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
 }
 
-/// What is to be paid before there is another answer.
+/// A payment is due.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PaymentDue {
     #[serde(flatten)]
     #[schema(inline)]
     failure: Failure,
-    /// The price, in the asset's smallest unit; digits.
+    /// The price, in the asset's smallest unit, as decimal digits.
     required: String,
-    /// What has been received of it; digits.
+    /// The amount received so far, as decimal digits.
     received: String,
 }
 
-/// Everything a request can fail with.
+/// Every error of a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error("Unsupported Media Type")]
@@ -80,7 +80,7 @@ pub(super) enum ApiError {
     #[error("Not Found")]
     NotFound,
     #[error(transparent)]
-    Order(#[from] OrderError),
+    PodOrder(#[from] PaidRequestError),
     #[error("Invalid request payload JSON format: {0}")]
     Json(String),
     #[error("Invalid request payload input: {0}")]
@@ -99,7 +99,7 @@ pub(super) enum ApiError {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        Self::Order(OrderError::Refused { refusal, paid: false })
+        Self::PodOrder(PaidRequestError::Refused { refusal, paid: false })
     }
 }
 
@@ -121,33 +121,33 @@ impl ApiError {
             Self::Manifest(ManifestError::Unprocessable { .. }) | Self::NoHash => StatusCode::UNPROCESSABLE_ENTITY,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoManifest(_) | Self::NoPod(_) | Self::NoPodToExtend(_) | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Order(order) => order_status(order),
+            Self::PodOrder(order) => order_status(order),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 }
 
 impl ApiError {
-    /// The span has the request, its pod and its payment.
+    /// The span records the request, its pod and its payment.
     fn log(&self, status: StatusCode) {
         let (status, error) = (status.as_u16(), self as &dyn std::error::Error);
         match status {
             500.. => tracing::warn!(status, error, "request refused"),
-            // Part of every payment, and what any stranger's scan brings.
+            // Part of every payment, or of any stranger's scan.
             402 | 404 | 405 => tracing::debug!(status, error, "request refused"),
             _ => tracing::info!(status, error, "request refused"),
         }
     }
 }
 
-fn order_status(error: &OrderError) -> StatusCode {
+fn order_status(error: &PaidRequestError) -> StatusCode {
     match error {
-        OrderError::Due(_) => StatusCode::PAYMENT_REQUIRED,
-        OrderError::Desk(DeskError::OtherRequest(_)) => StatusCode::CONFLICT,
-        OrderError::Desk(DeskError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
-        OrderError::Price(_) => StatusCode::BAD_REQUEST,
-        OrderError::Address(_) | OrderError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        OrderError::Refused { refusal, .. } => match refusal {
+        PaidRequestError::Due(_) => StatusCode::PAYMENT_REQUIRED,
+        PaidRequestError::Payments(PaymentsError::OtherRequest(_)) => StatusCode::CONFLICT,
+        PaidRequestError::Payments(PaymentsError::NoAccount) => StatusCode::SERVICE_UNAVAILABLE,
+        PaidRequestError::Price(_) => StatusCode::BAD_REQUEST,
+        PaidRequestError::Address(_) | PaidRequestError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        PaidRequestError::Refused { refusal, .. } => match refusal {
             Refusal::Banned(_) => StatusCode::FORBIDDEN,
             Refusal::Changing(_)
             | Refusal::Draining
@@ -155,7 +155,7 @@ fn order_status(error: &OrderError) -> StatusCode {
             | Refusal::Recovering
             | Refusal::Stopped(_)
             | Refusal::TakenDown(_)
-            | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Refusal::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Interrupted(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::NoSuchPod(_) => StatusCode::NOT_FOUND,
             Refusal::NotPaid(_) => StatusCode::CONFLICT,
@@ -176,8 +176,8 @@ impl IntoResponse for ApiError {
         let status = self.status();
         let mut message = self.to_string();
         self.log(status);
-        if let Self::Order(OrderError::Refused { paid: true, .. }) = &self {
-            // Some messages are sentences, as the Node codiusd's were.
+        if let Self::PodOrder(PaidRequestError::Refused { paid: true, .. }) = &self {
+            // Some messages are full sentences, as in the Node codiusd.
             message.truncate(message.trim_end_matches('.').len());
             message += "; what was paid is kept: the same request with the same Pay-Token uses it";
         }
@@ -188,10 +188,10 @@ impl IntoResponse for ApiError {
             request_id: request_id(),
         };
         let mut response = match &self {
-            Self::Order(OrderError::Due(due)) => asking(status, failure("Payment Required"), due),
+            Self::PodOrder(PaidRequestError::Due(due)) => asking(status, failure("Payment Required"), due),
             _ => (status, Json(failure(&message))).into_response(),
         };
-        response.extensions_mut().insert(Told(message));
+        response.extensions_mut().insert(ErrorMessage(message));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
@@ -199,7 +199,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The answer that says what to pay, and where.
+/// The response that says how much to pay, and where.
 fn asking(status: StatusCode, failure: Failure, due: &Due) -> Response {
     let body = PaymentDue { failure, required: due.required.to_string(), received: due.received.to_string() };
     let mut response = (status, Json(body)).into_response();
@@ -215,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever is to act; and that the payment of a start that failed is there still, and how it is used.
+    /// Says who has to act, and that the payment of a failed start is kept and how to use it.
     #[tokio::test]
     async fn a_failed_start_says_whose_it_is_and_that_what_was_paid_is_kept() {
         let id = || "a".repeat(PodId::LENGTH).parse::<PodId>().unwrap();
@@ -234,8 +234,8 @@ mod tests {
         ];
         for (error, status) in table {
             let said = error.to_string();
-            let refused = OrderError::Refused { refusal: Refusal::Runtime(error), paid: true };
-            let response = ApiError::Order(refused).into_response();
+            let refused = PaidRequestError::Refused { refusal: Refusal::Runtime(error), paid: true };
+            let response = ApiError::PodOrder(refused).into_response();
             assert_eq!(response.status().as_u16(), status, "{said}");
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503, "{said}");
             let body = to_bytes(response.into_body(), 4096).await.unwrap();

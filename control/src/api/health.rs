@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: for whoever decides whether to restart this process, or to send clients here.
+//! `/healthz` and `/readyz`: for supervisors that restart this process, and load balancers that route clients to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,50 +14,49 @@ use utoipa::ToSchema;
 
 use super::{Api, error::RETRY_AFTER};
 
-/// A runtime that doesn't say within this time that it could start a pod couldn't.
+/// A runtime that doesn't confirm within this time that it can start pods counts as unable to.
 const RUNTIME_WITHIN: Duration = Duration::from_secs(2);
 
-/// The process answers.
+/// Liveness.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(super) struct Health {
-    /// True whenever there is an answer.
+    /// Always true.
     healthy: bool,
 }
 
-/// Whether uploads are taken and pods served, and each part that this needs. Why a part isn't ready is in the log, not here: anybody
-/// may ask.
+/// Readiness, and that of each part it needs. The reasons are in the log only: this answer is public.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// Whether all of it is well.
+    /// Whether every part is ready.
     pub(super) ready: bool,
-    /// Whether there is an Interledger account to be paid to.
+    /// Whether there is an Interledger account to receive payments.
     uplink: bool,
-    /// Whether what is paid can be written down.
+    /// Whether payments can be stored.
     store: bool,
-    /// Whether pods could be started, and those from before are known.
+    /// Whether the runtime can start pods, and the pods of earlier runs are recovered.
     runtime: bool,
-    /// Whether every background task runs; the host ends when one doesn't.
+    /// Whether every background task runs; codiusd exits when one ends.
     tasks: bool,
     /// Whether the host is stopping.
     draining: bool,
 }
 
-/// Whether the process answers
-#[utoipa::path(get, path = "/healthz", tag = "host", responses((status = 200, description = "It does", body = Health)))]
+/// Liveness: answers as long as the process does
+#[utoipa::path(get, path = "/healthz", tag = "host", responses((status = 200, description = "Ready", body = Health)))]
 pub(super) async fn healthy() -> Json<Health> {
     Json(Health { healthy: true })
 }
 
-/// Whether the host takes uploads and serves pods
+/// Readiness: whether the host accepts uploads and serves pods
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "host",
     responses(
-        (status = 200, description = "It does", body = Readiness),
+        (status = 200, description = "Ready", body = Readiness),
         (
             status = 503,
-            description = "It doesn't, for the parts that are said",
+            description = "The host is not ready; the parts that are `false` say why",
             body = Readiness,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -72,9 +71,9 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
 }
 
 pub(super) async fn readiness(api: &Api) -> Readiness {
-    let keeper = api.orders.keeper();
-    let (uplink, store, draining) = (api.orders.asset().is_some(), keeper.is_durable(), api.config.draining.is_cancelled());
-    let runtime = matches!(time::timeout(RUNTIME_WITHIN, keeper.ready()).await, Ok(Ok(())));
-    let tasks = keeper.supervisor().failure().is_none();
+    let manager = api.paid_requests.pods();
+    let (uplink, store, draining) = (api.paid_requests.asset().is_some(), manager.is_durable(), api.config.draining.is_cancelled());
+    let runtime = matches!(time::timeout(RUNTIME_WITHIN, manager.ready()).await, Ok(Ok(())));
+    let tasks = manager.supervisor().failure().is_none();
     Readiness { ready: uplink && store && runtime && tasks && !draining, uplink, store, runtime, tasks, draining }
 }

@@ -1,8 +1,9 @@
 //! `/pods/{hash}/logs`: what the containers of a `debug: true` pod wrote, as `<container> <stdout|stderr> <text>` lines.
 //!
-//! Nothing is buffered here: a line is read when the client takes it. With `follow=true` the answer ends with the pod's
-//! containers, and one that ends before them is cut off, so that nobody takes it for whole; a silent connection is kept alive by the line `ping`, as the Node codiusd did. The published `codius tail`
-//! shows nothing any more after its first `ping` (its transform never calls back); it is known by having no User-Agent, and
+//! Nothing is buffered here: a line is read when the client takes it. With `follow=true` the response ends with the pod's
+//! containers; one that ends earlier is aborted, so that no client takes it for complete. The line `ping` keeps a silent connection
+//! alive, as in the Node codiusd. The published `codius tail`
+//! shows nothing more after its first `ping` (its transform never calls back); it is recognized by its missing User-Agent, and
 //! gets an empty line now and then instead.
 
 use std::{sync::Arc, time::Duration};
@@ -26,7 +27,7 @@ use super::{
 
 const CONTENT_TYPE: &str = "application/vnd.codius.raw-stream";
 
-/// What is sent after how much silence.
+/// The keepalive line, and the silence after which it is sent.
 #[derive(Clone, Copy, Debug)]
 struct KeepAlive {
     silence: Duration,
@@ -36,26 +37,26 @@ struct KeepAlive {
 const PING: KeepAlive = KeepAlive { silence: Duration::from_secs(1), line: b"ping\n" };
 const EMPTY: KeepAlive = KeepAlive { silence: Duration::from_secs(15), line: b"\n" };
 
-/// What the containers of a `debug: true` pod wrote
+/// Returns the log of a `debug: true` pod
 #[utoipa::path(
     get,
     path = "/pods/{hash}/logs",
     tag = "pods",
     params(
         ("hash" = String, Path, description = "the manifest's hash"),
-        ("follow" = Option<String>, Query, description = "exactly `true`: the answer goes on until the pod ends"),
+        ("follow" = Option<String>, Query, description = "exactly `true`: the answer continues until the pod ends"),
     ),
     responses(
         (
             status = 200,
-            description = "`<container> <stdout|stderr> <text>` lines",
+            description = "lines of `<container> <stdout or stderr> <text>`",
             content_type = "application/vnd.codius.raw-stream",
             body = String
         ),
-        (status = 400, description = "The query is wrong", body = Failure),
-        (status = 403, description = "The pod doesn't allow it", body = Failure),
+        (status = 400, description = "A query parameter is invalid", body = Failure),
+        (status = 403, description = "The manifest does not set `debug: true`", body = Failure),
         (status = 404, description = "There is no such pod", body = Failure),
-        (status = 503, description = "The runtime can't tell now", body = Failure, headers(("Retry-After" = u32, description = "Seconds"))),
+        (status = 503, description = "The runtime does not answer", body = Failure, headers(("Retry-After" = u32, description = "Seconds"))),
     ),
 )]
 pub(super) async fn logs(
@@ -66,13 +67,13 @@ pub(super) async fn logs(
 ) -> Result<Response, ApiError> {
     let unknown = || ApiError::NoPod(hash.clone());
     let id: PodId = hash.parse().map_err(|_| unknown())?;
-    let keeper = api.orders.keeper();
-    let order = keeper.order(&id).ok_or_else(unknown)?;
+    let manager = api.paid_requests.pods();
+    let order = manager.order(&id).ok_or_else(unknown)?;
     if !order.debug {
         return Err(ApiError::DebugNotAllowed(id));
     }
     let follow = request::parameter(&uri, "follow")?.is_some_and(|value| value == "true");
-    let lines = keeper.logs(&id, follow).await?;
+    let lines = manager.logs(&id, follow).await?;
     let keep_alive = if headers.contains_key(header::USER_AGENT) { PING } else { EMPTY };
     let body = if follow {
         Body::from_stream(kept_alive(lines, keep_alive).take_until(api.config.draining.clone().cancelled_owned()))
@@ -82,10 +83,10 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body).into_response())
 }
 
-/// The lines as they are sent. After an error the answer is cut off.
+/// The log as a stream of lines. An error aborts the response.
 fn texts(lines: LogLines) -> impl Stream<Item = Result<Bytes, RuntimeError>> + Send {
     lines.map(|line| {
-        let line = line.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "a log ends before its pod"))?;
+        let line = line.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "pod log ended before the pod"))?;
         Ok(text(&line))
     })
 }

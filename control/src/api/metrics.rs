@@ -1,4 +1,4 @@
-//! `/metrics`: what the whole host counts, for Prometheus. No pod is told from another in it.
+//! `/metrics`: metrics of the whole host, for Prometheus. They don't identify pods.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 
 use super::{Api, error::ApiError};
 
-/// What the whole host counts
-#[utoipa::path(get, path = "/metrics", tag = "host", responses((status = 200, description = "For Prometheus", content_type = "text/plain", body = String)))]
+/// Returns the metrics of the whole host
+#[utoipa::path(get, path = "/metrics", tag = "host", responses((status = 200, description = "Prometheus text", content_type = "text/plain", body = String)))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     api.config.metrics.as_ref().map(|metrics| shown(&[metrics])).ok_or(ApiError::NotFound)
 }
 
-/// The answer with all that is counted there.
+/// The response with all metrics.
 pub fn shown(registries: &[&Registry]) -> Response {
     let families: Vec<_> = registries.iter().flat_map(|registry| registry.gather()).collect();
     match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics can't be written");
+            tracing::error!(%error, "metrics not encoded");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -1,4 +1,4 @@
-//! `/peers` and `/peers/discover`: whom we know, and whom we are told of. As the Node codiusd has them.
+//! `/peers` and `/peers/discover`: known hosts, and announcements of hosts. As in the Node codiusd.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,8 +16,8 @@ use utoipa::ToSchema;
 use super::{
     Api, VERSION,
     error::{ApiError, Failure},
-    gate::Untested,
     request,
+    self_test_gate::Untested,
 };
 use crate::peers::PeerUri;
 
@@ -27,12 +27,12 @@ pub(super) const LIMIT_MAX: u16 = 1000;
 /// Other hosts.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Known {
-    /// Where they are reached.
+    /// Their public URIs.
     #[schema(value_type = Vec<String>)]
     peers: Vec<PeerUri>,
 }
 
-/// Some of the hosts this one knows
+/// Returns a random sample of the hosts this one knows
 #[utoipa::path(
     get,
     path = "/peers",
@@ -40,7 +40,7 @@ pub(super) struct Known {
     params(("limit" = Option<u16>, Query, description = "how many, at most", minimum = 1, maximum = 1000)),
     responses(
         (status = 200, description = "A random sample", body = Known),
-        (status = 400, description = "The query is wrong", body = Failure),
+        (status = 400, description = "A query parameter is invalid", body = Failure),
     ),
 )]
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Known>, ApiError> {
@@ -55,47 +55,47 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<K
     Ok(Json(Known { peers: api.peers.sample(limit.unwrap_or(LIMIT_MAX).into()) }))
 }
 
-/// Hosts to take note of.
+/// Hosts to announce.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Discovery {
-    /// Where they are reached.
+    /// Their public URIs.
     #[schema(value_type = Vec<String>)]
     peers: Value,
-    /// Taken, and of no effect.
+    /// Accepted and ignored.
     #[serde(default)]
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 1000)]
     limit: Option<Value>,
 }
 
-/// What answers, and hosts it knows.
+/// The program, and hosts it knows.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Discovered {
     /// The program.
     name: &'static str,
     /// Its version.
     version: &'static str,
-    /// Where the hosts are reached.
+    /// The public URIs of the hosts.
     #[schema(value_type = Vec<String>)]
     peers: Vec<PeerUri>,
 }
 
-/// Takes note of hosts, and answers with some
+/// Announces hosts to this one; returns a random sample
 ///
-/// They aren't looked at before, nor all of them after.
+/// The sample is taken before the announced hosts are checked; not all of them are kept.
 #[utoipa::path(
     post,
     path = "/peers/discover",
     tag = "peers",
-    request_body(content = Discovery, description = "Hosts to take note of"),
+    request_body(content = Discovery, description = "Hosts to announce"),
     responses(
         (status = 200, description = "A random sample of those known before", body = Discovered),
-        (status = 400, description = "The body is wrong", body = Failure),
+        (status = 400, description = "`peers` is missing or invalid", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 415, description = "The body isn't JSON", body = Failure),
+        (status = 415, description = "The body is not JSON", body = Failure),
         (
             status = 503,
-            description = "The host hasn't passed its own test yet",
+            description = "The host has not passed its self-test",
             body = Untested,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -104,7 +104,7 @@ pub(super) struct Discovered {
 pub(super) async fn discover(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Json<Discovered>, ApiError> {
     let body = request::json_body(&headers, body).await?;
     let payload: Value = serde_json::from_slice(&body).map_err(|error| ApiError::Json(error.to_string()))?;
-    // A list of values would be read as one of fields.
+    // serde would read a list of values as a list of fields.
     let payload = Some(payload).filter(Value::is_object).ok_or_else(|| ApiError::Payload("must be {\"peers\": [...]}".to_owned()))?;
     let discovery: Discovery = serde_json::from_value(payload).map_err(|error| ApiError::Payload(error.to_string()))?;
     if discovery.limit.is_some_and(|limit| limit.as_str().map_or_else(|| number(&limit.to_string()), number).is_none()) {
@@ -137,7 +137,7 @@ fn number(text: &str) -> Option<u16> {
     (1..=LIMIT_MAX).find(|whole| f64::from(*whole) == number)
 }
 
-/// Where a request comes from, as the front door says: what it adds comes last.
+/// The client's address as reported by the edge, which appends it as the last entry.
 fn submitter(headers: &HeaderMap) -> Option<IpAddr> {
     let chain = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
     chain.rsplit(',').next()?.trim().parse().ok()
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_door_has_the_last_word_on_who_asks() {
+    fn the_address_that_the_edge_appends_is_who_asks() {
         let from = |fields: &[&str]| {
             let mut headers = HeaderMap::new();
             for field in fields {

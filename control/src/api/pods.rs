@@ -1,6 +1,6 @@
 //! `/pods`: a free quote (OPTIONS), a paid upload (POST), a paid extension (PUT), what runs (GET).
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use codiusd_api_types::pods::{Quote, Receipt};
 use codiusd_runtime::PodId;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,32 +17,16 @@ use utoipa::ToSchema;
 use super::{
     Api,
     error::{ApiError, Failure, PaymentDue},
-    gate::Unavailable,
-    request, trace,
+    request,
+    self_test_gate::Unavailable,
+    trace,
 };
 use crate::{
     manifest::{ManifestHash, Upload, UploadBody},
-    orders::Payment,
-    pay::Binding,
-    pods::{Receipt, Refusal},
+    money::Binding,
+    paid_requests::Payment,
+    pods::Refusal,
 };
-
-/// What an upload would cost.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Quoted {
-    /// The pod's name.
-    manifest_hash: String,
-    /// In the asset's smallest unit; digits.
-    price: String,
-    /// What is paid in.
-    asset_code: String,
-    /// Decimal places of its smallest unit.
-    asset_scale: u8,
-    /// Run time, in seconds.
-    #[schema(value_type = u32)]
-    duration: NonZeroU32,
-}
 
 /// A pod that runs.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,8 +35,7 @@ pub(super) struct Running {
     /// Where it is reached.
     url: String,
     /// Its name.
-    #[schema(value_type = String)]
-    manifest_hash: PodId,
+    manifest_hash: String,
     /// Until when it runs, ISO 8601.
     expiry: String,
     /// What was uploaded, without private values.
@@ -59,25 +43,25 @@ pub(super) struct Running {
     manifest: serde_json::Value,
 }
 
-/// What an upload would cost, for free
+/// Quotes the price of an upload, for free
 ///
-/// A browser asking for permission uses the same method, and is told apart by its header.
+/// A CORS preflight uses the same method; its `Access-Control-Request-Method` header tells the two apart.
 #[utoipa::path(
     options,
     path = "/pods",
     tag = "pods",
-    params(("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1)),
+    params(("duration" = Option<u32>, Query, description = "run time in seconds; 3600 if absent", minimum = 1)),
     request_body(content = UploadBody, description = "What would be uploaded; private values may be left out"),
     responses(
-        (status = 200, description = "The price", body = Quoted),
-        (status = 204, description = "To a browser that asks for permission"),
-        (status = 400, description = "The request is wrong", body = Failure),
+        (status = 200, description = "The price", body = Quote),
+        (status = 204, description = "a CORS preflight"),
+        (status = 400, description = "A query parameter, a header or a field of the body is invalid; the message names it", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 415, description = "The body isn't JSON", body = Failure),
-        (status = 422, description = "The manifest's fields don't go together", body = Failure),
+        (status = 415, description = "The body is not JSON", body = Failure),
+        (status = 422, description = "The manifest contradicts itself", body = Failure),
         (
             status = 503,
-            description = "The host can't do this now; what was paid is kept. Or it hasn't passed its own test yet",
+            description = "The host is full, draining, or has not passed its self-test; a payment already made stays on the Pay-Token",
             body = Unavailable,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -90,13 +74,13 @@ pub(super) async fn quote(State(api): State<Arc<Api>>, uri: Uri, headers: Header
     let body = request::json_body(&headers, body).await?;
     let upload = Upload::parse_question(&body, &api.config.rules)?;
     let seconds = request::duration(&uri, &api.config)?;
-    let quote = api.orders.quote(upload.machine(), seconds)?;
-    let answer = Quoted {
+    let quote = api.paid_requests.quote(upload.machine(), seconds)?;
+    let answer = Quote {
         manifest_hash: upload.hash().to_string(),
         price: quote.price.to_string(),
-        asset_code: quote.asset.code,
-        asset_scale: quote.asset.scale,
-        duration: seconds,
+        asset_code: Some(quote.asset.code),
+        asset_scale: Some(quote.asset.scale),
+        duration: Some(seconds.get()),
     };
     Ok(Json(answer).into_response())
 }
@@ -110,32 +94,33 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, allow).into_response()
 }
 
-/// Runs a pod for money
+/// Uploads a pod and pays for its run time; extends it if it runs already
 ///
-/// A pod that runs already runs longer. Without a token this is a free check of all that is checked before money is asked for.
+/// Without a Pay-Token this is a free check of everything that is checked before a payment is due.
 #[utoipa::path(
     post,
     path = "/pods",
     tag = "pods",
-    params(("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1), ("Pay-Token" = Option<String>, Header, description = "16 random bytes in base64, which belong to this request; a 400 without one")),
+    params(("duration" = Option<u32>, Query, description = "run time in seconds; 3600 if absent", minimum = 1), ("Pay-Token" = Option<String>, Header, description = "16 random bytes in base64 that belong to this request; 400 without it")),
     request_body(content = UploadBody, description = "The manifest, and its private values"),
     responses(
         (status = 200, description = "The pod runs", body = Receipt),
-        (status = 400, description = "The request is wrong", body = Failure),
+        (status = 400, description = "A query parameter, a header or a field of the body is invalid; the message names it", body = Failure),
         (
             status = 402,
-            description = "Pay, then send the same request again",
+            description = "Payment is due: pay what the `Pay` header says, then repeat the request with the same Pay-Token",
             body = PaymentDue,
             headers(("Pay" = String, description = "`interledger-stream <ILP address> <base64 of the shared secret>`"))
         ),
-        (status = 409, description = "The token belongs to another request", body = Failure),
+        (status = 403, description = "The operator bans this manifest or image; a payment already made stays on the Pay-Token", body = Failure),
+        (status = 409, description = "The Pay-Token belongs to another request", body = Failure),
         (status = 413, description = "The body is too large", body = Failure),
-        (status = 415, description = "The body isn't JSON", body = Failure),
-        (status = 422, description = "The manifest's fields don't go together, or what its image holds can't be run; that is often found only when it is started, and then what was paid is kept", body = Failure),
-        (status = 500, description = "The host has failed", body = Failure),
+        (status = 415, description = "The body is not JSON", body = Failure),
+        (status = 422, description = "The manifest contradicts itself, or its image cannot be run; a payment made before that was found stays on the Pay-Token", body = Failure),
+        (status = 500, description = "The host failed; the log has the request id", body = Failure),
         (
             status = 503,
-            description = "The host can't do this now; what was paid is kept. Or it hasn't passed its own test yet",
+            description = "The host is full, draining, or has not passed its self-test; a payment already made stays on the Pay-Token",
             body = Unavailable,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -157,37 +142,38 @@ pub(super) async fn upload(
         Ok(token) => token,
         Err(error) => {
             // Without a token this is a free check, of all that would be checked before money is asked for.
-            api.orders.admit(&order).await?;
+            api.paid_requests.admit(&order).await?;
             return Err(error);
         }
     };
     let payment = Payment { token, binding: Binding::of(method.as_str(), target(&uri), &body) };
-    Ok(Json(api.orders.upload(order, seconds, payment).await?))
+    Ok(Json(api.paid_requests.upload(order, seconds, payment).await?))
 }
 
-/// Lets a pod run longer for money
+/// Pays for more run time of a running pod
 #[utoipa::path(
     put,
     path = "/pods",
     tag = "pods",
-    params(("manifestHash" = String, Query, description = "the pod's name"), ("duration" = Option<u32>, Query, description = "run time in seconds; an hour if it isn't said", minimum = 1), ("Pay-Token" = String, Header, description = "16 random bytes in base64, which belong to this request")),
+    params(("manifestHash" = String, Query, description = "the pod's name"), ("duration" = Option<u32>, Query, description = "run time in seconds; 3600 if absent", minimum = 1), ("Pay-Token" = String, Header, description = "16 random bytes in base64 that belong to this request")),
     responses(
         (status = 200, description = "The pod runs longer", body = Receipt),
-        (status = 400, description = "The request is wrong", body = Failure),
+        (status = 400, description = "A query parameter, a header or a field of the body is invalid; the message names it", body = Failure),
         (
             status = 402,
-            description = "Pay, then send the same request again",
+            description = "Payment is due: pay what the `Pay` header says, then repeat the request with the same Pay-Token",
             body = PaymentDue,
             headers(("Pay" = String, description = "`interledger-stream <ILP address> <base64 of the shared secret>`"))
         ),
+        (status = 403, description = "The operator bans this manifest or image; a payment already made stays on the Pay-Token", body = Failure),
         (status = 404, description = "There is no such pod", body = Failure),
-        (status = 409, description = "The token belongs to another request", body = Failure),
-        (status = 413, description = "There is a body, which isn't wanted, and it is too large", body = Failure),
-        (status = 422, description = "There is no manifestHash, or the size of the pod isn't sold any more", body = Failure),
-        (status = 500, description = "The host has failed", body = Failure),
+        (status = 409, description = "The Pay-Token belongs to another request", body = Failure),
+        (status = 413, description = "The request has a body, and it is too large", body = Failure),
+        (status = 422, description = "`manifestHash` is missing, or the host no longer sells this pod size", body = Failure),
+        (status = 500, description = "The host failed; the log has the request id", body = Failure),
         (
             status = 503,
-            description = "The host can't do this now; what was paid is kept",
+            description = "The host is draining, or the pod is being started or stopped; a payment already made stays on the Pay-Token",
             body = Failure,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -208,10 +194,10 @@ pub(super) async fn extend(
     let id: PodId = text.parse().map_err(|_| unknown())?;
     trace::about(&id);
     let payment = Payment { token, binding: Binding::of(method.as_str(), target(&uri), b"") };
-    Ok(Json(api.orders.extend(&id, seconds, payment).await?))
+    Ok(Json(api.paid_requests.extend(&id, seconds, payment).await?))
 }
 
-/// What runs under a name
+/// Returns a running pod and its manifest
 #[utoipa::path(
     get,
     path = "/pods",
@@ -219,12 +205,12 @@ pub(super) async fn extend(
     params(("manifestHash" = String, Query, description = "the pod's name")),
     responses(
         (status = 200, description = "The pod", body = Running),
-        (status = 400, description = "The query is wrong", body = Failure),
+        (status = 400, description = "A query parameter is invalid", body = Failure),
         (status = 404, description = "There is no such pod", body = Failure),
-        (status = 422, description = "There is no manifestHash", body = Failure),
+        (status = 422, description = "`manifestHash` is missing", body = Failure),
         (
             status = 503,
-            description = "The pod has stopped, or is being started or stopped",
+            description = "The pod has exited, or is being started or stopped",
             body = Failure,
             headers(("Retry-After" = u32, description = "Seconds"))
         ),
@@ -234,7 +220,7 @@ pub(super) async fn state(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<
     let text = request::parameter(&uri, "manifestHash")?.filter(|text| !text.is_empty()).ok_or(ApiError::NoHash)?;
     let unknown = || ApiError::NoManifest(text.clone().into_owned());
     let hash: ManifestHash = text.parse().map_err(|_| unknown())?;
-    let view = match api.orders.running(hash.pod_id()) {
+    let view = match api.paid_requests.running(hash.pod_id()) {
         Ok(view) => view,
         Err(Refusal::NoSuchPod(_)) => return Err(unknown()),
         Err(refusal) => return Err(refusal.into()),

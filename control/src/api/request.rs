@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use url::form_urlencoded;
 
 use super::{ApiConfig, error::ApiError};
-use crate::pay::PayToken;
+use crate::money::PayToken;
 
 /// Largest request body, before and after decompression, in bytes.
 pub(super) const BODY_MAX: usize = 1_048_576;
@@ -50,7 +50,7 @@ fn inflate(bytes: &[u8]) -> Result<Bytes, ApiError> {
     if inflated.len() > BODY_MAX { Err(ApiError::TooLarge(BODY_MAX)) } else { Ok(inflated.into()) }
 }
 
-/// No content type at all is taken for JSON.
+/// A missing content type counts as JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let text = value.to_str().map_err(|_| ApiError::ContentTypeHeader)?;
@@ -62,7 +62,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(if valid { ApiError::ContentType } else { ApiError::ContentTypeHeader })
 }
 
-/// The one value of a query parameter; twice the same name is an error, for nobody knows which was meant.
+/// The single value of a query parameter; a repeated name is an error, because the intended value is ambiguous.
 pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Result<Option<Cow<'a, str>>, ApiError> {
     let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value);

@@ -1,6 +1,6 @@
-//! The id of each request, and the span that carries it into every line that is logged on its behalf.
+//! The id of each request, and the span that adds it to all of the request's log lines.
 //!
-//! The front door makes the id and removes what strangers send as one; a request that has none, as on the socket itself, gets one here.
+//! The edge creates the id and removes ids sent by clients; a request without one, as on the socket itself, gets one here.
 
 use axum::{
     extract::Request,
@@ -9,14 +9,13 @@ use axum::{
     response::Response,
 };
 use codiusd_runtime::PodId;
-use sha2::{Digest, Sha256};
 use tracing::{Instrument, Span, field::Empty};
 
-/// How the front door tells it.
+/// Set by the edge.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest that is taken over.
+/// Longest id accepted.
 const ID_MAX: usize = 64;
-/// So much of a path is logged.
+/// Characters of a path that are logged.
 const PATH_MAX: usize = 200;
 
 tokio::task_local! {
@@ -31,20 +30,14 @@ pub(super) async fn trace(request: Request, next: Next) -> Response {
     ID.scope(id, next.run(request)).instrument(span).await
 }
 
-/// The id of the request that is being answered.
+/// The id of the current request.
 pub(super) fn request_id() -> Option<String> {
     ID.try_with(String::clone).ok()
 }
 
-/// Says which pod the request is about.
+/// Records the pod the request is about.
 pub(super) fn about(pod: &PodId) {
     Span::current().record("pod", pod.as_str());
-}
-
-/// Says which payment is used for the request. Its segment is part of an address, so a hash of it is told.
-pub(crate) fn paid_with(segment: &str) {
-    let hash = Sha256::digest(segment);
-    Span::current().record("payment", hex::encode(&hash[..8]));
 }
 
 fn id_of(headers: &HeaderMap) -> String {
@@ -52,7 +45,7 @@ fn id_of(headers: &HeaderMap) -> String {
     given.map_or_else(|| hex::encode(rand::random::<[u8; 16]>()), str::to_owned)
 }
 
-/// Nothing that a reader of logs could take for more than a word.
+/// Whether `text` is safe to log as an id: one word.
 fn is_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= ID_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

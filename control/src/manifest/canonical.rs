@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-/// UTF-16 code units that are written as an escape, by first and last.
+/// UTF-16 code units that are escaped, as inclusive ranges.
 const ESCAPED: &[(char, char)] = &[
     ('\u{0000}', '\u{001f}'),
     ('"', '"'),
@@ -33,7 +33,7 @@ fn put(text: &mut String, value: &Value) {
     match value {
         Value::Null => text.push_str("null"),
         Value::Bool(bool) => text.push_str(if *bool { "true" } else { "false" }),
-        // JS has one kind of number. A manifest that is accepted holds none.
+        // JS has one number type. An accepted manifest contains no numbers.
         Value::Number(number) => text.push_str(ryu_js::Buffer::new().format(number.as_f64().unwrap_or(f64::NAN))),
         Value::String(string) => put_string(text, string),
         Value::Array(items) => put_list(text, ('[', ']'), items.iter(), put),

@@ -12,7 +12,7 @@ const ALPHABET: base32::Alphabet = base32::Alphabet::Rfc4648Lower { padding: fal
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ManifestHash(PodId);
 
-/// The text is no manifest hash.
+/// The text isn't a manifest hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a manifest hash is 52 characters of a-z and 2-7")]
 pub struct BadHash;

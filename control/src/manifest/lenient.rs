@@ -1,14 +1,14 @@
-//! JSON as JavaScript's `JSON.parse` takes it: also with halves of surrogate pairs, and numbers too large for a float. No host runs
+//! JSON as JavaScript's `JSON.parse` accepts it: also with lone surrogates, and numbers too large for a float. No host runs
 //! such a manifest, but it has a hash.
 
 use serde_json::Value;
 
 use super::{ManifestError, canonical, parse_json};
 
-/// Stands in for half of a surrogate pair, which no `str` can hold: a character that Unicode will never assign.
+/// Stands in for a lone surrogate, which a `str` can't hold: a noncharacter that Unicode never assigns.
 const STAND_IN: &str = "\u{fdd0}";
 
-/// The canonical text of what `pick` takes of such JSON.
+/// The canonical text of the part of such JSON that `pick` selects.
 pub(super) fn canonical_text(json: &[u8], pick: impl Fn(&Value) -> &Value) -> Result<String, ManifestError> {
     let Some(text) = str::from_utf8(json).ok().filter(|text| !holds_stand_in(text)) else {
         return parse_json(json).map(|value| canonical::to_string(pick(&value)));
@@ -17,7 +17,7 @@ pub(super) fn canonical_text(json: &[u8], pick: impl Fn(&Value) -> &Value) -> Re
     if has_key_with_half(&value) {
         return Err(ManifestError::Json("a key holds half of a surrogate pair".to_owned()));
     }
-    // The JavaScript clients hash UTF-8, in which such a half is the replacement character.
+    // JavaScript clients hash UTF-8, in which a lone surrogate becomes the replacement character.
     Ok(canonical::to_string(pick(&value)).replace(STAND_IN, "\u{fffd}"))
 }
 
@@ -25,7 +25,7 @@ fn holds_stand_in(text: &str) -> bool {
     text.contains(STAND_IN) || text.to_ascii_lowercase().contains("\\ufdd0")
 }
 
-/// The keys' order would be that of the stand-in.
+/// Refused because such keys would be sorted by the stand-in.
 fn has_key_with_half(value: &Value) -> bool {
     match value {
         Value::Object(members) => members.iter().any(|(key, value)| key.contains(STAND_IN) || has_key_with_half(value)),
@@ -34,7 +34,7 @@ fn has_key_with_half(value: &Value) -> bool {
     }
 }
 
-/// The text, with what serde refuses put in its words.
+/// The text, with tokens that serde rejects replaced by ones it accepts.
 fn rewritten(mut text: &str) -> String {
     let mut written = String::with_capacity(text.len());
     let mut in_string = false;
@@ -52,7 +52,7 @@ fn rewritten(mut text: &str) -> String {
     written
 }
 
-/// How long the escape is that the text begins with, and what is put for it.
+/// Length of the leading escape, and its replacement.
 fn escape(text: &str) -> (usize, Option<&'static str>) {
     match (half(text), text.get(6..).and_then(half)) {
         (None, _) => (text.chars().take(2).map(char::len_utf8).sum(), None),
@@ -61,13 +61,13 @@ fn escape(text: &str) -> (usize, Option<&'static str>) {
     }
 }
 
-/// Half of a surrogate pair, if the text begins with one.
+/// The leading surrogate escape, if there is one.
 fn half(text: &str) -> Option<u16> {
     let unit = u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()?;
     (0xd800..=0xdfff).contains(&unit).then_some(unit)
 }
 
-/// How long the number is that the text begins with, and what is put for it: JavaScript's infinity is written as null.
+/// Length of the leading number, and its replacement: JavaScript's infinity is written as null.
 fn number(text: &str) -> (usize, Option<&'static str>) {
     let length = text.find(|char: char| !char.is_ascii_digit() && !"+-.eE".contains(char)).unwrap_or(text.len());
     let (token, _) = text.split_at(length);

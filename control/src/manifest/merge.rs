@@ -1,4 +1,4 @@
-//! `codius.json` and `codiusvars.json` become an upload, the same one as the codius CLI makes of them.
+//! Merges `codius.json` and `codiusvars.json` into an upload, the same one as the codius CLI makes of them.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ pub enum MergedFile {
     Vars,
 }
 
-/// Why the files make no upload. Never holds a private value.
+/// Why the files can't be merged. Never contains a private value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct MergeError {
@@ -34,7 +34,7 @@ impl MergeError {
     }
 }
 
-/// What `codiusvars.json` holds. As with the CLI, what is in `vars` beside these two is passed over.
+/// The content of `codiusvars.json`. Like the CLI, other members of `vars` are ignored.
 #[derive(Default, Deserialize)]
 struct Sections {
     #[serde(default, deserialize_with = "wire::pairs")]
@@ -53,7 +53,7 @@ struct VarsFile {
 #[serde(deny_unknown_fields)]
 struct Public {
     value: String,
-    /// For readers of the file.
+    /// For people who read the file.
     #[serde(default, rename = "description", deserialize_with = "wire::present")]
     _description: Option<String>,
 }
@@ -65,7 +65,7 @@ struct Private {
 }
 
 /// Merges the contents of `codius.json` (`{"manifest": ...}` or a bare manifest) and `codiusvars.json`. Each private value gets a
-/// nonce, and so the manifest a hash of its own.
+/// random nonce, so every merge gives the manifest a different hash.
 pub fn merge(codius: Value, vars: Option<&Value>, nonce: impl FnMut() -> String) -> Result<Value, MergeError> {
     let given = vars.map_or_else(|| Ok(Sections::default()), read_vars)?;
     let (mut manifest, own_private) = taken_apart(codius);
@@ -93,7 +93,7 @@ fn read_vars(file: &Value) -> Result<Sections, MergeError> {
     Ok(read.vars)
 }
 
-/// Says where a variable goes that isn't there.
+/// Says where to define a missing variable.
 fn remedied(error: ManifestError) -> ManifestError {
     match error {
         ManifestError::Unprocessable { field, problem } => {
@@ -104,7 +104,7 @@ fn remedied(error: ManifestError) -> ManifestError {
     }
 }
 
-/// The manifest, and the private values beside it.
+/// The manifest, and the private values sent beside it.
 fn taken_apart(mut codius: Value) -> (Value, Option<Value>) {
     let Some(members) = codius.as_object_mut() else { return (codius, None) };
     match members.remove("manifest") {
@@ -113,7 +113,7 @@ fn taken_apart(mut codius: Value) -> (Value, Option<Value>) {
     }
 }
 
-/// Puts the variables in, and returns what goes beside the manifest. Of one name, the private one is meant.
+/// Inserts the public variables, and returns the private ones. If a name is both, the private one wins.
 fn put_vars(manifest: &mut Value, given: Sections, mut nonce: impl FnMut() -> String) -> Option<Value> {
     if given.public.is_empty() && given.private.is_empty() {
         return None;
@@ -130,7 +130,7 @@ fn put_vars(manifest: &mut Value, given: Sections, mut nonce: impl FnMut() -> St
     (!private.is_empty()).then(|| json!({ "vars": private }))
 }
 
-/// Takes out what is no part of an uploaded manifest: empty environments, descriptions.
+/// Removes what doesn't belong in an uploaded manifest: empty environments, descriptions.
 fn clean(manifest: &mut Value) {
     let containers = manifest.get_mut("containers").and_then(Value::as_array_mut);
     for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -156,7 +156,7 @@ fn check_vars(manifest: &Value) -> Result<(), ManifestError> {
     }
 }
 
-/// The CLI asks the registry for a digest that is missing. A hash that a registry's answer decides is not ours to give.
+/// The CLI asks the registry for a missing digest. A hash that depends on a registry's answer isn't ours to choose.
 fn check_images(manifest: &Value) -> Result<(), ManifestError> {
     let containers = manifest.get("containers").and_then(Value::as_array);
     for (index, container) in containers.into_iter().flatten().enumerate() {

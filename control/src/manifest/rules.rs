@@ -1,4 +1,4 @@
-//! What a host won't run, whatever its shape. The Node codiusd took money for most of this and then failed.
+//! What a host refuses to run, whatever its shape. The Node codiusd took money for most of this and then failed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,25 +6,25 @@ use super::{
     ManifestError,
     wire::{Container, Manifest},
 };
-use crate::machines::Machines;
+use crate::pod_sizes::PodSizes;
 
-/// A container's environment can't hold a longer string (`MAX_ARG_STRLEN` of Linux), and the manifest is one of them.
+/// An environment string can't be longer (`MAX_ARG_STRLEN` of Linux), and the manifest is passed as one.
 const VARIABLE_MAX: usize = 128 * 1024 - 64;
 
-/// What this host takes.
+/// What this host accepts.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Containers of one pod, at most.
+    /// Most containers of one pod.
     pub containers_max: usize,
     /// The sizes of pods it sells.
-    pub machines: Machines,
-    /// Ports no pod is reached at, and why.
+    pub machines: PodSizes,
+    /// Ports a pod can't use, and why.
     pub denied_ports: BTreeMap<u16, String>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { containers_max: 16, machines: Machines::default(), denied_ports: BTreeMap::new() }
+        Self { containers_max: 16, machines: PodSizes::default(), denied_ports: BTreeMap::new() }
     }
 }
 
@@ -56,7 +56,7 @@ impl Rules {
         Ok(())
     }
 
-    /// The manifest is handed to every container as CODIUS_MANIFEST.
+    /// Every container gets the manifest as CODIUS_MANIFEST.
     pub(super) fn check_size(&self, json: &str) -> Result<(), ManifestError> {
         if json.len() > VARIABLE_MAX {
             let problem = format!("is {} bytes of JSON, and a container can't be given more than {VARIABLE_MAX}", json.len());
@@ -108,14 +108,14 @@ fn check_variable(path: &str, name: &str, value: &str) -> Result<(), ManifestErr
     if name.starts_with("CODIUS") {
         return Err(ManifestError::unprocessable(field, format!("environment variables starting in \"CODIUS\" are reserved. var={name}")));
     }
-    // What Docker takes: programs have names with dots and dashes for their settings.
+    // As permissive as Docker: programs have settings with dots and dashes in their names.
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(ManifestError::field(field, "must have a name, without = and NUL characters"));
     }
     check_value(&field, value)
 }
 
-/// A value as a container is given it.
+/// A value as passed to a container.
 pub(super) fn check_value(field: &str, value: &str) -> Result<(), ManifestError> {
     if value.contains('\0') {
         return Err(ManifestError::field(field, "must not hold NUL characters"));
@@ -135,7 +135,7 @@ fn is_container_id(id: &str) -> bool {
     first && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-/// Whether a reference names its content; what else is wrong with it the runtime knows.
+/// Checks only that the reference has a digest; the runtime checks the rest.
 fn is_pinned(image: &str) -> bool {
     let Some((name, digest)) = image.split_once("@sha256:") else { return false };
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);

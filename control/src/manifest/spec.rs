@@ -1,13 +1,13 @@
-//! What the runtime is asked for.
+//! Builds the pod spec for the runtime.
 
 use codiusd_runtime::{ContainerSpec, PodSpec};
 
 use super::{Rules, Upload};
-use crate::pods::Order;
+use crate::workload::PodOrder;
 
 impl Upload {
     /// The order for a pod of this upload on the host at `public_uri`.
-    pub fn order(&self, rules: &Rules, public_uri: &str) -> Order {
+    pub fn order(&self, rules: &Rules, public_uri: &str) -> PodOrder {
         let containers = self.manifest.containers.iter().zip(&self.environments).map(|(container, environment)| {
             let own = [
                 ("CODIUS", "true"),
@@ -25,9 +25,9 @@ impl Upload {
             }
         });
         let id = self.hash.pod_id().clone();
-        // The rules have found the size in their table.
+        // The rules have checked that the size exists.
         let size = rules.machines.get(self.machine()).unwrap_or_else(|| rules.machines.small());
         let spec = PodSpec { id, machine: size.machine, containers: containers.collect() };
-        Order { spec, machine: size.name.clone(), manifest: self.json.as_str().into(), port: self.port(), debug: self.debug() }
+        PodOrder { spec, machine: size.name.clone(), manifest: self.json.as_str().into(), port: self.port(), debug: self.debug() }
     }
 }

@@ -1,5 +1,5 @@
-//! JSON values as serde sees them, without its latitude: an object is an object and not a list of its values, a name is a string.
-//! Whatever else is accepted would give one manifest two hashes. Errors say what kind of value was found, never which.
+//! JSON values without serde's leniency: an object must be an object and not a list of its values, a name must be a string.
+//! Anything else accepted would give one manifest two hashes. Errors name the kind of value found, never the value.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ use serde::{
 };
 use serde_json::Value;
 
-/// A value that is read as the one type it is.
+/// A value that is parsed as exactly one type.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strict<'a>(pub(super) &'a Value);
 
-/// What is wrong with a value.
+/// The error for a value of the wrong type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem(String);
 

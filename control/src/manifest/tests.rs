@@ -55,8 +55,8 @@ fn what_only_javascript_reads_is_read_as_javascript_does() {
     }
 }
 
-/// Rows where we differ from the Node codiusd on purpose: `(id, our status, why)`. All of them refuse what can't run, or
-/// what could be read in two ways, before any money moves.
+/// Rows where we differ from the Node codiusd on purpose: `(id, our status, why)`. We refuse what can't run, and
+/// what is ambiguous, before any money moves.
 const DIFFERENT: &[(&str, u16, &str)] = &[
     ("version-empty", 400, "a pod needs a version"),
     ("port-\"080\"", 400, "not a plain decimal port"),
@@ -164,7 +164,7 @@ fn variables_have_any_name_docker_takes() {
     }
 }
 
-/// What serde would take for the same, of another hash.
+/// Texts that serde would accept as the same manifest, with another hash.
 #[test]
 fn a_value_is_the_one_type_it_is() {
     let good = serde_json::json!({

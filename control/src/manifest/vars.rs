@@ -1,4 +1,4 @@
-//! `$VAR` in environments: public values from the manifest, private ones from beside it, checked against their hash.
+//! `$VAR` in environments: public values from the manifest, private ones sent beside it, checked against their hashes.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{
     wire::{Encoding, Manifest, Private},
 };
 
-/// A container's variables with all values put in. May hold private values.
+/// A container's variables with all values substituted. May hold private values.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Environment(pub(super) Vec<(String, String)>);
 
@@ -20,14 +20,14 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// Whether private values must be there.
+/// Whether private values are required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
     MayBeMissing,
     Needed,
 }
 
-/// Puts the values in. A value that begins with `$` names a variable; it is put in as it is, whatever it holds.
+/// Substitutes the values. A value that begins with `$` names a variable, which is inserted verbatim, not expanded again.
 pub(super) fn interpolate(manifest: &Manifest, private: &Private, secrets: Secrets) -> Result<Vec<Environment>, ManifestError> {
     let environment = |(index, container): (usize, &super::wire::Container)| {
         let variable = |(name, value): &(String, String)| {
@@ -65,7 +65,7 @@ fn lookup(field: &str, name: &str, manifest: &Manifest, private: &Private, secre
     }
 }
 
-/// What stands in a manifest for a private value.
+/// What a manifest holds in place of a private value.
 pub(super) fn private_hash(nonce: &str, value: &str) -> String {
     let hashed = canonical::to_string(&json!({ "nonce": nonce, "value": value }));
     hex::encode(Sha256::digest(hashed.as_bytes()))

@@ -53,14 +53,14 @@ pub(super) struct Container {
     pub(super) id: String,
     #[schema(pattern = "^.+@sha256:[0-9a-f]{64}$")]
     pub(super) image: String,
-    /// Docker's CMD, whatever runs the pod: it takes the place of the image's own, and the image's ENTRYPOINT stays in front of it.
+    /// Replaces the image's CMD, as in Docker, in every runtime; the image's ENTRYPOINT stays in front of it.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     pub(super) command: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, pattern = "^(/.*)?$")]
     pub(super) workdir: Option<String>,
-    /// Any names without `=`, but for those that begin with `CODIUS`.
+    /// Names may not contain `=` or begin with `CODIUS`.
     #[serde(default, deserialize_with = "pairs")]
     #[schema(value_type = HashMap<String, String>)]
     pub(super) environment: Vec<(String, String)>,
@@ -84,7 +84,7 @@ pub(super) enum Encoding {
     PrivateSha256,
 }
 
-/// Private values; they aren't part of the hash.
+/// Private values; the hash does not cover them.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Private {

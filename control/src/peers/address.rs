@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use codiusd_own::is_own;
+use codiusd_net::is_local;
 
 /// Networks of IPv4 that aren't the Internet (IANA's special-purpose registry): first address, length of the prefix.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
@@ -23,9 +23,9 @@ const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
-/// All of the Internet there is in IPv6.
+/// The global unicast range of IPv6.
 const PUBLIC_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-/// What isn't of it: protocol assignments (Teredo, which hides an IPv4 address), documentation, 6to4 (the same).
+/// Exceptions: protocol assignments (Teredo, which embeds an IPv4 address), documentation, 6to4 (embeds one, too).
 const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
@@ -33,10 +33,10 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Whether a stranger may make us connect there. What can't be found out is no place for us.
+/// Whether a stranger may make us connect to `address`. If local addresses can't be determined, it is refused.
 pub(super) fn is_fair_game(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    is_public(address) && matches!(is_own(address), Ok(Some(false)))
+    is_public(address) && matches!(is_local(address), Ok(Some(false)))
 }
 
 fn is_public(address: IpAddr) -> bool {

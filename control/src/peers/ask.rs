@@ -1,5 +1,5 @@
-//! Asking other hosts: who they are, and whom they know. What they answer, where their names lead, and how long they take is theirs to
-//! choose; how much of it we take is ours.
+//! Asks other hosts for their identity and their peers. What they answer, where their names resolve to, and how long they take is up to
+//! them; this module bounds how much of it we accept.
 
 use std::{
     error::Error,
@@ -21,12 +21,12 @@ use super::{
     uri::{PeerUri, Reach},
 };
 
-/// Longest answer that is read, in bytes: a thousand hosts with long names fit.
+/// Longest answer accepted, in bytes: a thousand hosts with long names fit.
 const ANSWER_MAX: usize = 256 * 1024;
-/// Hosts that are taken of one answer.
+/// Hosts accepted from one answer.
 const PEERS_MAX: usize = 1000;
 
-/// A host that doesn't answer as one should.
+/// Why a host's answer is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     #[error("its answer is longer than {ANSWER_MAX} bytes")]
@@ -41,7 +41,7 @@ pub(super) enum AskError {
     SomebodyElse,
 }
 
-/// Asks hosts within reach.
+/// Sends requests to hosts within reach.
 #[derive(Debug)]
 pub(super) struct Asker {
     client: Client,
@@ -59,13 +59,13 @@ struct Discovery {
 }
 
 impl Asker {
-    /// Each question takes no longer than `within`.
+    /// Each request times out after `within`.
     pub(super) fn new(reach: Reach, within: Duration) -> reqwest::Result<Self> {
-        // Whoever runs us may have chosen a provider before; any will do.
+        // The process may have installed a provider already; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .https_only(reach == Reach::Public)
-            // A proxy would connect where we may not; a redirect would lead there.
+            // A proxy would connect on our behalf without the address check; a redirect could lead to a refused address.
             .no_proxy()
             .redirect(redirect::Policy::none())
             .dns_resolver(Arc::new(WithinReach(reach)))
@@ -76,7 +76,7 @@ impl Asker {
         Ok(Self { client, reach })
     }
 
-    /// Makes sure that a host is who its name says; answers where it is.
+    /// Verifies that a host is the one its name says; returns its address.
     pub(super) async fn look(&self, peer: &PeerUri) -> Result<IpAddr, AskError> {
         let (bytes, address) = answer(self.client.get(format!("{peer}/info"))).await?;
         let info: Info = serde_json::from_slice(&bytes)?;
@@ -84,7 +84,7 @@ impl Asker {
         address.map(|address| address.ip().to_canonical()).ok_or(AskError::SomebodyElse)
     }
 
-    /// Tells a host of some, and learns some that it knows.
+    /// Sends a host some of our peers, and returns some of its own.
     pub(super) async fn exchange(&self, peer: &PeerUri, ours: &[PeerUri]) -> Result<Vec<PeerUri>, AskError> {
         let (bytes, _) = answer(self.client.post(format!("{peer}/peers/discover")).json(&json!({ "peers": ours }))).await?;
         let theirs: Discovery = serde_json::from_slice(&bytes)?;
@@ -93,7 +93,7 @@ impl Asker {
     }
 }
 
-/// The whole of a successful answer, and where it came from.
+/// The body of a successful answer, and the remote address.
 async fn answer(request: RequestBuilder) -> Result<(Vec<u8>, Option<SocketAddr>), AskError> {
     let mut response = request.send().await?;
     if response.status() != StatusCode::OK {
@@ -110,7 +110,7 @@ async fn answer(request: RequestBuilder) -> Result<(Vec<u8>, Option<SocketAddr>)
     Ok((bytes, address))
 }
 
-/// Finds the addresses of a name, and leaves only those we may connect to: what is checked is what is connected to.
+/// Resolves a name, and keeps only the addresses we may connect to: the connection uses exactly the checked ones.
 #[derive(Debug)]
 struct WithinReach(Reach);
 
@@ -119,7 +119,7 @@ impl Resolve for WithinReach {
         let reach = self.0;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            // As it is checked, so it is connected to: an IPv4 address in disguise becomes one.
+            // Connect to the canonical form that is checked: an IPv4-mapped IPv6 address becomes IPv4.
             let found = found.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
             let allowed: Vec<SocketAddr> = found.filter(|address| reach == Reach::Anywhere || is_fair_game(address.ip())).collect();
             if allowed.is_empty() {

@@ -1,15 +1,15 @@
-//! Which hosts we know, which we have only heard of, and when each is looked at. Pure: `(set, event, now) -> what is to be done`.
+//! Which hosts are known, which are only candidates, and when each is verified. Pure: `(set, event, now) -> effects`.
 //!
 //! ```text
-//!  heard of -> candidate --- says it is who it is ---> known --- says so, about daily ---+
+//!  heard of -> candidate -------- verified ----------> known -- verified, about daily ---+
 //!     ^            |                                   |  ^ ^                            |
-//!     |            | doesn't                   doesn't |  | +----------------------------+
+//!     |            | failed                     failed |  | +----------------------------+
 //!     |            v                                   v  |
-//!     +---- refused for a while <--- several times --- in doubt (looked at again soon, then later)
+//!     +---- refused for a while <--- several times --- in doubt (verified again soon, then later)
 //! ```
 //!
-//! Only known hosts are told to others, asked, and kept. Whoever is heard of by strangers costs us a look, so looks are rationed by
-//! who told us of them and in all; what is over the ration is dropped, and heard of again if it is there.
+//! Only known hosts are announced to others, asked, and stored. Every candidate named by a stranger costs us a verification, so these are
+//! rationed per source and in total; names beyond the ration are dropped, and a host that exists will be named again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,92 +21,92 @@ use jiff::Timestamp;
 
 use super::uri::PeerUri;
 
-/// How many, and how often.
+/// Limits and intervals.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Hosts that are known.
+    /// Known hosts.
     pub(super) known_max: usize,
-    /// Hosts that have been heard of, and not been looked at.
+    /// Candidates: heard of, not verified yet.
     pub(super) candidates_max: usize,
-    /// Hosts that are known at one address: a host's name costs nothing.
+    /// Known hosts at one address: a host's name costs nothing.
     pub(super) at_one_address_max: usize,
-    /// Looks under way.
+    /// Verifications in progress.
     pub(super) looks_at_once: usize,
-    /// Hosts one submitter may make us look at in a minute.
+    /// Candidates accepted from one submitter per minute.
     pub(super) of_submitter_max: u32,
-    /// Hosts all submitters may.
+    /// Candidates accepted from all submitters per minute.
     pub(super) of_submitters_max: u32,
-    /// Hosts one peer's answers may.
+    /// Candidates accepted from one peer's answers per minute.
     pub(super) of_peer_max: u32,
-    /// Hosts all peers' answers may.
+    /// Candidates accepted from all peers' answers per minute.
     pub(super) of_peers_max: u32,
-    /// How long a host that has shown who it is is left alone.
+    /// Interval between verifications of a known host.
     pub(super) look_every: Duration,
-    /// How long after a failed look the next one is; doubled with each.
+    /// Delay after a failed verification; doubled each time.
     pub(super) retry_after: Duration,
-    /// Failed looks in a row after which a host is no peer any more.
+    /// Consecutive failures after which a host is no longer a peer.
     pub(super) failures_max: u32,
-    /// How long a host that was refused isn't looked at, whoever names it.
+    /// How long a refused host isn't verified, whatever the source.
     pub(super) refused_for: Duration,
 }
 
-/// The longest time between two looks at a host the operator named.
+/// Longest time between two verifications of a host the operator named.
 const OPERATORS_RETRY_MAX: Duration = Duration::from_secs(3600);
-/// Looks are rationed by this time.
+/// Period of the rations.
 const RATION_TIME: Duration = Duration::from_secs(60);
 
-/// Who told us.
+/// Who named the hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The operator, in the settings.
     Operator,
-    /// This peer, which we asked.
+    /// A peer that we asked.
     Peer(PeerUri),
-    /// Somebody who came to us, from there.
+    /// A client that announced them, from this address.
     Submitter(IpAddr),
 }
 
-/// What happens.
+/// Input of the set.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// Somebody names hosts.
+    /// A source named hosts.
     Heard(Source, Vec<PeerUri>),
-    /// A host was looked at: where it is if it is who it says it is.
+    /// A host was verified (with its address), or verification failed.
     Looked(PeerUri, Option<IpAddr>),
-    /// A peer was asked and didn't answer.
+    /// A peer didn't answer when asked.
     Silent(PeerUri),
     /// Time has passed.
     Tick,
 }
 
-/// What is to be done.
+/// Output of the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Ask it who it is.
+    /// Verify this host.
     Look(PeerUri),
-    /// Remember it over restarts.
+    /// Store this host.
     Keep(PeerUri),
-    /// Don't.
+    /// Remove this host from the database.
     Forget(PeerUri),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum PeerState {
     Candidate,
-    /// Where it was last; not said of those from before the start until they are looked at.
+    /// Its last address; none for a stored host until it is verified again.
     Known(Option<IpAddr>),
 }
 
 #[derive(Debug)]
 struct Peer {
-    standing: Standing,
+    state: PeerState,
     named_by_operator: bool,
     failures: u32,
     next_look: Timestamp,
     looking: bool,
 }
 
-/// Looks that were granted to strangers, since when.
+/// Candidates accepted from strangers in the current period.
 #[derive(Debug)]
 struct Rations {
     since: Timestamp,
@@ -133,17 +133,17 @@ pub(super) struct PeerSet {
 }
 
 impl PeerSet {
-    /// With the hosts that were known before. `own` is never one of them.
+    /// Starts with the stored hosts. `own` is never added.
     pub(super) fn new(own: Option<PeerUri>, kept: Vec<PeerUri>, limits: Limits, now: Timestamp) -> Self {
         let rations = Rations::new(now);
         let mut set = Self { own, peers: BTreeMap::new(), refused: BTreeMap::new(), rations, limits };
         for peer in kept.into_iter().take(limits.known_max) {
-            set.add(peer, Standing::Known(None), false, now);
+            set.add(peer, PeerState::Known(None), false, now);
         }
         set
     }
 
-    /// What is to be done about `event`. `below` picks a number below another, at random.
+    /// Applies `event`. `below` returns a random number below its argument.
     pub(super) fn step(&mut self, event: Event, now: Timestamp, below: &mut dyn FnMut(u64) -> u64) -> Vec<Effect> {
         match event {
             Event::Heard(source, peers) => {
@@ -165,54 +165,54 @@ impl PeerSet {
         }
     }
 
-    /// How many hosts are known.
+    /// Number of known hosts.
     pub(super) fn count(&self) -> usize {
         self.known().count()
     }
 
-    /// So many of the known hosts, at random.
+    /// A random sample of the known hosts.
     pub(super) fn sample(&self, count: usize, below: &mut dyn FnMut(u64) -> u64) -> Vec<PeerUri> {
         pick(self.known().map(|(uri, _)| uri).collect(), count, below)
     }
 
-    /// So many of those to ask, at random: known, and in no doubt.
+    /// A random sample of the peers to ask: known, without recent failures.
     pub(super) fn to_ask(&self, count: usize, below: &mut dyn FnMut(u64) -> u64) -> Vec<PeerUri> {
         pick(self.known().filter(|(_, peer)| peer.failures == 0).map(|(uri, _)| uri).collect(), count, below)
     }
 
     fn known(&self) -> impl Iterator<Item = (&PeerUri, &Peer)> {
-        self.peers.iter().filter(|(_, peer)| matches!(peer.standing, Standing::Known(_)))
+        self.peers.iter().filter(|(_, peer)| matches!(peer.state, PeerState::Known(_)))
     }
 
-    fn add(&mut self, uri: PeerUri, standing: Standing, named_by_operator: bool, next_look: Timestamp) {
+    fn add(&mut self, uri: PeerUri, state: PeerState, named_by_operator: bool, next_look: Timestamp) {
         if self.own.as_ref() != Some(&uri) {
-            self.peers.entry(uri).or_insert(Peer { standing, named_by_operator, failures: 0, next_look, looking: false });
+            self.peers.entry(uri).or_insert(Peer { state, named_by_operator, failures: 0, next_look, looking: false });
         }
     }
 
-    /// `known` are as many as there are: nobody becomes known by being heard of.
+    /// `known` is the number of known hosts: naming hosts doesn't change it.
     fn hear(&mut self, source: &Source, uri: PeerUri, known: usize, now: Timestamp) {
         if *source == Source::Operator {
             match self.peers.get_mut(&uri) {
                 Some(peer) => peer.named_by_operator = true,
-                None => self.add(uri, Standing::Candidate, true, now),
+                None => self.add(uri, PeerState::Candidate, true, now),
             }
             return;
         }
         let refused = self.refused.get(&uri).is_some_and(|until| *until > now);
         let full = known >= self.limits.known_max || self.peers.len() - known >= self.limits.candidates_max;
         if !self.peers.contains_key(&uri) && self.own.as_ref() != Some(&uri) && !refused && !full && self.ration(source, now) {
-            self.add(uri, Standing::Candidate, false, now);
+            self.add(uri, PeerState::Candidate, false, now);
         }
     }
 
-    /// Grants a look, or doesn't.
+    /// Takes one candidate from the source's ration; false if it is used up.
     fn ration(&mut self, source: &Source, now: Timestamp) -> bool {
         let (rations, limits) = (&mut self.rations, &self.limits);
         if rations.since.duration_until(now).unsigned_abs() >= RATION_TIME {
             *rations = Rations::new(now);
         }
-        // When all is taken nobody is remembered anew: there are no more entries than looks.
+        // Checked first so that an exhausted total adds no more entries: the maps never exceed the totals.
         match source {
             Source::Operator => true,
             Source::Peer(_) if rations.of_peers >= limits.of_peers_max => false,
@@ -241,24 +241,24 @@ impl PeerSet {
         looks.collect()
     }
 
-    /// It is who it says it is.
+    /// The host was verified.
     fn showed(&mut self, uri: &PeerUri, address: IpAddr, now: Timestamp, below: &mut dyn FnMut(u64) -> u64) -> Vec<Effect> {
         let full = self.count() >= self.limits.known_max;
-        let neighbours = self.known().filter(|(other, peer)| *other != uri && peer.standing == Standing::Known(Some(address))).count();
+        let neighbours = self.known().filter(|(other, peer)| *other != uri && peer.state == PeerState::Known(Some(address))).count();
         let limits = self.limits;
         let Some(peer) = self.peers.get_mut(uri) else { return Vec::new() };
-        let is_new = peer.standing == Standing::Candidate;
+        let is_new = peer.state == PeerState::Candidate;
         if (is_new && full) || (neighbours >= limits.at_one_address_max && !peer.named_by_operator) {
             return self.failed_for_good(uri, now);
         }
-        // A little earlier or later each time, so that hosts that were met together don't stay together.
+        // Jitter, so that hosts discovered together aren't verified together forever.
         let quarter = u64::try_from(limits.look_every.as_millis() / 4).unwrap_or(u64::MAX);
         let wait = limits.look_every.saturating_sub(Duration::from_millis(below(quarter.max(1))));
-        *peer = Peer { standing: Standing::Known(Some(address)), failures: 0, next_look: after(now, wait), looking: false, ..*peer };
+        *peer = Peer { state: PeerState::Known(Some(address)), failures: 0, next_look: after(now, wait), looking: false, ..*peer };
         if is_new { vec![Effect::Keep(uri.clone())] } else { Vec::new() }
     }
 
-    /// It isn't, or doesn't answer.
+    /// Verification failed.
     fn failed(&mut self, uri: &PeerUri, now: Timestamp) -> Vec<Effect> {
         let limits = self.limits;
         let Some(peer) = self.peers.get_mut(uri) else { return Vec::new() };
@@ -267,20 +267,20 @@ impl PeerSet {
         let doublings = 1_u32.checked_shl(peer.failures - 1).unwrap_or(u32::MAX);
         let wait = limits.retry_after.saturating_mul(doublings).min(OPERATORS_RETRY_MAX);
         peer.next_look = after(now, wait);
-        let given_up = peer.standing == Standing::Candidate || peer.failures >= limits.failures_max;
+        let given_up = peer.state == PeerState::Candidate || peer.failures >= limits.failures_max;
         if given_up { self.failed_for_good(uri, now) } else { Vec::new() }
     }
 
-    /// It is no peer (any more). One the operator named stays a candidate.
+    /// Removes a host; one the operator named becomes a candidate again.
     fn failed_for_good(&mut self, uri: &PeerUri, now: Timestamp) -> Vec<Effect> {
         let Some(peer) = self.peers.get_mut(uri) else { return Vec::new() };
-        let was_known = peer.standing != Standing::Candidate;
+        let was_known = peer.state != PeerState::Candidate;
         if peer.named_by_operator {
-            (peer.standing, peer.looking) = (Standing::Candidate, false);
+            (peer.state, peer.looking) = (PeerState::Candidate, false);
             peer.next_look = peer.next_look.max(after(now, self.limits.retry_after));
         } else {
             self.peers.remove(uri);
-            // There are no more of them than looks in that time: all of those are rationed, or were at known hosts.
+            // Bounded by the verifications in `refused_for`: those are rationed, or of hosts that were known.
             self.refused.insert(uri.clone(), after(now, self.limits.refused_for));
         }
         if was_known { vec![Effect::Forget(uri.clone())] } else { Vec::new() }
@@ -297,7 +297,7 @@ fn after(now: Timestamp, wait: Duration) -> Timestamp {
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
-/// The first `count` of a shuffle.
+/// A random sample: the first `count` of a shuffle.
 fn pick(mut from: Vec<&PeerUri>, count: usize, below: &mut dyn FnMut(u64) -> u64) -> Vec<PeerUri> {
     let count = count.min(from.len());
     for place in 0..count {

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use codiusd_kit::{in_time, until};
+use codiusd_supervisor::Supervisor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -8,17 +9,18 @@ use tokio::{
 
 use super::{ask::AskError, *};
 use crate::clock::SystemClock;
+use crate::persistence;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// A host that says what it is told to, as `http://localhost:PORT`, and counts who connects.
+/// A host at `http://localhost:PORT` that sends given answers and counts connections.
 struct Stranger {
     uri: PeerUri,
     connections: Arc<AtomicUsize>,
 }
 
 impl Stranger {
-    /// `answer` makes the whole answer of the stranger's own name and the request.
+    /// `answer` builds the whole answer from the stranger's own name and the request.
     async fn speaking(answer: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://localhost:{}", listener.local_addr().unwrap().port());
@@ -40,7 +42,7 @@ impl Stranger {
     }
 }
 
-/// One request, one answer; then the connection is kept open until the other side has enough.
+/// Serves one request, then keeps the connection open until the client closes it.
 async fn serve(mut stream: TcpStream, name: &str, answer: &(dyn Fn(&str, &str) -> String + Sync)) {
     let mut request = Vec::new();
     while !is_whole(&request) {
@@ -149,7 +151,7 @@ async fn peers_are_exchanged_as_the_node_codiusd_does() {
 async fn no_name_leads_to_this_machine_or_its_network() {
     let victim = Stranger::speaking(|name, _| info(name)).await;
     let public = Asker::new(Reach::Public, WITHIN).unwrap();
-    // What a stranger's DNS might say of a good name, and what is refused before that.
+    // Addresses a stranger's DNS might return for a harmless name, and names refused before resolution.
     for uri in [victim.uri.as_str().replace("http:", "https:"), victim.uri.to_string()] {
         let uri = PeerUri::parse(&uri, Reach::Anywhere).unwrap();
         assert!(matches!(public.look(&uri).await, Err(AskError::Request(_))), "{uri}");
@@ -159,8 +161,8 @@ async fn no_name_leads_to_this_machine_or_its_network() {
 }
 
 fn peers(config: PeersConfig, root: &std::path::Path) -> Peers {
-    let (store, snapshot) = Store::open(&root.join("codius.db")).unwrap();
-    Peers::new(config, &snapshot.peers, store, SystemClock::shared()).unwrap()
+    let (database, snapshot) = persistence::open(&root.join("codius.db"), Supervisor::default()).unwrap();
+    Peers::new(config, &snapshot.peers, database, SystemClock::shared()).unwrap()
 }
 
 fn config(bootstrap: &[&PeerUri]) -> PeersConfig {
@@ -197,15 +199,15 @@ async fn hosts_are_learned_kept_and_dropped() {
         until("the liar to be looked at", WITHIN, async || (liar.connections() > 0).then_some(())).await;
         running.abort();
         let _ = running.await;
-        peers.0.store.barrier().await.unwrap();
+        peers.0.database.barrier().await.unwrap();
         assert_eq!(known(&peers), both, "neither the liar nor ourselves");
     }
     let peers = peers(config(&[]), root.path());
     assert_eq!(known(&peers), both, "from before the start");
-    // A port where nobody listens: it was let go by the stranger that had it.
+    // A port nobody listens on: the stranger that had it has released it.
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gone = format!("http://localhost:{}", gone.port());
-    peers.0.store.reserve().await.unwrap().send(vec![Write::Peer(gone.clone())]).await.unwrap();
+    peers.0.database.reserve().await.unwrap().send(vec![PeerChange::Add(gone.clone())]).await.unwrap();
     drop(peers);
     let again = self::peers(config(&[]), root.path());
     assert!(known(&again).iter().any(|peer| peer.as_str() == gone));

@@ -1,30 +1,30 @@
-//! Names of hosts, as strangers tell them: untrusted text made into an origin, or nothing. Pure.
+//! Names of hosts given by strangers: untrusted text parsed into an origin, or rejected. Pure.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use url::{Host, Url};
 
-/// Characters of a name that are looked at, at most: a domain has 253.
+/// Longest name parsed, in characters: a domain has at most 253.
 const LENGTH_MAX: usize = 300;
-/// Below this only the usual port is a web server's.
+/// Below this only the default port is accepted: the others belong to other services.
 const OWN_PORT_MIN: u16 = 1024;
 
-/// Which hosts may be spoken to.
+/// Which hosts may be contacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Any, over http too: development, on one machine.
+    /// Any, including http: development, on one machine.
     Anywhere,
-    /// Those with a name and https, at public addresses.
+    /// Hosts with a domain name and https, at public addresses.
     Public,
 }
 
-/// A host's origin, `https://codius.example.com`, without a slash at the end; each host has one spelling.
+/// A host's origin, `https://codius.example.com`, without a trailing slash; each host has one spelling.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerUri(String);
 
 impl PeerUri {
-    /// Reads what somebody says is a host; none: it is no origin, or not within reach.
+    /// Parses a host's origin; none if it isn't one, or not within reach.
     pub fn parse(text: &str, reach: Reach) -> Option<Self> {
         let url: Url = Some(text).filter(|text| text.len() <= LENGTH_MAX)?.parse().ok()?;
         let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();

@@ -1,24 +1,24 @@
-//! What happens to pods without anybody asking.
+//! Metrics of pod events that no request caused.
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-/// Why a pod was started anew.
+/// Why a pod was restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Renewal {
-    /// Its machine ended, the daemon didn't.
+pub(super) enum RestartCause {
+    /// Its machine crashed, the daemon didn't.
     Crashed,
-    /// It ended with the daemon it ran under.
+    /// It was lost with the daemon it ran under.
     Lost,
-    /// It couldn't be told from another pod.
+    /// It couldn't be distinguished from another pod.
     Misplaced,
-    /// The runtime doesn't know it any more.
+    /// The runtime no longer lists it.
     Missing,
-    /// The runtime can't look after it any more.
-    Worn,
+    /// The runtime no longer supervises it.
+    Degraded,
 }
 
-impl Renewal {
-    const ALL: [Self; 5] = [Self::Crashed, Self::Lost, Self::Misplaced, Self::Missing, Self::Worn];
+impl RestartCause {
+    const ALL: [Self; 5] = [Self::Crashed, Self::Lost, Self::Misplaced, Self::Missing, Self::Degraded];
 
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -26,7 +26,7 @@ impl Renewal {
             Self::Lost => "lost",
             Self::Misplaced => "misplaced",
             Self::Missing => "missing",
-            Self::Worn => "worn",
+            Self::Degraded => "degraded",
         }
     }
 }
@@ -35,7 +35,7 @@ impl Renewal {
 #[derive(Debug)]
 pub struct PodMetrics {
     exited: IntCounter,
-    renewed: Vec<(Renewal, IntCounter)>,
+    renewed: Vec<(RestartCause, IntCounter)>,
 }
 
 impl PodMetrics {
@@ -43,17 +43,17 @@ impl PodMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let exited = IntCounter::new("codius_pods_exited_total", "Pods whose containers have all exited before their time was over.")?;
         registry.register(Box::new(exited.clone()))?;
-        let opts = Opts::new("codius_pods_renewed_total", "Pods started anew without anybody asking, by reason.");
+        let opts = Opts::new("codius_pods_restarted_total", "Pods that codiusd restarted by itself, by reason.");
         let family = IntCounterVec::new(opts, &["reason"])?;
         registry.register(Box::new(family.clone()))?;
-        Ok(Self { exited, renewed: Renewal::ALL.map(|why| (why, family.with_label_values(&[why.label()]))).into() })
+        Ok(Self { exited, renewed: RestartCause::ALL.map(|why| (why, family.with_label_values(&[why.label()]))).into() })
     }
 
     pub(super) fn exited(&self) {
         self.exited.inc();
     }
 
-    pub(super) fn renewed(&self, why: Renewal) {
+    pub(super) fn renewed(&self, why: RestartCause) {
         if let Some((_, counter)) = self.renewed.iter().find(|(known, _)| *known == why) {
             counter.inc();
         }

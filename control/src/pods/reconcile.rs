@@ -1,4 +1,4 @@
-//! What to do at start about the pods the store knows and those the runtime has. Pure.
+//! Decides at start what to do about the pods in the database and those in the runtime. Pure.
 
 use std::collections::HashMap;
 
@@ -7,28 +7,28 @@ use jiff::Timestamp;
 
 use super::state::{Pod, PodRecord, Term};
 
-/// What has to be done about one pod.
+/// The action for one stored pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Repair {
-    /// It was being started and runs: its payment is used, its time began when it did.
+    /// It was starting and runs: its payment is consumed, and its time counts from its start.
     Complete { run: RunningPod, segment: String, seconds: u32 },
-    /// It was being started and doesn't run: its payment is free again.
+    /// It was starting and doesn't run: its payment is given back.
     GiveBack { segment: String, kept_seconds: u32 },
     /// It runs and has time left.
     Adopt { run: RunningPod, term: Term },
-    /// It should run and is gone (the machine or the runtime was restarted): it is started again.
-    Revive { term: Term },
-    /// Its machine has ended while nobody looked: it is marked, and started again unless it was too often.
+    /// It should run but doesn't (the machine or the runtime was restarted): it is restarted.
+    Restart { term: Term },
+    /// Its machine crashed while this process was down: it is marked, and restarted unless its crash history ends restarts.
     Crashed { term: Term, incarnation: u64 },
-    /// It has exited while nobody looked.
+    /// Its containers exited while this process was down.
     Exited { expires_at: Timestamp },
-    /// It had exited before; what it has left is kept.
+    /// It had exited before; its remaining time is kept.
     Keep { seconds: u32, forget_at: Timestamp },
-    /// Its time is over.
+    /// It has expired.
     Forget,
 }
 
-/// The repairs, one for each stored pod.
+/// One action for each stored pod.
 pub(super) fn reconcile(stored: &[PodRecord], found: &[PodStatus], now: Timestamp) -> Vec<(PodId, Repair)> {
     let states: HashMap<&PodId, &PodState> = found.iter().map(|status| (&status.id, &status.state)).collect();
     stored
@@ -48,7 +48,7 @@ fn repair(pod: &Pod, found: Option<&PodState>, now: Timestamp) -> Repair {
         (Pod::Running { term }, Some(PodState::Running(run))) => Repair::Adopt { run: *run, term },
         (Pod::Running { term }, Some(&PodState::Crashed { incarnation })) => Repair::Crashed { term, incarnation },
         (Pod::Running { term }, Some(PodState::Exited)) => Repair::Exited { expires_at: term.expires_at },
-        (Pod::Running { term }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => Repair::Revive { term },
+        (Pod::Running { term }, Some(PodState::Lost | PodState::Misplaced | PodState::Unstarted) | None) => Repair::Restart { term },
         (Pod::Exited { forget_at, .. }, _) if forget_at <= now => Repair::Forget,
         (Pod::Exited { seconds, forget_at }, _) => Repair::Keep { seconds, forget_at },
     }
@@ -80,11 +80,11 @@ mod tests {
             (Pod::Running { term: until(later) }, Some(PodState::Exited), Repair::Exited { expires_at: later }),
             (Pod::Running { term: until(later) }, Some(crashed), Repair::Crashed { term: until(later), incarnation: 7 }),
             (starting(), Some(crashed), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { term: until(later) }, None, Repair::Revive { term: until(later) }),
-            (Pod::Running { term: until(later) }, Some(PodState::Lost), Repair::Revive { term: until(later) }),
-            (Pod::Running { term: until(later) }, Some(PodState::Unstarted), Repair::Revive { term: until(later) }),
+            (Pod::Running { term: until(later) }, None, Repair::Restart { term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Lost), Repair::Restart { term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Unstarted), Repair::Restart { term: until(later) }),
             (starting(), Some(PodState::Unstarted), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
-            (Pod::Running { term: until(later) }, Some(PodState::Misplaced), Repair::Revive { term: until(later) }),
+            (Pod::Running { term: until(later) }, Some(PodState::Misplaced), Repair::Restart { term: until(later) }),
             (starting(), Some(PodState::Misplaced), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (starting(), Some(PodState::Lost), Repair::GiveBack { segment: "s".to_owned(), kept_seconds: 5 }),
             (Pod::Running { term: until(now) }, Some(running), Repair::Forget),

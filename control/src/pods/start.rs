@@ -1,64 +1,65 @@
-//! A paid order and its pod, step by step; what each step writes down.
+//! A paid order and its pod, step by step; what each step makes durable.
 //!
 //! ```text
-//! begin: paid -> in hand, no pod -> Starting        one commit
+//! begin: paid -> consuming, no pod -> Starting         one commit
 //! start: the runtime, then the pod's page
-//! started: in hand -> used, Starting -> Running     one commit; then the route opens
-//! give_back: in hand -> paid, Starting -> no pod    one commit
+//! started: consuming -> used, Starting -> Running      one commit; then the route opens
+//! give_back: consuming -> paid, Starting -> no pod     one commit
 //! ```
 
 use std::sync::Arc;
 
+use codiusd_api_types::pods::Receipt;
 use codiusd_runtime::{PodId, RunningPod, RuntimeError};
 use jiff::Timestamp;
 
 use super::{
-    keeper::{Gone, Inner, Receipt, Refusal},
-    listen,
-    state::{EXITED_KEPT, Entry, Order, Pod, PodRecord, Stage, Term, upstream},
+    manager::{Inner, Refusal, WithdrawReason},
+    readiness_probe,
+    state::{EXITED_KEPT, Entry, Pod, PodRecord, Stage, Term, upstream},
     table::Table,
+    tables::PodChange,
 };
-use crate::store::{StoreFailed, Write};
+use crate::db::{Changes, DatabaseFailed};
+use crate::workload::PodOrder;
 
 impl Inner {
-    /// Uses the payment up and moves the end of a pod that runs.
-    pub(super) fn extend(&self, table: &mut Table, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Vec<Write>), Refusal> {
+    /// Consumes the payment and extends the expiry of a running pod.
+    pub(super) fn extend(&self, table: &mut Table, id: &PodId, seconds: u32, segment: &str) -> Result<(Receipt, Changes), Refusal> {
         let Some(&Entry { stage: Stage::Running { run, term }, .. }) = table.get(id) else {
             return Err(Refusal::NoSuchPod(id.clone()));
         };
         let term = term.extended(seconds);
         let (receipt, answer) = self.answer(id, term.expires_at);
-        let mut writes = vec![self.desk.begin(segment)?];
-        writes.extend(self.desk.finish(segment, answer)?);
+        let changes = Changes::from(self.payments.begin(segment)?).and(self.payments.finish(segment, answer)?);
         table.set_stage(id, Stage::Running { run, term });
-        writes.push(Write::PodProgress(id.clone(), Pod::Running { term }));
-        Ok((receipt, writes))
+        Ok((receipt, changes.and(PodChange::Progress(id.clone(), Pod::Running { term }))))
     }
 
-    /// Gives the pod its place, on the machine and in the table, and takes the payment in hand. Nothing happens if there is none.
+    /// Claims capacity and an entry in the table for the pod, and begins to consume the payment. Changes nothing if it fails.
     pub(super) fn begin(
         &self,
         table: &mut Table,
-        order: &Arc<Order>,
+        order: &Arc<PodOrder>,
         seconds: u32,
         kept_seconds: u32,
         segment: &str,
-    ) -> Result<Vec<Write>, Refusal> {
+    ) -> Result<Changes, Refusal> {
         self.startable(order)?;
         let (id, machine) = (&order.spec.id, order.spec.machine);
-        // From here on nobody else gets it.
+        // From here on no other pod can get this capacity.
         self.capacity.claim(id, machine, self.clock.now()).map_err(Refusal::Full)?;
-        let payment = self.desk.begin(segment).inspect_err(|_| self.capacity.set(id, table.get(id).and_then(Entry::holds)))?;
+        let payment = self.payments.begin(segment).inspect_err(|_| self.capacity.set(id, table.get(id).and_then(Entry::holds)))?;
         let seconds = seconds.saturating_add(kept_seconds);
         let pod = Pod::Starting { segment: segment.to_owned(), seconds, kept_seconds };
         let stage = Stage::Starting { segment: segment.to_owned(), seconds, kept_seconds };
         table.insert(id.clone(), Entry { order: order.clone(), stage });
-        let record = PodRecord { order: Order::clone(order), pod };
-        Ok(vec![payment, Write::Pod(Box::new(record))])
+        let record = PodRecord { order: PodOrder::clone(order), pod };
+        Ok(Changes::from(payment).and(PodChange::Put(Box::new(record))))
     }
 
-    /// Starts a pod that is `Starting`, and writes down how that went.
-    pub(super) async fn start(&self, order: &Arc<Order>) -> Result<Receipt, Refusal> {
+    /// Starts a pod that is `Starting`, and records the result.
+    pub(super) async fn start(&self, order: &Arc<PodOrder>) -> Result<Receipt, Refusal> {
         let id = &order.spec.id;
         let daemon = self.daemon_now().await;
         match self.run(order).await {
@@ -68,8 +69,8 @@ impl Inner {
                 Ok(self.started(order, run, started_at).await?)
             }
             Err(error) => {
-                tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod failed to start; its payment is kept");
-                // The payment isn't used: without a mark it could take the daemon down as often as it likes.
+                tracing::warn!(pod = %id, error = &error as &dyn std::error::Error, "pod start failed; its payment is kept");
+                // The payment isn't consumed: without a mark the pod could crash the daemon any number of times for free.
                 let marked = self.mark_failed_start(id, daemon).await;
                 self.give_back(id).await?;
                 marked?;
@@ -78,25 +79,25 @@ impl Inner {
         }
     }
 
-    /// Runs a pod anew. What is left of an earlier run (an exited pod kept for its log, a worn one) makes room first.
-    pub(super) async fn run(&self, order: &Order) -> Result<RunningPod, RuntimeError> {
+    /// Starts a new incarnation of a pod. Remains of an earlier one (an exited pod kept for its log, a degraded pod) are removed first.
+    pub(super) async fn run(&self, order: &PodOrder) -> Result<RunningPod, RuntimeError> {
         self.runtime.stop(&order.spec.id).await?;
         self.runtime.start(order.spec.clone()).await
     }
 
-    /// Waits for the page of a pod that was just started, if it has one and really runs.
-    pub(super) async fn answers(&self, order: &Order, run: &RunningPod) {
-        if let Some(address) = upstream(order, run).filter(|_| self.runtime.capabilities().isolation != "none") {
-            listen::awaited(address).await;
+    /// Waits until the page of a pod that has just started answers, if the pod has one and the runtime really runs pods.
+    pub(super) async fn answers(&self, order: &PodOrder, run: &RunningPod) {
+        if let Some(address) = upstream(order, run).filter(|_| self.runtime.capabilities().isolation != codiusd_runtime::Isolation::None) {
+            readiness_probe::awaited(address).await;
         }
     }
 
-    /// Starting -> Running: uses up the payment and opens the route.
-    pub(super) async fn started(&self, order: &Arc<Order>, run: RunningPod, started_at: Timestamp) -> Result<Receipt, StoreFailed> {
+    /// Starting -> Running: consumes the payment and opens the route.
+    pub(super) async fn started(&self, order: &Arc<PodOrder>, run: RunningPod, started_at: Timestamp) -> Result<Receipt, DatabaseFailed> {
         let id = &order.spec.id;
-        // From here on the pod's disk is counted as what isn't free.
+        // From here on the pod's disk counts as used space instead of held capacity.
         self.measure_disk().await;
-        let permit = self.store.reserve().await?;
+        let permit = self.database.reserve().await?;
         let (receipt, durable) = {
             let mut table = self.table();
             let (segment, seconds) = match table.get(id).map(|entry| &entry.stage) {
@@ -105,50 +106,52 @@ impl Inner {
             };
             let term = Term::new(started_at, seconds);
             let (receipt, answer) = self.answer(id, term.expires_at);
-            let mut writes = self.desk.finish(&segment, answer).unwrap_or_else(|_| unreachable!("payment {segment} was begun"));
-            writes.push(Write::PodProgress(id.clone(), Pod::Running { term }));
+            let spent = self.payments.finish(&segment, answer).unwrap_or_else(|_| unreachable!("invoice {segment} was begun"));
+            let changes = Changes::from(spent).and(PodChange::Progress(id.clone(), Pod::Running { term }));
             table.insert(id.clone(), Entry { order: order.clone(), stage: Stage::Running { run, term } });
-            (receipt, permit.send(writes))
+            (receipt, permit.send(changes))
         };
         durable.await?;
-        self.publish(id, &run);
-        tracing::info!(pod = %id, expiry = receipt.expiry, "pod runs");
+        self.publish(id, &run).await;
+        tracing::info!(pod = %id, expiry = receipt.expiry, "pod running");
         self.announce();
         Ok(receipt)
     }
 
-    /// Opens the route of a pod, unless it has ended meanwhile: routes only change while the table is locked.
-    pub(super) fn publish(&self, id: &PodId, run: &RunningPod) {
-        let table = self.table();
-        let Some(Entry { order, stage: Stage::Running { run: now, .. } }) = table.get(id) else { return };
-        if now.incarnation != run.incarnation {
-            return;
+    /// Opens the route of a pod, unless it has ended meanwhile: routes are published only while the table is locked.
+    pub(super) async fn publish(&self, id: &PodId, run: &RunningPod) {
+        {
+            let table = self.table();
+            let Some(Entry { order, stage: Stage::Running { run: now, .. } }) = table.get(id) else { return };
+            if now.incarnation != run.incarnation {
+                return;
+            }
+            if let Some(address) = upstream(order, run) {
+                return self.routes.publish(id, address, run.incarnation);
+            }
         }
-        match upstream(order, run) {
-            Some(address) => self.routes.publish(id, address, run.incarnation),
-            // For visitors there is none, whatever they were told while it was started anew.
-            None => self.routes.withdraw(id, Gone::Stopped),
-        }
+        // The pod has no page: this replaces a "restarting" that visitors may have been shown.
+        self.routes.withdraw(id, WithdrawReason::Stopped).await;
     }
 
-    /// Starting -> gone (or exited, with what it had left before): the payment is free to be used again.
-    pub(super) async fn give_back(&self, id: &PodId) -> Result<(), StoreFailed> {
-        let permit = self.store.reserve().await?;
+    /// Starting -> removed (or exited, with the time left from before): the payment can be used again.
+    pub(super) async fn give_back(&self, id: &PodId) -> Result<(), DatabaseFailed> {
+        let permit = self.database.reserve().await?;
         let durable = {
             let mut table = self.table();
             let Some(Entry { order, stage: Stage::Starting { segment, kept_seconds, .. } }) = table.get(id).cloned() else {
                 unreachable!("only the task that starts a pod changes it");
             };
-            let mut writes: Vec<Write> = self.desk.give_back(&segment).into_iter().collect();
-            if kept_seconds == 0 {
+            let restored = self.payments.give_back(&segment).map(Changes::from).unwrap_or_default();
+            let changes = if kept_seconds == 0 {
                 table.remove(id);
-                writes.push(Write::ForgetPod(id.clone()));
+                restored.and(PodChange::Remove(id.clone()))
             } else {
                 let forget_at = self.clock.now().saturating_add(EXITED_KEPT).unwrap_or(Timestamp::MAX);
                 table.insert(id.clone(), Entry { order, stage: Stage::Exited { seconds: kept_seconds, forget_at } });
-                writes.push(Write::PodProgress(id.clone(), Pod::Exited { seconds: kept_seconds, forget_at }));
-            }
-            permit.send(writes)
+                restored.and(PodChange::Progress(id.clone(), Pod::Exited { seconds: kept_seconds, forget_at }))
+            };
+            permit.send(changes)
         };
         durable.await?;
         self.announce();

@@ -10,78 +10,59 @@
 //!                                                        not uploaded again
 //! ```
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
-use codiusd_runtime::{Machine, PodSpec, RunningPod};
+use codiusd_runtime::{Machine, RunningPod};
 use jiff::{SignedDuration, Timestamp};
 
-/// How long what an exited pod had left to run is kept for another upload of its manifest.
+use crate::workload::PodOrder;
+
+/// How long the remaining time of an exited pod is kept for another upload of its manifest.
 pub(super) const EXITED_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-/// What was uploaded, ready to be run.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Order {
-    /// What to run; holds private values.
-    pub spec: PodSpec,
-    /// The size it was sold as: what running longer costs follows from it.
-    pub machine: String,
-    /// The manifest as uploaded: JSON without private values.
-    pub manifest: Arc<str>,
-    /// Where it listens for HTTP; none: it has no page.
-    pub port: Option<u16>,
-    /// Whether its log may be read by anyone.
-    pub debug: bool,
-}
-
-impl fmt::Debug for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Order").field("id", &self.spec.id).field("port", &self.port).field("debug", &self.debug).finish_non_exhaustive()
-    }
-}
-
-/// The time a running pod was bought. New starts, of the pod or of the host, don't change it.
+/// The time bought for a running pod. Restarts, of the pod or of the host, don't change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// When it is over.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// What was bought in all since the pod was last uploaded anew, in seconds; with what it had left then.
+    /// Seconds bought since the pod was last started by an upload, including the time that was left then.
     pub bought_seconds: u32,
 }
 
 impl Term {
-    /// Of a pod that was started at `from`.
+    /// The term of a pod started at `from`.
     pub(super) fn new(from: Timestamp, seconds: u32) -> Self {
         Self { expires_at: later(from, seconds), bought_seconds: seconds }
     }
 
-    /// With `seconds` more.
+    /// The term extended by `seconds`.
     pub(super) fn extended(self, seconds: u32) -> Self {
         Self { expires_at: later(self.expires_at, seconds), bought_seconds: self.bought_seconds.saturating_add(seconds) }
     }
 }
 
-/// A pod as it is kept in the store.
+/// A pod as stored in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pod {
-    /// Paid for, not known to run yet.
+    /// Paid for, not confirmed to run yet.
     Starting {
         /// The payment being consumed.
         segment: String,
-        /// What it will run, in seconds.
+        /// How long it will run, in seconds.
         seconds: u32,
-        /// How much of that is left from an earlier run: not lost if the start fails.
+        /// The part of `seconds` left from an earlier run: not lost if the start fails.
         kept_seconds: u32,
     },
-    /// Runs.
+    /// Running.
     Running {
-        /// For how long, and until when.
+        /// Its bought time and expiry.
         term: Term,
     },
     /// Its containers have exited.
     Exited {
-        /// What it had left to run, in seconds.
+        /// Its remaining time, in seconds.
         seconds: u32,
-        /// Until when that is kept.
+        /// Until when the remaining time is kept.
         forget_at: Timestamp,
     },
 }
@@ -89,13 +70,13 @@ pub enum Pod {
 /// A pod with its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodRecord {
-    /// What was uploaded.
-    pub order: Order,
-    /// What has become of it.
+    /// The uploaded order.
+    pub order: PodOrder,
+    /// Its stored stage.
     pub pod: Pod,
 }
 
-/// A pod as it is kept in memory.
+/// A pod's stage in memory.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
     Starting {
@@ -111,30 +92,30 @@ pub(super) enum Stage {
         seconds: u32,
         forget_at: Timestamp,
     },
-    /// All its containers have exited and are being removed; `Exited` in the store.
+    /// All its containers have exited and are being removed; `Exited` in the database.
     Clearing,
-    /// Lost or worn, being started again; still `Running` in the store.
-    Reviving,
-    /// Its time is over; still `Running` in the store, where it is found to have expired.
+    /// Lost or degraded, being restarted; still `Running` in the database.
+    Restarting,
+    /// Expired; still `Running` in the database, where the next start finds it expired.
     Stopping,
-    /// From before the start, and the runtime hasn't said yet what has become of it.
+    /// From before the start; the runtime hasn't reported its state yet.
     Unknown,
 }
 
-/// A pod's place in the table.
+/// A pod's entry in the table.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) order: Arc<Order>,
+    pub(super) order: Arc<PodOrder>,
     pub(super) stage: Stage,
 }
 
 impl Entry {
-    /// What the pod holds, beyond what the machine itself counts as taken: the disk of one that was started is.
+    /// Capacity the pod holds beyond what the machine itself counts as used, such as the disk of a pod that has started.
     pub(super) fn holds(&self) -> Option<Machine> {
         let machine = self.order.spec.machine;
         match self.stage {
             Stage::Exited { .. } => None,
-            Stage::Starting { .. } | Stage::Reviving | Stage::Unknown => Some(machine),
+            Stage::Starting { .. } | Stage::Restarting | Stage::Unknown => Some(machine),
             Stage::Clearing | Stage::Running { .. } | Stage::Stopping => Some(Machine { disk_bytes: 0, ..machine }),
         }
     }
@@ -145,19 +126,19 @@ impl Entry {
 pub(super) enum Decision {
     /// The pod runs: it runs longer.
     Extend,
-    /// There is no such pod, or it has exited with this much left.
+    /// There is no such pod, or it has exited with this much time left.
     Start { kept_seconds: u32 },
     /// Another request is changing it.
     Wait,
 }
 
-/// What a paid upload of a manifest does to what is there of it.
+/// What a paid upload of a manifest does to its pod, if there is one.
 pub(super) fn decide(entry: Option<&Entry>) -> Decision {
     match entry.map(|entry| &entry.stage) {
         None => Decision::Start { kept_seconds: 0 },
         Some(Stage::Exited { seconds, .. }) => Decision::Start { kept_seconds: *seconds },
         Some(Stage::Running { .. }) => Decision::Extend,
-        Some(Stage::Clearing | Stage::Reviving | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown) => Decision::Wait,
+        Some(Stage::Clearing | Stage::Restarting | Stage::Starting { .. } | Stage::Stopping | Stage::Unknown) => Decision::Wait,
     }
 }
 
@@ -166,15 +147,15 @@ pub(super) fn later(from: Timestamp, seconds: u32) -> Timestamp {
     from.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap_or(Timestamp::MAX)
 }
 
-/// What an exited pod had left to run, rounded up to whole seconds.
+/// Remaining time of an exited pod, rounded up to whole seconds.
 pub(super) fn left(expires_at: Timestamp, now: Timestamp) -> u32 {
     let left = now.duration_until(expires_at);
     let seconds = left.as_secs().saturating_add(i64::from(left.subsec_nanos() > 0));
     u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
 }
 
-/// Where a running pod's page is.
-pub(super) fn upstream(order: &Order, run: &RunningPod) -> Option<SocketAddr> {
+/// The address of a running pod's page.
+pub(super) fn upstream(order: &PodOrder, run: &RunningPod) -> Option<SocketAddr> {
     order.port.map(|port| SocketAddr::new(run.address, port))
 }
 

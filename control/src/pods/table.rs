@@ -1,4 +1,4 @@
-//! The table of pods. What a pod holds of the machine is said to the ledger with every change of it, so the two can't differ.
+//! The table of pods. Every change is reported to the capacity ledger, so the two can't differ.
 
 use std::{collections::HashMap, ops::Deref, sync::Arc};
 
@@ -30,7 +30,7 @@ impl Table {
         self.capacity.cleared(id);
     }
 
-    /// The pod is in another stage from now on. Nothing happens if it isn't there.
+    /// Sets the pod's stage. Does nothing if there is no such pod.
     pub(super) fn set_stage(&mut self, id: &PodId, stage: Stage) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.stage = stage;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use codiusd_control::pods::Doing;
+use codiusd_control::pods::PodPhase;
 use codiusd_kit::hyperd::Unkind;
 use tokio::time::sleep;
 
@@ -30,10 +30,10 @@ pub(crate) async fn is_found(seed: u64) {
     let starts = until_it_is_known(&mut world, seed).await;
     assert!((1..=starts_max).contains(&starts), "seed {seed}: the culprit was started {starts} times");
 
-    // Another life of the office knows it, too; and another upload of it is one start, if it doesn't take the daemon along.
+    // Another life of the control plane knows it, too; and another upload of it is one start, if it doesn't take the daemon along.
     world.end().await;
     world.begin_again().await;
-    assert_eq!(world.facts(CULPRIT).map(|pod| pod.doing), Some(Doing::Crashed), "seed {seed}");
+    assert_eq!(world.facts(CULPRIT).map(|pod| pod.phase), Some(PodPhase::Crashed), "seed {seed}");
     world.pay_and_upload(CULPRIT).await;
     let starts = until_it_is_known(&mut world, seed).await;
     assert!(starts >= 1 && (dying_crashes > 0 || starts == 1), "seed {seed}: one more upload was {starts} starts");
@@ -56,17 +56,17 @@ async fn until_it_is_known(world: &mut World, seed: u64) -> usize {
         let innocents: Vec<_> = (CULPRIT + 1..usize::try_from(PODS).unwrap()).map(|pod| world.facts(pod)).collect();
         let well = innocents.iter().all(|pod| {
             let Some(pod) = pod else { return false };
-            assert!(pod.doing != Doing::Crashed && pod.doing != Doing::Exited, "seed {seed}: an innocent is {:?}", pod.doing);
+            assert!(pod.phase != PodPhase::Crashed && pod.phase != PodPhase::Exited, "seed {seed}: an innocent is {:?}", pod.phase);
             let left = pod.remaining.unwrap_or_default();
             let bought = Duration::from_secs(SECONDS.get().into());
             assert!(pod.remaining.is_none() || (bought - RUN_MAX..=bought).contains(&left), "seed {seed}: {left:?} are left of {bought:?}");
-            pod.doing == Doing::Running
+            pod.phase == PodPhase::Running
         });
-        if starts > 0 && well && culprit.as_ref().is_some_and(|pod| pod.doing == Doing::Crashed) {
+        if starts > 0 && well && culprit.as_ref().is_some_and(|pod| pod.phase == PodPhase::Crashed) {
             return starts;
         }
-        let doing = culprit.map(|pod| pod.doing);
-        assert!(Instant::now() < deadline, "seed {seed}: {doing:?}, {innocents:?}, {starts} starts\n{}", world.hyperd.log());
+        let phase = culprit.map(|pod| pod.phase);
+        assert!(Instant::now() < deadline, "seed {seed}: {phase:?}, {innocents:?}, {starts} starts\n{}", world.hyperd.log());
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use codiusd_control::{pods::Refusal, store::Store};
+use codiusd_control::{persistence, pods::Refusal};
 use codiusd_runtime::PodId;
+use codiusd_supervisor::Supervisor;
 use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -104,7 +105,7 @@ async fn unsettled(world: &World) -> Vec<String> {
     let mut unsettled = dead_routes(world).await;
     for paid in &world.paid {
         let id = &paid.order.spec.id;
-        if let Err(Refusal::Changing(_)) = world.life().keeper.running(id) {
+        if let Err(Refusal::Changing(_)) = world.life().manager.running(id) {
             unsettled.push(format!("{id} is being changed"));
         }
     }
@@ -115,7 +116,7 @@ async fn unsettled(world: &World) -> Vec<String> {
 async fn dead_routes(world: &World) -> Vec<String> {
     let mut wrong = Vec::new();
     for (id, address) in world.life().board.routes() {
-        if world.life().keeper.running(&id).is_err() {
+        if world.life().manager.running(&id).is_err() {
             wrong.push(format!("{id} has a route and doesn't run"));
         }
         if page(address).await.as_deref() != Some(name_of(world, &id).as_str()) {
@@ -161,7 +162,7 @@ async fn time_is_what_was_bought(world: &mut World) {
     let ids: BTreeSet<PodId> = world.paid.iter().map(|paid| paid.order.spec.id.clone()).collect();
     for id in ids {
         let judged = async |world: &World| {
-            let view = match world.life().keeper.running(&id) {
+            let view = match world.life().manager.running(&id) {
                 // It is being started anew at this moment, and has no receipt.
                 Err(Refusal::Changing(_)) => return vec![format!("{id} is being started or stopped")],
                 view => view.expect("it runs"),
@@ -179,7 +180,7 @@ async fn time_is_what_was_bought(world: &mut World) {
 async fn money_is_what_was_paid(world: &mut World) {
     let sum: u64 = world.paid.iter().map(|paid| paid.price).sum();
     world.end().await;
-    let (_store, snapshot) = Store::open(&store_file(world.root.path())).expect("the store opens");
+    let (_store, snapshot) = persistence::open(&store_file(world.root.path()), Supervisor::default()).expect("the store opens");
     let totals = snapshot.totals.iter().find(|(known, _)| *known == asset()).map(|(_, totals)| *totals).unwrap_or_default();
     assert_eq!((totals.received, totals.earned, totals.forfeited), (sum, sum, 0), "received, earned, forfeited");
 }

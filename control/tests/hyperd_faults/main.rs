@@ -1,9 +1,9 @@
-//! Random orders, faults and restarts, on a keeper and a hyperd double with real pods. Whatever happens: every payment is accounted
+//! Random paid requests, faults and restarts, on a manager and a hyperd double with real pods. Whatever happens: every payment is accounted
 //! for, every route leads to a pod that runs, and every pod that runs is paid for.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
-//! | `life` | one life of the office: keeper, desk and store on a runtime that can be killed |
+//! | `life` | one life of the control plane: manager, payments and store on a runtime that can be killed |
 //! | `world` | a host and its hyperd, what has been paid, and what may happen |
 //! | `laws` | what must be so when the storm is over |
 //! | `culprit` | a pod that takes its machine and the daemon down on purpose |

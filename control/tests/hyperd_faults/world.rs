@@ -5,10 +5,11 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use bytes::Bytes;
 use codiusd_control::{
     manifest::{Rules, Upload},
-    pay::{Binding, DeskError, PayToken, Standing},
-    pods::{Order, PodFacts, Refusal},
+    money::{Binding, InvoiceStatus, PayToken, PaymentsError},
+    pods::{PodSummary, Refusal},
+    workload::PodOrder,
 };
-use codiusd_ilp::stream::ledger::{Credit, Ledger, Slack};
+use codiusd_ilp::stream::credit_sink::{Credit, CreditSink, Slack};
 use codiusd_kit::hyperd::{self, Hyperd, Unkind};
 use codiusd_runtime::PodId;
 use http::{Method, Request, header};
@@ -44,7 +45,7 @@ pub(crate) struct Paid {
     pub(crate) token: PayToken,
     binding: Binding,
     pub(crate) price: u64,
-    pub(crate) order: Arc<Order>,
+    pub(crate) order: Arc<PodOrder>,
 }
 
 pub(crate) struct World {
@@ -53,7 +54,7 @@ pub(crate) struct World {
     pub(crate) hyperd: Hyperd,
     /// None only in between.
     life: Option<Life>,
-    orders: Vec<Arc<Order>>,
+    paid_requests: Vec<Arc<PodOrder>>,
     pub(crate) paid: Vec<Paid>,
 }
 
@@ -70,9 +71,9 @@ impl World {
         let binary = hyperd::binary().display().to_string();
         let hyperd = Hyperd::builder(&binary).boot_ms(boot_ms).time_scale(0.02).pulled().unkind(unkind).start().await;
         let root = tempfile::tempdir().unwrap();
-        let orders = (0..PODS).map(|number| Arc::new(order(&format!("storm-{seed}-{number}"), hyperd.image(), script))).collect();
+        let paid_requests = (0..PODS).map(|number| Arc::new(order(&format!("storm-{seed}-{number}"), hyperd.image(), script))).collect();
         let life = Some(Life::begin(root.path(), &hyperd).await);
-        Self { random, root, hyperd, life, orders, paid: Vec::new() }
+        Self { random, root, hyperd, life, paid_requests, paid: Vec::new() }
     }
 
     pub(crate) fn life(&self) -> &Life {
@@ -85,14 +86,14 @@ impl World {
         }
     }
 
-    /// Another life of the office.
+    /// Another life of the control plane.
     pub(crate) async fn begin_again(&mut self) {
         self.life = Some(Life::begin(self.root.path(), &self.hyperd).await);
     }
 
     /// What a pod does, and since when it runs.
-    pub(crate) fn facts(&self, pod: usize) -> Option<PodFacts> {
-        self.life().keeper.facts(&self.orders[pod].spec.id)
+    pub(crate) fn facts(&self, pod: usize) -> Option<PodSummary> {
+        self.life().manager.facts(&self.paid_requests[pod].spec.id)
     }
 
     /// Something happens.
@@ -148,7 +149,7 @@ impl World {
     /// A container comes to its end.
     async fn exit_one(&mut self, pod: usize) {
         let list = self.rows("container", "cData").await;
-        let id = self.orders[pod].spec.id.as_str();
+        let id = self.paid_requests[pod].spec.id.as_str();
         if let Some(row) = list.iter().find(|row| row.contains(id) && row.ends_with(":running")) {
             let container = row.split(':').next().unwrap();
             self.ask(Method::POST, &format!("/container/kill?container={container}&signal=9"), String::new()).await;
@@ -157,7 +158,7 @@ impl World {
 
     /// A machine dies.
     pub(crate) fn kill_a_machine(&self, pod: usize) {
-        self.hyperd.kill_machine_if_any(self.orders[pod].spec.id.as_str());
+        self.hyperd.kill_machine_if_any(self.paid_requests[pod].spec.id.as_str());
     }
 
     /// The rows of one of hyperd's lists; none while it is away.
@@ -179,22 +180,22 @@ impl World {
             token: PayToken::parse(&token_text(&mut self.random)).unwrap(),
             binding: Binding::of("POST", "/pods", self.paid.len().to_string().as_bytes()),
             price: 1000 + self.random.below(1000),
-            order: self.orders[pod].clone(),
+            order: self.paid_requests[pod].clone(),
         };
         let life = self.life();
-        let standing = life.desk.present(&paid.token, paid.binding, paid.price, &asset(), None).await.expect("a new token");
-        let Standing::Due { segment, .. } = standing else { panic!("a new token owes its price, but is {standing:?}") };
+        let standing = life.payments.present(&paid.token, paid.binding, paid.price, &asset(), None).await.expect("a new token");
+        let InvoiceStatus::Due { segment, .. } = standing else { panic!("a new token owes its price, but is {standing:?}") };
         let condition: [u8; 32] = std::array::from_fn(|_| self.random.byte());
         let credit = Credit { segment: segment.clone(), condition, amount: paid.price, slack: Slack::None };
-        self.life().desk.credit(credit).await.expect("it is credited");
+        self.life().payments.credit(credit).await.expect("it is credited");
         self.send(&paid, segment);
         self.paid.push(paid);
     }
 
     /// The request of a client that doesn't wait.
     fn send(&self, paid: &Paid, segment: String) {
-        let (keeper, order) = (self.life().keeper.clone(), paid.order.clone());
-        self.life().tokio.spawn(async move { keeper.upload(order, SECONDS.get(), &segment).await });
+        let (manager, order) = (self.life().manager.clone(), paid.order.clone());
+        self.life().tokio.spawn(async move { manager.upload(order, SECONDS.get(), &segment).await });
     }
 
     /// Sends the request of every payment that isn't used yet once more, as a patient client does; whether none was left.
@@ -202,12 +203,12 @@ impl World {
         let mut all_answered = true;
         for paid in self.paid.clone() {
             let asset = asset();
-            let asked = self.life().desk.present(&paid.token, paid.binding, paid.price, &asset, None);
-            let standing: Result<Standing, DeskError> =
+            let asked = self.life().payments.present(&paid.token, paid.binding, paid.price, &asset, None);
+            let standing: Result<InvoiceStatus, PaymentsError> =
                 timeout(PATIENCE, asked).await.expect("a request that is carried out comes to its end");
             match standing.expect("the token is known") {
-                Standing::Answered(_) => {}
-                Standing::Paid { segment, .. } => {
+                InvoiceStatus::Answered(_) => {}
+                InvoiceStatus::Paid { segment, .. } => {
                     all_answered = false;
                     self.send(&paid, segment);
                 }
@@ -219,8 +220,8 @@ impl World {
 
     /// One more upload of every manifest that was ever uploaded.
     pub(crate) async fn upload_all_once_more(&mut self) {
-        for pod in 0..self.orders.len() {
-            if self.paid.iter().any(|paid| Arc::ptr_eq(&paid.order, &self.orders[pod])) {
+        for pod in 0..self.paid_requests.len() {
+            if self.paid.iter().any(|paid| Arc::ptr_eq(&paid.order, &self.paid_requests[pod])) {
                 self.pay_and_upload(pod).await;
             }
         }
@@ -229,8 +230,8 @@ impl World {
     /// One more upload of every manifest whose pod has come to its end; whether there was one.
     pub(crate) async fn upload_what_has_stopped(&mut self) -> bool {
         let stopped =
-            |order: &Arc<Order>| matches!(self.life().keeper.running(&order.spec.id), Err(Refusal::Stopped(_) | Refusal::TakenDown(_)));
-        let again: Vec<usize> = (0..self.orders.len()).filter(|pod| stopped(&self.orders[*pod])).collect();
+            |order: &Arc<PodOrder>| matches!(self.life().manager.running(&order.spec.id), Err(Refusal::Stopped(_) | Refusal::TakenDown(_)));
+        let again: Vec<usize> = (0..self.paid_requests.len()).filter(|pod| stopped(&self.paid_requests[*pod])).collect();
         for pod in &again {
             self.pay_and_upload(*pod).await;
         }
@@ -244,7 +245,7 @@ impl World {
     }
 }
 
-fn order(name: &str, image: &str, script: Option<&str>) -> Order {
+fn order(name: &str, image: &str, script: Option<&str>) -> PodOrder {
     let page = format!("echo {name} > /www/index.html && {}", script.unwrap_or("exec /bin/httpd -f -p 8080 -h /www"));
     let manifest = json!({ "manifest": {
         "name": name, "version": "1", "port": "8080",

@@ -13,46 +13,25 @@
 //! It isn't believed either: only `trusted_proxies` makes a proxy of it, and then the clients it names are counted, loopback or not
 //! by the same rule.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
-use std::str::FromStr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Ports no pod is reached at: what listens there is no web server, and speaks more than it is asked (the list of the pods' network).
-const REFUSED_PORTS: [RangeInclusive<u16>; 12] = [
-    19..=19,
-    22..=22,
-    25..=25,
-    111..=111,
-    137..=139,
-    389..=389,
-    520..=520,
-    1900..=1900,
-    5093..=5093,
-    5353..=5353,
-    11211..=11211,
-    33434..=33534,
-];
+use codiusd_net::{Cidr, Ipv4Cidr, ports::is_closed_to_http};
 
 /// Whom the edge believes, counts and connects to.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Proxies in front of this host, whose X-Forwarded-For is believed.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<Cidr>,
     /// Clients without bounds of their own; those for all clients and for pods hold for them, too.
-    pub uncounted: Vec<Network>,
+    pub uncounted: Vec<Cidr>,
     /// Where pods may be.
     pub upstreams: UpstreamPolicy,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        let loopback = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
-        Policy {
-            trusted_proxies: Vec::new(),
-            uncounted: loopback.map(|(address, prefix)| Network { address, prefix }).to_vec(),
-            upstreams: UpstreamPolicy::Any,
-        }
+        let loopback = [Ipv4Cidr::of([127, 0, 0, 0], 8).into(), Cidr::host(Ipv6Addr::LOCALHOST.into())];
+        Policy { trusted_proxies: Vec::new(), uncounted: loopback.to_vec(), upstreams: UpstreamPolicy::Any }
     }
 }
 
@@ -66,55 +45,8 @@ impl Policy {
     }
 }
 
-fn includes(networks: &[Network], address: IpAddr) -> bool {
+fn includes(networks: &[Cidr], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(address))
-}
-
-/// Addresses with the same first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
-
-/// The text is neither an address nor `address/prefix length`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a network is an address, or an address, a slash and the length of its prefix")]
-pub struct ParseNetworkError;
-
-impl Network {
-    /// The addresses whose first `prefix` bits are those of `address`; an error if it has fewer.
-    pub fn new(address: IpAddr, prefix: u8) -> Result<Self, ParseNetworkError> {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > longest { Err(ParseNetworkError) } else { Ok(Network { address, prefix }) }
-    }
-
-    /// Whether the address is in it; an IPv4 address that is written as IPv6 is the IPv4 address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros() >= u32::from(self.prefix),
-            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros() >= u32::from(self.prefix),
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = ParseNetworkError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let address: IpAddr = address.parse().map_err(|_| ParseNetworkError)?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(longest), |prefix| prefix.parse().map_err(|_| ParseNetworkError))?;
-        Network::new(address, prefix)
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
 }
 
 /// Where a pod may be: what a runtime says is checked before anything is sent there, or it could turn the edge against the host.
@@ -132,7 +64,7 @@ pub enum PodNetworks {
     /// Not known here.
     Unrestricted,
     /// In one of these; nowhere, if there are none.
-    Only(Vec<Network>),
+    Only(Vec<Cidr>),
 }
 
 impl PodNetworks {
@@ -158,11 +90,11 @@ pub(crate) enum Unwanted {
 }
 
 impl UpstreamPolicy {
-    /// Whether the edge may connect to a pod there. `is_own` says which addresses are this machine's.
-    pub(crate) fn check(&self, pod: SocketAddr, is_own: impl FnOnce(IpAddr) -> bool) -> Result<(), Unwanted> {
+    /// Whether the edge may connect to a pod there. `is_local` says which addresses are this machine's.
+    pub(crate) fn check(&self, pod: SocketAddr, is_local: impl FnOnce(IpAddr) -> bool) -> Result<(), Unwanted> {
         let UpstreamPolicy::Pods(networks) = self else { return Ok(()) };
         let address = pod.ip().to_canonical();
-        if refuses_port(pod.port()) {
+        if is_closed_to_http(pod.port()) {
             return Err(Unwanted::Port);
         }
         if is_special(address) {
@@ -171,13 +103,8 @@ impl UpstreamPolicy {
         if !networks.include(address) {
             return Err(Unwanted::Foreign);
         }
-        if is_own(address) { Err(Unwanted::Own) } else { Ok(()) }
+        if is_local(address) { Err(Unwanted::Own) } else { Ok(()) }
     }
-}
-
-/// Whether no pod is reached at this port, by [`UpstreamPolicy::Pods`].
-pub fn refuses_port(port: u16) -> bool {
-    port == 0 || REFUSED_PORTS.iter().any(|range| range.contains(&port))
 }
 
 fn is_special(address: IpAddr) -> bool {
@@ -192,39 +119,16 @@ fn is_special(address: IpAddr) -> bool {
 }
 
 /// Whether the address belongs to this machine. What can't be found out is ours; where there is no way, nothing is connected to either.
-pub(crate) fn is_own(address: IpAddr) -> bool {
-    !matches!(codiusd_own::is_own(address), Ok(Some(false) | None))
+pub(crate) fn is_local(address: IpAddr) -> bool {
+    !matches!(codiusd_net::is_local(address), Ok(Some(false) | None))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn network(text: &str) -> Network {
+    fn network(text: &str) -> Cidr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn networks_are_prefixes() {
-        let table = [
-            ("10.1.0.0/16", "10.1.255.255", true),
-            ("10.1.0.0/16", "10.2.0.0", false),
-            ("10.1.0.0/16", "::ffff:10.1.2.3", true),
-            ("10.1.2.3", "10.1.2.3", true),
-            ("10.1.2.3", "10.1.2.2", false),
-            ("0.0.0.0/0", "8.8.8.8", true),
-            ("0.0.0.0/0", "2001:db8::1", false),
-            ("2001:db8::/32", "2001:db8:ffff::1", true),
-            ("2001:db8::/32", "2001:db9::1", false),
-            ("::/0", "2001:db9::1", true),
-        ];
-        for (text, address, contains) in table {
-            assert_eq!(network(text).contains(address.parse().unwrap()), contains, "{address} in {text}");
-        }
-        for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "::/129", "10.0.0.0/-1", "localhost"] {
-            assert_eq!(bad.parse::<Network>(), Err(ParseNetworkError), "{bad}");
-        }
-        assert_eq!(network("::1").to_string(), "::1/128");
     }
 
     #[test]
@@ -273,8 +177,8 @@ mod tests {
 
     #[test]
     fn the_kernel_knows_the_machines_own_addresses() {
-        assert!(is_own("127.0.0.1".parse().unwrap()));
-        assert!(!is_own("192.0.2.1".parse().unwrap()), "an address for documentation");
+        assert!(is_local("127.0.0.1".parse().unwrap()));
+        assert!(!is_local("192.0.2.1".parse().unwrap()), "an address for documentation");
     }
 
     #[test]

@@ -134,9 +134,7 @@ impl Fault {
             Fault::NoSuchPod => (StatusCode::NOT_FOUND, "no_such_pod", "There is no pod with this name on this host. It may have expired."),
             Fault::PodExpired(_) => (StatusCode::NOT_FOUND, "pod_expired", "This pod has expired: the time it was paid for is over."),
             Fault::PodExited(_) => (StatusCode::NOT_FOUND, "pod_exited", "This pod has stopped by itself."),
-            Fault::PodRestarting => {
-                (StatusCode::SERVICE_UNAVAILABLE, "pod_restarting", "The pod is being started anew. Try again shortly.")
-            }
+            Fault::PodRestarting => (StatusCode::SERVICE_UNAVAILABLE, "pod_restarting", "The pod is being restarted. Try again shortly."),
             Fault::PodTooBusy => (StatusCode::TOO_MANY_REQUESTS, "pod_too_busy", "The pod gets too many requests. Try again shortly."),
             Fault::PodTunnelsFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "pod_tunnels_full", "The pod has too many open connections. Try again shortly.")

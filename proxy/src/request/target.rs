@@ -10,7 +10,7 @@ use crate::policy::limits::Limits;
 use crate::request::error_response::Fault;
 use crate::request::host::Destination;
 use crate::request::visit::Visit;
-use crate::routing::tombstones::Gone;
+use crate::routing::tombstones::WithdrawReason;
 use crate::telemetry::metrics::Upstreams;
 use crate::upstream::route::{DialError, Route};
 
@@ -40,9 +40,9 @@ impl Target {
         let key = key.ok_or(Fault::NoSuchPod)?;
         visit.is_for(key);
         let route = edge.routes.route(&key).ok_or_else(|| match edge.routes.why_not(&key, now()) {
-            Some(Gone::Expired(at)) => Fault::PodExpired(at),
-            Some(Gone::Exited(at)) => Fault::PodExited(at),
-            Some(Gone::Restarting(_)) => Fault::PodRestarting,
+            Some(WithdrawReason::Expired(at)) => Fault::PodExpired(at),
+            Some(WithdrawReason::Exited(at)) => Fault::PodExited(at),
+            Some(WithdrawReason::Restarting(_)) => Fault::PodRestarting,
             None => Fault::NoSuchPod,
         })?;
         visit.goes_to_pod(&route);

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 
 use crate::pod_key::PodKey;
-use crate::routing::tombstones::{Departed, Gone};
+use crate::routing::tombstones::{Departed, WithdrawReason};
 use crate::telemetry::traffic::PodTraffic;
 use crate::upstream::route::{Address, Route};
 
@@ -66,7 +66,7 @@ impl RouteTable {
     }
 
     /// The same, and has visitors told why, until it is back or said anew.
-    pub fn withdraw_because(&self, key: &PodKey, why: Gone) -> bool {
+    pub fn withdraw_because(&self, key: &PodKey, why: WithdrawReason) -> bool {
         self.departed.write().unwrap_or_else(PoisonError::into_inner).add(*key, why);
         self.remove(key)
     }
@@ -83,7 +83,7 @@ impl RouteTable {
     }
 
     /// What is known at `now` of a pod that has no route.
-    pub(crate) fn why_not(&self, key: &PodKey, now: Timestamp) -> Option<Gone> {
+    pub(crate) fn why_not(&self, key: &PodKey, now: Timestamp) -> Option<WithdrawReason> {
         self.departed.read().unwrap_or_else(PoisonError::into_inner).find(key, now)
     }
 
@@ -154,13 +154,13 @@ mod tests {
         assert_eq!(table.why_not(&key, at), None);
         let upstream = Upstream { address: "127.0.0.1:80".parse().unwrap(), incarnation: 1 };
         table.publish(key, upstream);
-        assert!(table.withdraw_because(&key, Gone::Restarting(at)));
-        assert_eq!(table.why_not(&key, at), Some(Gone::Restarting(at)));
-        assert!(!table.withdraw_because(&key, Gone::Expired(at)));
-        assert_eq!(table.why_not(&key, at), Some(Gone::Expired(at)));
+        assert!(table.withdraw_because(&key, WithdrawReason::Restarting(at)));
+        assert_eq!(table.why_not(&key, at), Some(WithdrawReason::Restarting(at)));
+        assert!(!table.withdraw_because(&key, WithdrawReason::Expired(at)));
+        assert_eq!(table.why_not(&key, at), Some(WithdrawReason::Expired(at)));
         table.withdraw(&key);
         assert_eq!(table.why_not(&key, at), None, "said anew");
-        table.withdraw_because(&key, Gone::Restarting(at));
+        table.withdraw_because(&key, WithdrawReason::Restarting(at));
         table.publish(key, upstream);
         table.withdraw(&key);
         assert_eq!(table.why_not(&key, at), None);

@@ -13,7 +13,7 @@ const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What has become of a pod, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
+pub enum WithdrawReason {
     /// The time it was paid for was over then.
     Expired(Timestamp),
     /// It has ended by itself.
@@ -22,10 +22,10 @@ pub enum Gone {
     Restarting(Timestamp),
 }
 
-impl Gone {
+impl WithdrawReason {
     fn at(self) -> Timestamp {
         match self {
-            Gone::Expired(at) | Gone::Exited(at) | Gone::Restarting(at) => at,
+            WithdrawReason::Expired(at) | WithdrawReason::Exited(at) | WithdrawReason::Restarting(at) => at,
         }
     }
 }
@@ -33,14 +33,14 @@ impl Gone {
 /// The pods that were withdrawn last.
 #[derive(Debug, Default)]
 pub(crate) struct Departed {
-    pods: HashMap<PodKey, (Gone, u64)>,
+    pods: HashMap<PodKey, (WithdrawReason, u64)>,
     /// In the order they have gone; one that came back, or has gone again since, is in it all the same.
     order: VecDeque<(PodKey, u64)>,
     number: u64,
 }
 
 impl Departed {
-    pub(crate) fn add(&mut self, pod: PodKey, gone: Gone) {
+    pub(crate) fn add(&mut self, pod: PodKey, gone: WithdrawReason) {
         self.number += 1;
         self.pods.insert(pod, (gone, self.number));
         self.order.push_back((pod, self.number));
@@ -56,7 +56,7 @@ impl Departed {
         self.pods.remove(pod);
     }
 
-    pub(crate) fn find(&self, pod: &PodKey, now: Timestamp) -> Option<Gone> {
+    pub(crate) fn find(&self, pod: &PodKey, now: Timestamp) -> Option<WithdrawReason> {
         let (gone, _) = self.pods.get(pod)?;
         (now.duration_since(gone.at()) <= REMEMBERED_FOR).then_some(*gone)
     }
@@ -77,19 +77,19 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let mut departed = Departed::default();
         for number in 0..REMEMBERED {
-            departed.add(key(number), Gone::Expired(at));
+            departed.add(key(number), WithdrawReason::Expired(at));
         }
-        departed.add(key(0), Gone::Exited(at));
-        assert_eq!(departed.find(&key(0), at), Some(Gone::Exited(at)), "it has gone again");
-        departed.add(key(REMEMBERED), Gone::Expired(at));
-        assert_eq!(departed.find(&key(0), at), Some(Gone::Exited(at)), "what it was before made room");
+        departed.add(key(0), WithdrawReason::Exited(at));
+        assert_eq!(departed.find(&key(0), at), Some(WithdrawReason::Exited(at)), "it has gone again");
+        departed.add(key(REMEMBERED), WithdrawReason::Expired(at));
+        assert_eq!(departed.find(&key(0), at), Some(WithdrawReason::Exited(at)), "what it was before made room");
         assert_eq!(departed.find(&key(1), at), None, "the longest gone made room");
-        assert_eq!(departed.find(&key(2), at + REMEMBERED_FOR), Some(Gone::Expired(at)));
+        assert_eq!(departed.find(&key(2), at + REMEMBERED_FOR), Some(WithdrawReason::Expired(at)));
         assert_eq!(departed.find(&key(2), at + REMEMBERED_FOR + SignedDuration::from_secs(1)), None);
         departed.remove(&key(2));
         assert_eq!(departed.find(&key(2), at), None);
         for _ in 0..10 * REMEMBERED {
-            departed.add(key(3), Gone::Restarting(at));
+            departed.add(key(3), WithdrawReason::Restarting(at));
             departed.remove(&key(3));
         }
         assert_eq!((departed.pods.len(), departed.order.len()), (0, REMEMBERED));

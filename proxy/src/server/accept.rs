@@ -50,7 +50,7 @@ impl Acceptor {
             match accepted {
                 Ok((socket, peer)) => self.take(socket, peer.ip().to_canonical(), &shutdown),
                 Err(error) => {
-                    tracing::warn!(%error, "no connection accepted");
+                    tracing::warn!(%error, "connection not accepted");
                     if !is_of_one_connection(&error) {
                         tokio::time::sleep(PAUSE).await;
                     }

@@ -1,4 +1,4 @@
-//! The sockets the front door listens on: bound here, or inherited from whoever started the process.
+//! The sockets the edge listens on: bound here, or inherited from whoever started the process.
 //!
 //! A socket that outlives the process (systemd's, by socket activation) keeps connections waiting while there is none: a restart
 //! refuses nobody. An inherited socket serves one of the configured addresses, or, by its name, takes the place of all of a kind:

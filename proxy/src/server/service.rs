@@ -94,7 +94,7 @@ impl Service for Listening {
         let supervisor = self.supervisor.clone();
         let accept = async {
             if let Err(error) = self.accept().await {
-                tracing::error!(%error, "the listening sockets cannot be accepted from");
+                tracing::error!(%error, "listening socket failed");
                 self.supervisor.fail(LISTENERS, Cause::Ended);
             }
         };
@@ -136,7 +136,7 @@ async fn look_after(certificates: Arc<Certificates>, mut shutdown: ShutdownWatch
             _ = ticks.tick() => {
                 let certificates = Arc::clone(&certificates);
                 if tokio::task::spawn_blocking(move || certificates.refresh_if_changed()).await.is_err() {
-                    tracing::error!("looking after the certificates failed; those in use stay in use");
+                    tracing::error!("certificate watcher failed; certificates in use stay");
                 }
             }
             _ = shutdown.changed() => return,

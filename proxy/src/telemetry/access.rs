@@ -270,14 +270,14 @@ impl Writer {
         let (failed, _) = std::mem::replace(&mut self.out, unused).into_parts();
         self.out = BufWriter::new(failed);
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "the access log can't be written");
+            tracing::error!(%error, "access log not written");
         }
     }
 
     fn open_again(&mut self) {
         match (self.open)() {
             Ok(out) => self.out = BufWriter::new(out),
-            Err(error) => tracing::error!(%error, "the access log can't be opened again; it goes on where it is"),
+            Err(error) => tracing::error!(%error, "access log not reopened; writing to the old file"),
         }
     }
 }

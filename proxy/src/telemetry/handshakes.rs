@@ -30,7 +30,7 @@ pub(crate) enum Failure {
 impl Failure {
     const ALL: [(Failure, &str); 6] = [
         (Failure::Deadline, "deadline"),
-        (Failure::Left, "left"),
+        (Failure::Left, "client_closed"),
         (Failure::Malformed, "malformed"),
         (Failure::Incompatible, "incompatible"),
         (Failure::Refused, "refused"),

@@ -11,7 +11,7 @@ use crate::telemetry::handshakes::Handshakes;
 const DESTINATIONS: [&str; 3] = ["pod", "control", "none"];
 const METHODS: [&str; 3] = ["read", "write", "other"];
 /// The last is for clients that left before they were answered.
-const STATUSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "left"];
+const STATUSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "client_closed"];
 /// Upper bounds of the buckets of times, in seconds.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
@@ -31,10 +31,10 @@ pub(crate) struct Metrics {
     seconds: [Histogram; 3],
     faults: Vec<(&'static str, IntCounter)>,
     pub(crate) connections: IntGauge,
-    pub(crate) resting: IntGauge,
-    full_everywhere: IntCounter,
-    full_for_client: IntCounter,
-    full_for_strangers: IntCounter,
+    pub(crate) parked: IntGauge,
+    refused_total_limit: IntCounter,
+    refused_client_limit: IntCounter,
+    refused_untrusted: IntCounter,
     pub(crate) cut: Cut,
     pub(crate) handshakes: Handshakes,
     pub(crate) tunnels: IntGauge,
@@ -91,7 +91,7 @@ pub(crate) enum Full {
 impl Metrics {
     /// With a counter for each of these faults.
     pub(crate) fn register(registry: &Registry, fault_labels: impl Iterator<Item = &'static str>) -> Result<Metrics, prometheus::Error> {
-        let requests = "Requests by destination, method (read: GET, HEAD, OPTIONS) and status; left: the client did, before an answer.";
+        let requests = "Requests by destination, method (read: GET, HEAD, OPTIONS) and status; client_closed: the client closed the connection before an answer.";
         let requests = counters(registry, "codius_edge_requests_total", requests, &["to", "method", "status"])?;
         let seconds = HistogramOpts::new("codius_edge_request_seconds", "From the head of a request to the head of its answer.");
         let seconds = HistogramVec::new(seconds.buckets(SECONDS.to_vec()), &["to"])?;
@@ -108,10 +108,10 @@ impl Metrics {
             seconds: DESTINATIONS.map(|to| seconds.with_label_values(&[to])),
             faults: fault_labels.map(|label| (label, faults.with_label_values(&[label]))).collect(),
             connections: gauge(registry, "codius_edge_connections", "Client connections open, tunnels included.")?,
-            resting: gauge(registry, "codius_edge_connections_resting", "Client connections that wait with nothing but their stream.")?,
-            full_everywhere: full.with_label_values(&["everywhere"]),
-            full_for_client: full.with_label_values(&["for_client"]),
-            full_for_strangers: full.with_label_values(&["for_strangers"]),
+            parked: gauge(registry, "codius_edge_connections_parked", "Idle client connections that hold nothing but their stream.")?,
+            refused_total_limit: full.with_label_values(&["limit_total"]),
+            refused_client_limit: full.with_label_values(&["limit_client"]),
+            refused_untrusted: full.with_label_values(&["untrusted_peer"]),
             cut: Cut {
                 malformed: cut.with_label_values(&["malformed"]),
                 header_too_large: cut.with_label_values(&["header_too_large"]),
@@ -168,9 +168,9 @@ impl Metrics {
     /// Counts a connection that was closed as it came.
     pub(crate) fn turned_away(&self, full: Full) {
         match full {
-            Full::Everywhere => self.full_everywhere.inc(),
-            Full::ForClient => self.full_for_client.inc(),
-            Full::ForStrangers => self.full_for_strangers.inc(),
+            Full::Everywhere => self.refused_total_limit.inc(),
+            Full::ForClient => self.refused_client_limit.inc(),
+            Full::ForStrangers => self.refused_untrusted.inc(),
         }
     }
 

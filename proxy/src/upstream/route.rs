@@ -153,9 +153,9 @@ impl Route {
 
     fn vet(&self, address: SocketAddr, policy: &Policy) -> Result<(), Unwanted> {
         *self.vetted.get_or_init(|| {
-            let verdict = policy.upstreams.check(address, trust::is_own);
+            let verdict = policy.upstreams.check(address, trust::is_local);
             if let Err(reason) = &verdict {
-                tracing::error!(%address, %reason, "the runtime says a pod is where none may be; it is not connected to");
+                tracing::error!(%address, %reason, "pod address outside the allowed networks; refusing to connect");
             }
             verdict
         })

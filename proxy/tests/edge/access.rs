@@ -13,18 +13,18 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::kit::{House, PATIENCE, Pod, mirror, read_head, within};
+use crate::kit::{EdgeFixture, PATIENCE, Pod, mirror, read_head, within};
 
-fn logging(file: &Path, format: AccessFormat, sample: u32) -> House {
+fn logging(file: &Path, format: AccessFormat, sample: u32) -> EdgeFixture {
     let log = AccessLog { file: Some(file.to_owned()), format, sample: NonZeroU32::new(sample).unwrap() };
-    let house = House::shaped(Arc::new(RouteTable::new()), |config| EdgeConfig { access_log: Some(log), ..config });
-    house.control(|stream| mirror(stream, "control"));
-    house
+    let fixture = EdgeFixture::shaped(Arc::new(RouteTable::new()), |config| EdgeConfig { access_log: Some(log), ..config });
+    fixture.control(|stream| mirror(stream, "control"));
+    fixture
 }
 
 /// Everything that was logged, once the edge has stopped.
-async fn lines(house: House, file: &Path) -> Vec<String> {
-    within("the drain to end", house.edge.drain(PATIENCE / 2)).await;
+async fn lines(fixture: EdgeFixture, file: &Path) -> Vec<String> {
+    within("the drain to end", fixture.edge.drain(PATIENCE / 2)).await;
     std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
 }
 
@@ -32,24 +32,24 @@ async fn lines(house: House, file: &Path) -> Vec<String> {
 async fn a_request_is_one_line_that_tells_no_secret() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
-    let house = logging(&file, AccessFormat::Json, 1);
+    let fixture = logging(&file, AccessFormat::Json, 1);
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let label = name.split('.').next().unwrap().to_owned();
     let unknown = "b".repeat(51) + "a";
     let secrets = "Pay-Token: secret\r\nCookie: a=secret\r\nAuthorization: Basic secret\r\nReferer: http://x/?secret\r\n";
     let agent = "agent ".repeat(50);
-    let answer = house
+    let answer = fixture
         .ask(&format!(
             "POST /a%20b?Pay-Token=secret HTTP/1.1\r\nHost: {name}\r\n{secrets}User-Agent: {agent}\r\nContent-Length: 5\r\n\r\nhello"
         ))
         .await;
     assert_eq!(answer.status, 200);
-    house.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{secrets}\r\n")).await;
-    house.ask(&format!("GET /x?secret HTTP/1.1\r\nHost: {unknown}.localhost\r\n\r\n")).await;
-    house.ask("TRACE /y HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    fixture.ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{secrets}\r\n")).await;
+    fixture.ask(&format!("GET /x?secret HTTP/1.1\r\nHost: {unknown}.localhost\r\n\r\n")).await;
+    fixture.ask("TRACE /y HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
 
-    let lines = lines(house, &file).await;
+    let lines = lines(fixture, &file).await;
     assert!(lines.iter().all(|line| !line.contains("secret")), "{lines:?}");
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut told: Vec<_> = lines
@@ -79,7 +79,7 @@ async fn a_request_is_one_line_that_tells_no_secret() {
 async fn a_tunnel_is_logged_at_its_end_and_a_client_that_left_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
-    let house = logging(&file, AccessFormat::Text, 1);
+    let fixture = logging(&file, AccessFormat::Text, 1);
     let pod = Pod::raw(|_, mut stream| async move {
         let head = read_head(&mut stream).await.unwrap();
         if head.contains("upgrade: x") {
@@ -89,15 +89,15 @@ async fn a_tunnel_is_logged_at_its_end_and_a_client_that_left_as_such() {
         let _closed = stream.read_to_end(&mut all).await;
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let label = name.split('.').next().unwrap().to_owned();
-    let mut tunnel = house.connect().await;
+    let mut tunnel = fixture.connect().await;
     tunnel.ask(&format!("GET /ws HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")).await;
     assert_eq!(tunnel.until(b"four").await, b"four");
     tunnel.send("sevenup").await;
     tunnel.stream.shutdown().await.unwrap();
     assert_eq!(tunnel.closed().await, "");
-    let mut leaving = house.connect().await;
+    let mut leaving = fixture.connect().await;
     leaving.send(&format!("GET /left HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     within("the request to reach the pod", async {
         while pod.accepted() < 2 {
@@ -106,7 +106,7 @@ async fn a_tunnel_is_logged_at_its_end_and_a_client_that_left_as_such() {
     })
     .await;
     drop(leaving);
-    let mut lines = lines(house, &file).await;
+    let mut lines = lines(fixture, &file).await;
     lines.sort_by_key(|line| line.contains("/left"));
     let fields: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
     assert_eq!(fields.len(), 2, "{lines:?}");
@@ -118,40 +118,40 @@ async fn a_tunnel_is_logged_at_its_end_and_a_client_that_left_as_such() {
 async fn a_sample_is_logged_when_that_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
-    let house = logging(&file, AccessFormat::Text, 4);
-    let mut client = house.connect().await;
+    let fixture = logging(&file, AccessFormat::Text, 4);
+    let mut client = fixture.connect().await;
     for _ in 0..12 {
         client.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     }
-    assert_eq!(house.metric("codius_edge_access_log_dropped_total"), 0.0);
-    assert_eq!(lines(house, &file).await.len(), 3);
+    assert_eq!(fixture.metric("codius_edge_access_log_dropped_total"), 0.0);
+    assert_eq!(lines(fixture, &file).await.len(), 3);
 }
 
 #[tokio::test]
 async fn what_is_no_request_is_answered_counted_and_logged() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("access.log");
-    let house = logging(&file, AccessFormat::Text, 1);
+    let fixture = logging(&file, AccessFormat::Text, 1);
     let large = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let good = "GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (request, status, reason) in [("GET / HTTP/1.1\r\nX : a\r\n\r\n", 400, "malformed"), (&large, 431, "header_too_large")] {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         assert_eq!(client.ask(good).await.status, 200);
         let answer = client.ask(request).await;
         assert_eq!((answer.status, answer.header("server"), answer.header("connection")), (status, Some("codiusd"), Some("close")));
         assert_eq!((answer.head.matches("server:").count(), client.closed().await.as_str()), (1, ""));
         within("it to be counted", async {
-            while house.counted("codius_edge_connections_cut_total", &[("reason", reason)]) < 1.0 {
+            while fixture.counted("codius_edge_connections_cut_total", &[("reason", reason)]) < 1.0 {
                 tokio::task::yield_now().await;
             }
         })
         .await;
     }
     // Both at once: what is refused comes behind an answer.
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     client.send(&format!("{good}GET / HTTP/1.1\r\nX : a\r\n\r\n")).await;
     assert_eq!((client.answer(false).await.status, client.answer(false).await.status), (200, 400));
-    let lines = lines(house, &file).await;
+    let lines = lines(fixture, &file).await;
     let refused = |status| lines.iter().filter(|line| line.contains(&format!(" 127.0.0.1 - none \"\" {status} 0 0 "))).count();
     assert_eq!((refused(400), refused(431), lines.len()), (2, 1, 6), "{lines:?}");
 }
@@ -160,9 +160,9 @@ async fn what_is_no_request_is_answered_counted_and_logged() {
 async fn a_log_that_was_moved_away_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let (file, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
-    let house = logging(&file, AccessFormat::Text, 1);
+    let fixture = logging(&file, AccessFormat::Text, 1);
     let ask = async |path: &str| {
-        assert_eq!(house.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.status, 200);
+        assert_eq!(fixture.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.status, 200);
     };
     let logged = async |file: &Path, path: &str| {
         within(path, async {
@@ -177,7 +177,7 @@ async fn a_log_that_was_moved_away_is_opened_again() {
     std::fs::rename(&file, &moved).unwrap();
     ask("/meanwhile").await;
     logged(&moved, "/meanwhile").await;
-    house.edge.reopen_access_log();
+    fixture.edge.reopen_access_log();
     within("the new file", async {
         while !file.exists() {
             tokio::task::yield_now().await;
@@ -189,10 +189,10 @@ async fn a_log_that_was_moved_away_is_opened_again() {
     // Where it can't be opened again it goes on where it is.
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
-    house.edge.reopen_access_log();
+    fixture.edge.reopen_access_log();
     ask("/late").await;
-    assert_eq!(house.metric("codius_edge_access_log_dropped_total"), 0.0);
-    within("the drain to end", house.edge.drain(PATIENCE / 2)).await;
+    assert_eq!(fixture.metric("codius_edge_access_log_dropped_total"), 0.0);
+    within("the drain to end", fixture.edge.drain(PATIENCE / 2)).await;
     assert_eq!(std::fs::read_to_string(&moved).unwrap().lines().count(), 2);
 }
 
@@ -204,14 +204,14 @@ async fn the_drain_waits_for_the_log() {
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     // Open both ways, opening it waits for nobody; it holds less than what is logged.
     let pipe = OpenOptions::new().read(true).write(true).open(&file).unwrap();
-    let house = logging(&file, AccessFormat::Text, 1);
-    let mut client = house.connect().await;
+    let fixture = logging(&file, AccessFormat::Text, 1);
+    let mut client = fixture.connect().await;
     let request = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1_500));
     for _ in 0..REQUESTS {
         assert_eq!(client.ask(&request).await.status, 200);
     }
     drop(client);
-    let mut drained = tokio::spawn(house.edge.drain(PATIENCE / 2));
+    let mut drained = tokio::spawn(fixture.edge.drain(PATIENCE / 2));
     assert!(timeout(Duration::from_millis(300), &mut drained).await.is_err(), "nobody has read the log");
     let read = tokio::task::spawn_blocking(move || BufReader::new(pipe).lines().take(REQUESTS).filter(Result::is_ok).count());
     assert_eq!(within("all lines", read).await.unwrap(), REQUESTS);

@@ -2,8 +2,8 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::kit::{House, Pod, mirror, read_head};
-use crate::secure::{SecureHouse, get, text};
+use crate::kit::{EdgeFixture, Pod, mirror, read_head};
+use crate::secure::{TlsFixture, get, text};
 
 /// A pod whose first connection answers the first request with `answer` and is then open and silent; the others mirror.
 async fn once(answer: impl Into<Vec<u8>>) -> Pod {
@@ -57,12 +57,12 @@ async fn an_answer_that_can_be_read_in_two_ways_is_none() {
         &large,
         &many,
     ];
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let mut passed = Vec::new();
     for (number, answer) in (1..).zip(answers) {
         let pod = once(answer).await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.connect().await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.connect().await;
         let first = client.ask(&format!("GET /first HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         if first.status != 502 {
             passed.push(format!("{:.80?}: {first:?}", answer));
@@ -89,12 +89,12 @@ async fn what_follows_an_answer_is_no_answer() {
         ("HEAD", 200, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", ""),
         ("GET", 200, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok"),
     ];
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     for (number, (method, status, answer, body)) in (1..).zip(answers) {
         for round in 0..10 {
             let pod = once(format!("{answer}{evil}")).await;
-            let name = house.publish(number, pod.address);
-            let mut client = house.connect().await;
+            let name = fixture.publish(number, pod.address);
+            let mut client = fixture.connect().await;
             let first = client.ask(&format!("{method} /first HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
             assert_eq!((first.status, first.body.as_str()), (status, body), "{answer:?}");
             assert!(first.header("content-length").is_none() || first.header("transfer-encoding").is_none(), "{answer:?}: {first:?}");
@@ -106,7 +106,7 @@ async fn what_follows_an_answer_is_no_answer() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_does_not_look_complete() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let answers = [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n",
@@ -118,14 +118,14 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
     ];
     for (number, answer) in (1..).zip(answers) {
         let pod = Pod::answering(answer).await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.house.connect().await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.fixture.connect().await;
         client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         let seen = client.closed().await;
         let cut = !seen.ends_with("0\r\n\r\n") && !seen.ends_with("hello");
         let has_head = seen.starts_with("HTTP/1.1 200 OK\r\n") && seen.contains("\r\n\r\n");
         assert!(seen.starts_with("HTTP/1.1 502") || has_head && cut && !seen.contains("content-length: 3"), "{answer:?}: {seen:?}");
-        let over_h2 = house.h2(&name).await.send_request(get(&name, "/")).await.unwrap();
+        let over_h2 = fixture.h2(&name).await.send_request(get(&name, "/")).await.unwrap();
         let complete = over_h2.status() == 200 && http_body_util::BodyExt::collect(over_h2.into_body()).await.is_ok();
         assert!(!complete, "{answer:?} over HTTP/2");
     }
@@ -133,8 +133,8 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
         "HTTP/1.1 200 OK\r\nconnection: close, x-hop\r\nx-hop: 1\r\nkeep-alive: 5\r\nproxy-authenticate: x\r\n\r\nto the end",
     )
     .await;
-    let name = house.publish(99, pod.address);
-    let answer = house.h2(&name).await.send_request(get(&name, "/")).await.unwrap();
+    let name = fixture.publish(99, pod.address);
+    let answer = fixture.h2(&name).await.send_request(get(&name, "/")).await.unwrap();
     for gone in ["connection", "x-hop", "keep-alive", "proxy-authenticate", "transfer-encoding"] {
         assert!(!answer.headers().contains_key(gone), "{gone}");
     }
@@ -143,7 +143,7 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
 
 #[tokio::test]
 async fn clients_of_http_1_0_are_kept_when_they_ask_for_it() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         while let Some(head) = read_head(&mut stream).await {
             let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
@@ -152,8 +152,8 @@ async fn clients_of_http_1_0_are_kept_when_they_ask_for_it() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     for _ in 0..3 {
         let kept = client.ask(&format!("GET / HTTP/1.0\r\nHost: {name}\r\nConnection: keep-alive\r\n\r\n")).await;
         assert_eq!((kept.status, kept.body.as_str(), kept.header("connection")), (200, "ok", Some("keep-alive")));
@@ -161,26 +161,26 @@ async fn clients_of_http_1_0_are_kept_when_they_ask_for_it() {
     let last = client.ask(&format!("GET /chunked HTTP/1.0\r\nHost: {name}\r\nConnection: keep-alive\r\n\r\n")).await;
     assert_eq!((last.body.as_str(), last.header("transfer-encoding")), ("ok", None), "its end is the connection's");
     assert_eq!(client.closed().await, "");
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     assert_eq!(client.ask(&format!("GET / HTTP/1.0\r\nHost: {name}\r\n\r\n")).await.body, "ok");
     assert_eq!(client.closed().await, "");
     // It does not know 100 Continue, and its body is not waited for.
-    let answer = house.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n")).await;
+    let answer = fixture.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n")).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
 }
 
 #[tokio::test]
 async fn an_answer_has_one_date() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let bare = Pod::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let dated = Pod::answering("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 0\r\n\r\n").await;
-    let (bare, dated) = (house.publish(1, bare.address), house.publish(2, dated.address));
+    let (bare, dated) = (fixture.publish(1, bare.address), fixture.publish(2, dated.address));
     for (name, is_ours) in [(bare.as_str(), true), (dated.as_str(), false), ("localhost", true)] {
-        let answer = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        let answer = fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         let dates: Vec<_> = answer.head.lines().filter_map(|line| line.strip_prefix("date: ")).collect();
         let [date] = &dates[..] else { panic!("{name} has {dates:?}") };
         assert!(date.ends_with(" GMT") && date.contains(" 1994 ") != is_ours, "{name} has {date}");
-        let answer = house.h2(name).await.send_request(get(name, "/")).await.unwrap();
+        let answer = fixture.h2(name).await.send_request(get(name, "/")).await.unwrap();
         let dates: Vec<_> = answer.headers().get_all("date").iter().collect();
         assert!(dates.len() == 1 && (dates[0].to_str().unwrap().contains(" 1994 ") != is_ours), "{name} has {dates:?}");
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 use crate::kit::{Pod, within};
-use crate::secure::{SecureHouse, get, text};
+use crate::secure::{TlsFixture, get, text};
 
 /// What an attacker does, byte by byte or not at all, after what it begins with.
 const ATTACKS: [(&str, bool, &str, &str); 8] = [
@@ -45,19 +45,19 @@ async fn attack(mut stream: TcpStream, begin: String, more: &'static str) -> Dur
 async fn slow_clients_end_at_their_deadlines_and_others_are_served() {
     let limits =
         Limits { header_deadline: BOUND, keep_alive: BOUND, handshake: BOUND, body_grace: BOUND, linger: BOUND, ..Limits::default() };
-    let house = SecureHouse::with(limits, |_| {}).await;
+    let fixture = TlsFixture::with(limits, |_| {}).await;
     let pod = Pod::mirror().await;
     // Takes a body for as long as one comes.
     let patient = Pod::raw(|_, mut stream| async move {
         let _gone = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let (name, patient_name) = (house.publish(1, pod.address), house.publish(2, patient.address));
+    let (name, patient_name) = (fixture.publish(1, pod.address), fixture.publish(2, patient.address));
     let mut attackers = JoinSet::new();
     let left = Arc::new(AtomicUsize::new(ATTACKS.len() * EACH));
     for (what, is_tls, begin, more) in ATTACKS {
         for _ in 0..EACH {
-            let stream = if is_tls { house.tcp().await } else { TcpStream::connect(house.house.edge.address()).await.unwrap() };
+            let stream = if is_tls { fixture.tcp().await } else { TcpStream::connect(fixture.fixture.edge.address()).await.unwrap() };
             let (begin, left) = (begin.replace("NAME", &patient_name), Arc::clone(&left));
             attackers.spawn(async move {
                 let took = attack(stream, begin, more).await;
@@ -69,9 +69,9 @@ async fn slow_clients_end_at_their_deadlines_and_others_are_served() {
     let (mut served, mut slowest) = (0, Duration::ZERO);
     while left.load(Ordering::SeqCst) > 0 || served == 0 {
         let begun = Instant::now();
-        let plain = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        let plain = fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(plain.status, 200);
-        let response = within("an answer", house.h2(&name).await.send_request(get(&name, "/"))).await.unwrap();
+        let response = within("an answer", fixture.h2(&name).await.send_request(get(&name, "/"))).await.unwrap();
         assert_eq!(response.status(), 200);
         text(response).await;
         (served, slowest) = (served + 1, slowest.max(begun.elapsed()));
@@ -82,14 +82,14 @@ async fn slow_clients_end_at_their_deadlines_and_others_are_served() {
     }
     assert!(slowest < Duration::from_secs(5), "a good client waited {slowest:?}");
     for (reason, count) in [("header_deadline", 4.0), ("malformed", 0.0)] {
-        assert!(house.house.counted("codius_edge_connections_cut_total", &[("reason", reason)]) >= count, "{reason}");
+        assert!(fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", reason)]) >= count, "{reason}");
     }
     assert_eq!(
-        house.house.counted("codius_edge_faults_total", &[("fault", "client_too_slow")]),
+        fixture.fixture.counted("codius_edge_faults_total", &[("fault", "client_too_slow")]),
         f64::from(u32::try_from(2 * EACH).unwrap())
     );
     within("the places to be free", async {
-        while house.house.metric("codius_edge_connections") > 0.0 {
+        while fixture.fixture.metric("codius_edge_connections") > 0.0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
-use crate::kit::{Client, House, Pod, read_head, within};
-use crate::secure::{SecureHouse, full};
+use crate::kit::{Client, EdgeFixture, Pod, read_head, within};
+use crate::secure::{TlsFixture, full};
 
 /// What follows the status line of a broken answer. All are closed behind it, or reset.
 const WAYS: &[(&str, &str, &str)] = &[
@@ -99,13 +99,13 @@ fn all() -> impl Iterator<Item = (String, &'static str)> {
 
 #[tokio::test]
 async fn a_broken_answer_of_http_1_has_its_head_and_its_pod_one_request() {
-    let (house, breaking) = (House::new().await, Breaking::new().await);
-    let name = house.publish(1, breaking.pod.address);
+    let (fixture, breaking) = (EdgeFixture::new().await, Breaking::new().await);
+    let name = fixture.publish(1, breaking.pod.address);
     for (target, what) in all() {
         for method in ["GET", "POST"] {
             let target = format!("{target}/{method}");
             let request = |target: &str| format!("{method} {target} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 1\r\n\r\nx");
-            let mut client = house.connect().await;
+            let mut client = fixture.connect().await;
             assert_eq!(client.ask(&request("/warm")).await.body, "ok");
             client.send(&request(&target)).await;
             let seen = rest_of(&mut client, &target, &breaking.go).await;
@@ -132,9 +132,9 @@ async fn rest_of(client: &mut Client, target: &str, go: &Notify) -> String {
 
 #[tokio::test]
 async fn a_broken_answer_of_http_2_has_its_head_before_its_reset() {
-    let (house, breaking) = (SecureHouse::new().await, Breaking::new().await);
-    let name = house.publish(1, breaking.pod.address);
-    let mut client = house.h2(&name).await;
+    let (fixture, breaking) = (TlsFixture::new().await, Breaking::new().await);
+    let name = fixture.publish(1, breaking.pod.address);
+    let mut client = fixture.h2(&name).await;
     for (target, what) in all() {
         for method in [Method::GET, Method::POST] {
             let target = format!("{target}/{method}");
@@ -155,11 +155,11 @@ async fn a_broken_answer_of_http_2_has_its_head_before_its_reset() {
 
 #[tokio::test]
 async fn what_came_before_the_break_arrives_over_http_2() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n").await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     for _ in 0..20 {
-        let answer = within("the head", house.h2(&name).await.send_request(crate::secure::get(&name, "/"))).await.unwrap();
+        let answer = within("the head", fixture.h2(&name).await.send_request(crate::secure::get(&name, "/"))).await.unwrap();
         let mut body = answer.into_body();
         let first = within("a frame", body.frame()).await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first, "hello");
@@ -170,11 +170,11 @@ async fn what_came_before_the_break_arrives_over_http_2() {
 /// A client that has sent more than is read must not lose the head in a reset of its connection.
 #[tokio::test]
 async fn a_client_that_is_still_sending_gets_the_head_of_a_broken_answer() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::answering("HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\nhel").await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     for _ in 0..20 {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 300000\r\n\r\n")).await;
         let _edge_may_be_gone = client.stream.write_all(&vec![b'x'; 300_000]).await;
         let seen = client.closed().await;
@@ -185,10 +185,10 @@ async fn a_client_that_is_still_sending_gets_the_head_of_a_broken_answer() {
 /// Such as browsers and libraries, which send a request again on a new connection when a reused one ends without a byte.
 #[tokio::test]
 async fn clients_that_try_again_dont() {
-    let (house, breaking) = (House::new().await, Breaking::new().await);
-    let name = house.publish(1, breaking.pod.address);
+    let (fixture, breaking) = (EdgeFixture::new().await, Breaking::new().await);
+    let name = fixture.publish(1, breaking.pod.address);
     let targets: Vec<String> = all().map(|(target, _)| target).filter(|target| !target.contains("later")).collect();
-    let url = |target: &str| format!("http://{}{target}", house.edge.address());
+    let url = |target: &str| format!("http://{}{target}", fixture.edge.address());
     for target in &targets {
         let mut curl = Command::new("curl");
         curl.args(["-s", "--http1.1", "-m", "20", "-d", "x", "-H", &format!("Host: {name}"), "-w", "%{http_code} "]);
@@ -199,7 +199,7 @@ async fn clients_that_try_again_dont() {
         assert_eq!(breaking.times(&format!("{target}/curl")), 1, "{target}");
     }
     let mut node = Command::new("node");
-    node.args(["-e", NODE, &house.edge.address().port().to_string(), &name]).args(targets.iter().map(|target| format!("{target}/node")));
+    node.args(["-e", NODE, &fixture.edge.address().port().to_string(), &name]).args(targets.iter().map(|target| format!("{target}/node")));
     let told = within("node", node.output()).await.unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
     assert_eq!(told.lines().count(), targets.len(), "{told}");
@@ -234,7 +234,7 @@ const post = (path) => new Promise((done) => {
 
 #[tokio::test]
 async fn what_comes_behind_a_whole_answer_changes_nothing() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let garbage = "HTTP/1.1 500 x\r\n\r\n";
     let answers = [
         "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nokGARBAGE",
@@ -245,8 +245,8 @@ async fn what_comes_behind_a_whole_answer_changes_nothing() {
     for (number, answer) in (1..).zip(answers) {
         let answer: &'static str = answer.replace("GARBAGE", garbage).leak();
         let pod = Pod::answering(answer).await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.connect().await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.connect().await;
         for round in 1..=3 {
             let seen = client.ask(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 1\r\n\r\nx")).await;
             assert_eq!((seen.status, seen.body.as_str()), (201, "ok"), "{answer:?}");

@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use crate::kit::{Client, House, PATIENCE, Pod, read_head, within};
-use crate::secure::{SecureHouse, get, text};
+use crate::kit::{Client, EdgeFixture, PATIENCE, Pod, read_head, within};
+use crate::secure::{TlsFixture, get, text};
 
 #[tokio::test]
 async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let (arrived, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (here, go) = (Arc::clone(&arrived), Arc::clone(&release));
     let pod = Pod::raw(move |_, mut stream| {
@@ -31,15 +31,15 @@ async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut idle = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut idle = fixture.connect().await;
     assert_eq!(idle.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.status, 200);
-    let mut busy = house.connect().await;
+    let mut busy = fixture.connect().await;
     busy.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     within("the request to reach the pod", arrived.notified()).await;
 
-    let address = house.edge.address();
-    let drained = tokio::spawn(house.edge.drain(Duration::from_secs(30)));
+    let address = fixture.edge.address();
+    let drained = tokio::spawn(fixture.edge.drain(Duration::from_secs(30)));
     assert_eq!(idle.closed().await, "");
     within("the listener to be closed", async {
         while TcpStream::connect(address).await.is_ok() {
@@ -56,7 +56,7 @@ async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn the_deadline_cuts_tunnels_and_hanging_requests() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|number, mut stream| async move {
         read_head(&mut stream).await;
         if number == 0 {
@@ -65,11 +65,11 @@ async fn the_deadline_cuts_tunnels_and_hanging_requests() {
         std::future::pending::<()>().await;
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut tunnel = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut tunnel = fixture.connect().await;
     let upgrade = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
     assert_eq!(tunnel.ask(&upgrade).await.status, 101);
-    let mut hanging = house.connect().await;
+    let mut hanging = fixture.connect().await;
     hanging.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     within("the second connection to reach the pod", async {
         while pod.accepted() < 2 {
@@ -78,7 +78,7 @@ async fn the_deadline_cuts_tunnels_and_hanging_requests() {
     })
     .await;
     let begun = Instant::now();
-    within("the drain to end", house.edge.drain(Duration::from_millis(300))).await;
+    within("the drain to end", fixture.edge.drain(Duration::from_millis(300))).await;
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert_eq!(tunnel.closed().await, "");
     assert_eq!(hanging.closed().await, "");
@@ -124,10 +124,10 @@ const MANY: usize = 16;
 #[tokio::test]
 async fn nothing_in_flight_is_lost_over_http1_http2_and_a_tunnel() {
     let mut slow = Slow::new().await;
-    let secure = SecureHouse::new().await;
+    let secure = TlsFixture::new().await;
     let name = secure.publish(1, slow.pod.address);
-    let SecureHouse { house, authority, .. } = secure;
-    let (plain, tls) = (house.edge.address(), house.edge.tls_addresses()[0]);
+    let TlsFixture { fixture, authority, .. } = secure;
+    let (plain, tls) = (fixture.edge.address(), fixture.edge.tls_addresses()[0]);
 
     let mut tunnel = Client { stream: TcpStream::connect(plain).await.unwrap(), buffer: Vec::new() };
     assert_eq!(tunnel.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")).await.status, 101);
@@ -157,7 +157,7 @@ async fn nothing_in_flight_is_lost_over_http1_http2_and_a_tunnel() {
     }
     within("all requests to be in flight", slow.waiting.wait_for(|waiting| *waiting == 2 * MANY)).await.unwrap();
 
-    let drained = tokio::spawn(house.edge.drain(PATIENCE));
+    let drained = tokio::spawn(fixture.edge.drain(PATIENCE));
     within("the listeners to be closed", async {
         while TcpStream::connect(plain).await.is_ok() || TcpStream::connect(tls).await.is_ok() {
             tokio::task::yield_now().await;
@@ -179,21 +179,21 @@ async fn nothing_in_flight_is_lost_over_http1_http2_and_a_tunnel() {
 
 #[tokio::test]
 async fn a_request_that_has_begun_to_come_is_still_answered() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let (first, rest) = request.split_at(9);
-    let (mut connected, mut begun, mut again) = (house.connect().await, house.connect().await, house.connect().await);
+    let (mut connected, mut begun, mut again) = (fixture.connect().await, fixture.connect().await, fixture.connect().await);
     begun.send(first).await;
     assert_eq!(again.ask(request).await.status, 200);
     within("all to be with the edge", async {
-        while house.metric("codius_edge_connections") < 3.0 {
+        while fixture.metric("codius_edge_connections") < 3.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    let address = house.edge.address();
+    let address = fixture.edge.address();
     again.send(first).await;
-    let drained = tokio::spawn(house.edge.drain(PATIENCE));
+    let drained = tokio::spawn(fixture.edge.drain(PATIENCE));
     within("the listener to be closed", async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -214,47 +214,47 @@ async fn a_request_that_has_begun_to_come_is_still_answered() {
 #[tokio::test]
 async fn a_client_that_sends_nothing_holds_no_drain_up() {
     let limits = Limits { last_request: Duration::from_millis(200), ..Limits::default() };
-    let house = House::with(limits).await;
-    let mut silent = house.connect().await;
+    let fixture = EdgeFixture::with(limits).await;
+    let mut silent = fixture.connect().await;
     within("it to be with the edge", async {
-        while house.metric("codius_edge_connections") < 1.0 {
+        while fixture.metric("codius_edge_connections") < 1.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     // Sooner than the header's deadline of 10 seconds, which is all that ends it otherwise.
     let began = Instant::now();
-    within("the drain to end", house.edge.drain(Duration::from_secs(15))).await;
+    within("the drain to end", fixture.edge.drain(Duration::from_secs(15))).await;
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert_eq!(silent.closed().await, "");
 }
 
 #[tokio::test]
 async fn connections_over_the_limit_are_closed_and_counted() {
-    let house = House::with(Limits { connections: 2, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { connections: 2, ..Limits::default() }).await;
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut first = house.connect().await;
-    let mut second = house.connect().await;
+    let mut first = fixture.connect().await;
+    let mut second = fixture.connect().await;
     assert_eq!((first.ask(request).await.status, second.ask(request).await.status), (200, 200));
-    assert_eq!(house.connect().await.closed().await, "");
-    assert_eq!(house.metric("codius_edge_connections_refused_total"), 1.0);
+    assert_eq!(fixture.connect().await.closed().await, "");
+    assert_eq!(fixture.metric("codius_edge_connections_refused_total"), 1.0);
     drop(first);
     within("the slot to be free", async {
-        while house.metric("codius_edge_connections") > 1.0 {
+        while fixture.metric("codius_edge_connections") > 1.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(house.ask(request).await.status, 200);
+    assert_eq!(fixture.ask(request).await.status, 200);
 }
 
 #[tokio::test]
 async fn what_prevents_a_start_is_said() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let config = |listen| EdgeConfig::new(listen, "/nonexistent".into());
     let start = |listen, registry: &prometheus::Registry| Edge::start(config(listen), Arc::new(RouteTable::new()), registry);
-    let taken = start(house.edge.address(), &prometheus::Registry::new());
-    assert!(matches!(taken, Err(StartError::Listen(ListenError::Bind { address, .. })) if address == house.edge.address()), "{taken:?}");
-    let twice = start("127.0.0.1:0".parse().unwrap(), &house.registry);
+    let taken = start(fixture.edge.address(), &prometheus::Registry::new());
+    assert!(matches!(taken, Err(StartError::Listen(ListenError::Bind { address, .. })) if address == fixture.edge.address()), "{taken:?}");
+    let twice = start("127.0.0.1:0".parse().unwrap(), &fixture.registry);
     assert!(matches!(twice, Err(StartError::Metrics(_))), "{twice:?}");
 }

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
-use crate::kit::{House, read_head};
+use crate::kit::{EdgeFixture, read_head};
 
 const REFUSAL: &[u8] = b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 9\r\nconnection: close\r\n\r\ntoo large";
 const BODY: usize = 2 * 1024 * 1024;
@@ -35,10 +35,11 @@ async fn refuse_late(mut stream: UnixStream) {
 #[tokio::test]
 async fn an_upstream_that_takes_no_more_is_still_heard() {
     for (refuse_late_too, rounds) in [(false, 50), (true, 5)] {
-        let house = House::without_control(Limits::default());
-        house.control(move |stream| async move { if refuse_late_too { refuse_late(stream).await } else { refuse_at_once(stream).await } });
+        let fixture = EdgeFixture::without_control(Limits::default());
+        fixture
+            .control(move |stream| async move { if refuse_late_too { refuse_late(stream).await } else { refuse_at_once(stream).await } });
         for round in 0..rounds {
-            let mut client = house.connect().await;
+            let mut client = fixture.connect().await;
             client.send(&head("localhost")).await;
             client.send(&"x".repeat(BODY)).await;
             let answer = client.answer(false).await;
@@ -49,12 +50,12 @@ async fn an_upstream_that_takes_no_more_is_still_heard() {
 
 #[tokio::test]
 async fn a_client_that_is_still_sending_gets_its_answer() {
-    let house = House::without_control(Limits::default());
-    house.control(refuse_at_once);
+    let fixture = EdgeFixture::without_control(Limits::default());
+    fixture.control(refuse_at_once);
     let unknown = format!("{}.localhost", "a".repeat(52));
     for (host, status) in [("localhost", 413), (&unknown, 404)] {
         for round in 0..5 {
-            let mut client = house.connect().await;
+            let mut client = fixture.connect().await;
             client.send(&head(host)).await;
             sleep(Duration::from_millis(50)).await;
             client.send(&"x".repeat(BODY)).await;
@@ -67,9 +68,9 @@ async fn a_client_that_is_still_sending_gets_its_answer() {
 
 #[tokio::test]
 async fn a_client_that_sends_for_ever_is_closed() {
-    let house = House::without_control(Limits { linger: Duration::from_millis(100), ..Limits::default() });
-    house.control(refuse_at_once);
-    let mut client = house.connect().await;
+    let fixture = EdgeFixture::without_control(Limits { linger: Duration::from_millis(100), ..Limits::default() });
+    fixture.control(refuse_at_once);
+    let mut client = fixture.connect().await;
     client.send(&head("localhost")).await;
     assert_eq!(client.answer(false).await.status, 413);
     assert_eq!(client.closed().await, "");

@@ -3,8 +3,8 @@
 use codiusd_proxy::{Limits, Policy};
 use http::{HeaderName, HeaderValue, Request};
 
-use crate::kit::{House, Pod, read_head, within};
-use crate::secure::{SecureHouse, get, text};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
+use crate::secure::{TlsFixture, get, text};
 use tokio::io::AsyncWriteExt;
 
 /// What only a proxy may send.
@@ -59,9 +59,9 @@ fn lines(fields: &[(&str, &str)], spell: impl Fn(&str) -> String) -> String {
 
 #[tokio::test]
 async fn what_only_a_proxy_may_say_is_taken_from_strangers() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let all = [A_PROXYS, NOBODYS, ANYBODYS].concat();
     let check = |seen: &str, how: &str| {
         for (field, _) in A_PROXYS.iter().chain(NOBODYS).skip(3) {
@@ -78,7 +78,7 @@ async fn what_only_a_proxy_may_say_is_taken_from_strangers() {
     for (how, spell) in spellings {
         for times in [1, 3] {
             let fields = lines(&all, spell).repeat(times);
-            let seen = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{fields}\r\n")).await.body;
+            let seen = fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{fields}\r\n")).await.body;
             check(&seen, how);
         }
     }
@@ -87,17 +87,18 @@ async fn what_only_a_proxy_may_say_is_taken_from_strangers() {
         request.headers_mut().append(field.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
         request.headers_mut().append(field.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
     }
-    let seen = text(within("an answer", house.h2(&name).await.send_request(request)).await.unwrap()).await;
+    let seen = text(within("an answer", fixture.h2(&name).await.send_request(request)).await.unwrap()).await;
     check(&seen, "HTTP/2");
 }
 
 #[tokio::test]
 async fn what_a_believed_proxy_says_once_is_kept() {
-    let house = House::under(Limits::default(), Policy { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..Policy::default() });
+    let fixture =
+        EdgeFixture::under(Limits::default(), Policy { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..Policy::default() });
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let said = lines(&[A_PROXYS, NOBODYS, ANYBODYS].concat(), str::to_owned);
-    let seen = house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{said}\r\n")).await.body;
+    let seen = fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{said}\r\n")).await.body;
     for (field, value) in A_PROXYS {
         let expected = match *field {
             "X-Forwarded-For" => "6.6.6.6, 127.0.0.1".to_owned(),
@@ -110,13 +111,13 @@ async fn what_a_believed_proxy_says_once_is_kept() {
     for (field, value) in NOBODYS {
         assert!(!seen.contains(&format!("{}: {value}\r\n", field.to_ascii_lowercase())), "{field}: {seen}");
     }
-    let twice = house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Port: 2\r\n\r\n")).await.body;
+    let twice = fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Port: 2\r\n\r\n")).await.body;
     assert!(!twice.contains("x-forwarded-port"), "{twice}");
 }
 
 #[tokio::test]
 async fn no_trailer_brings_them() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
         let mut body = String::new();
@@ -126,10 +127,10 @@ async fn no_trailer_brings_them() {
         stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let all = [A_PROXYS, NOBODYS].concat();
     let announced: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-    let seen = house
+    let seen = fixture
         .ask(&format!(
             "POST / HTTP/1.1\r\nHost: {name}\r\nTE: trailers\r\nTrailer: x-good, {}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{}X-Good: 1\r\n\r\n",
             announced.join(", "),
@@ -149,19 +150,19 @@ fn many(count: usize) -> [String; 2] {
 async fn the_number_of_fields_is_the_same_both_ways_and_in_both_versions() {
     for (limit, count, passes) in [(1000, 120, true), (1000, 900, true), (1000, 1100, false), (200, 120, true), (200, 250, false)] {
         let limits = Limits { header_fields: limit, ..Limits::default() };
-        let house = SecureHouse::with(limits, |_| {}).await;
+        let fixture = TlsFixture::with(limits, |_| {}).await;
         let mirror = Pod::mirror().await;
-        let name = house.publish(1, mirror.address);
+        let name = fixture.publish(1, mirror.address);
         for fields in many(count) {
             let what = format!("{count} of {limit}: {fields:.20?}");
-            let status = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{fields}\r\n")).await.status;
+            let status = fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{fields}\r\n")).await.status;
             assert_eq!(status, if passes { 200 } else { 431 }, "a request, {what}");
             let answer: &'static str = format!("HTTP/1.1 200 OK\r\n{fields}content-length: 2\r\n\r\nok").leak();
-            let answering = house.publish(2, Pod::answering(answer).await.address);
-            let status = house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {answering}\r\n\r\n")).await.status;
+            let answering = fixture.publish(2, Pod::answering(answer).await.address);
+            let status = fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {answering}\r\n\r\n")).await.status;
             assert_eq!(status, if passes { 200 } else { 502 }, "an answer, {what}");
-            let tls = house.authority.client(&["h2"]);
-            let (mut client, driver) = h2::client::handshake(house.handshake(&tls, &name).await.unwrap()).await.unwrap();
+            let tls = fixture.authority.client(&["h2"]);
+            let (mut client, driver) = h2::client::handshake(fixture.handshake(&tls, &name).await.unwrap()).await.unwrap();
             tokio::spawn(driver);
             let mut request = Request::get(format!("https://{name}/")).body(()).unwrap();
             for (field, value) in fields.lines().filter_map(|line| line.split_once(": ")) {
@@ -183,11 +184,11 @@ fn id_in(seen: &str) -> &str {
 
 #[tokio::test]
 async fn each_request_has_an_id_that_whoever_answers_and_the_client_know() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let forged = "X-Request-Id: 00000000000000000000000000000000\r\nx-request-id: 1\r\n";
-    let mut client = house.house.connect().await;
+    let mut client = fixture.fixture.connect().await;
     let first = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n{forged}\r\n")).await;
     let second = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     assert_ne!(id_in(&first.body), id_in(&second.body));
@@ -196,7 +197,7 @@ async fn each_request_has_an_id_that_whoever_answers_and_the_client_know() {
 
     let control = client.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(control.header("x-request-id"), Some(id_in(&control.body)));
-    let over_h2 = house.h2("localhost").await.send_request(get("localhost", "/")).await.unwrap();
+    let over_h2 = fixture.h2("localhost").await.send_request(get("localhost", "/")).await.unwrap();
     let told = over_h2.headers()["x-request-id"].to_str().unwrap().to_owned();
     assert_eq!(id_in(&text(over_h2).await), told);
 

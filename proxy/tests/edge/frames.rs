@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::kit::within;
-use crate::secure::SecureHouse;
+use crate::secure::TlsFixture;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -74,8 +74,8 @@ pub(crate) fn request(name: &str, fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 impl Frames {
-    pub(crate) async fn open(house: &SecureHouse, name: &str) -> Frames {
-        let mut stream = house.handshake(&house.authority.client(&["h2"]), name).await.unwrap();
+    pub(crate) async fn open(fixture: &TlsFixture, name: &str) -> Frames {
+        let mut stream = fixture.handshake(&fixture.authority.client(&["h2"]), name).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         Frames { stream, next: 1 }
     }

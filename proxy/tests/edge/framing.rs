@@ -6,13 +6,13 @@ use codiusd_proxy::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::kit::{House, Pod, read_head, within};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
 
 /// Each probe carries a second request inside; it may be answered as a second request of the client's, but never reaches the pod as
 /// part of the first one's connection state, and malformed first requests are never forwarded.
 #[tokio::test]
 async fn ambiguous_requests_are_refused_or_made_unambiguous() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let (seen, mut heads) = mpsc::unbounded_channel();
     let pod = Pod::raw(move |_, mut stream| {
         let seen = seen.clone();
@@ -27,7 +27,7 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
     let refused = [
         "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
@@ -49,7 +49,7 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
         "Content\x00-Length: 5\r\n\r\nhello",
     ];
     for probe in refused {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         let answer = client.ask(&format!("POST /probe HTTP/1.1\r\nHost: {name}\r\n{probe}{hidden}")).await;
         assert_eq!(answer.status, 400, "{probe:?}");
         assert_eq!(client.closed().await, "", "{probe:?}");
@@ -57,17 +57,17 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
     let lines =
         ["GET / HTTP/1.1 \r\n", "GET  / HTTP/1.1\r\n", "GET /\r\n", "GET / HTTP/3.0\r\n", "GET / http/1.1\r\n", "G@T / HTTP/1.1\r\n"];
     for line in lines {
-        let answer = house.ask(&format!("{line}Host: {name}\r\n\r\n")).await;
+        let answer = fixture.ask(&format!("{line}Host: {name}\r\n\r\n")).await;
         assert_eq!(answer.status, 400, "{line:?}");
     }
-    let old = house.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")).await;
+    let old = fixture.ask(&format!("POST / HTTP/1.0\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")).await;
     assert_eq!(old.status, 400);
     assert!(heads.try_recv().is_err(), "a malformed request reached the pod");
 }
 
 #[tokio::test]
 async fn a_broken_chunk_never_completes_the_upstream_request() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let (seen, mut bodies) = mpsc::unbounded_channel();
     let pod = Pod::raw(move |_, mut stream| {
         let seen = seen.clone();
@@ -78,7 +78,7 @@ async fn a_broken_chunk_never_completes_the_upstream_request() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(17 * 1024));
     let long_trailer = format!("0\r\nX: {}\r\n\r\n", "x".repeat(70 * 1024));
     let many_trailers = format!("0\r\n{}\r\n", "X: y\r\n".repeat(200));
@@ -110,7 +110,7 @@ async fn a_broken_chunk_never_completes_the_upstream_request() {
         &many_trailers,
     ];
     for chunk in chunks {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n{chunk}")).await;
         client.stream.shutdown().await.unwrap();
         client.closed().await;
@@ -121,12 +121,12 @@ async fn a_broken_chunk_never_completes_the_upstream_request() {
 
 #[tokio::test]
 async fn an_answer_with_two_framings_keeps_one() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod =
         Pod::answering("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
             .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     for _ in 0..2 {
         let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(
@@ -138,7 +138,7 @@ async fn an_answer_with_two_framings_keeps_one() {
 
 #[tokio::test]
 async fn head_and_no_content_and_http_1_0_answers_are_framed_right() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         while let Some(head) = read_head(&mut stream).await {
             let answer = if head.starts_with("HEAD") {
@@ -156,8 +156,8 @@ async fn head_and_no_content_and_http_1_0_answers_are_framed_right() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     let head = client.ask(&format!("HEAD / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("1234")));
     assert_eq!(client.ask(&format!("GET /none HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.status, 204);
@@ -165,7 +165,7 @@ async fn head_and_no_content_and_http_1_0_answers_are_framed_right() {
     assert_eq!((same.status, same.header("etag")), (304, Some("\"x\"")));
     assert_eq!(client.ask(&format!("GET /early HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body, "ok");
     assert_eq!(pod.accepted(), 1, "every answer above left the connection usable");
-    let mut old = house.connect().await;
+    let mut old = fixture.connect().await;
     let answer = old.ask(&format!("GET / HTTP/1.0\r\nHost: {name}\r\n\r\n")).await;
     assert_eq!((answer.status, answer.body.as_str(), answer.header("transfer-encoding")), (200, "ok", None));
     assert_eq!(old.closed().await, "");
@@ -173,7 +173,7 @@ async fn head_and_no_content_and_http_1_0_answers_are_framed_right() {
 
 #[tokio::test]
 async fn trailers_pass_both_ways() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         let head = read_head(&mut stream).await.unwrap();
         assert!(head.contains("te: trailers"), "{head}");
@@ -185,8 +185,8 @@ async fn trailers_pass_both_ways() {
         stream.write_all(answer.as_bytes()).await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let answer = house
+    let name = fixture.publish(1, pod.address);
+    let answer = fixture
         .ask(&format!(
             "POST / HTTP/1.1\r\nHost: {name}\r\nTE: trailers\r\nTrailer: x-up\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-up: 1\r\n\r\n"
         ))
@@ -216,9 +216,9 @@ async fn the_pod_decides_whether_an_expected_body_is_sent() {
     .await;
     let silent = Pod::mirror().await;
     for (pod, accepts, continue_wait) in [(&refusing, false, 600), (&welcoming, true, 600), (&silent, true, 0)] {
-        let house = House::with(Limits { continue_wait: Duration::from_secs(continue_wait), ..Limits::default() }).await;
-        let name = house.publish(1, pod.address);
-        let mut client = house.connect().await;
+        let fixture = EdgeFixture::with(Limits { continue_wait: Duration::from_secs(continue_wait), ..Limits::default() }).await;
+        let name = fixture.publish(1, pod.address);
+        let mut client = fixture.connect().await;
         client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n")).await;
         if accepts {
             assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -233,7 +233,7 @@ async fn the_pod_decides_whether_an_expected_body_is_sent() {
 
 #[tokio::test]
 async fn client_connections_outlive_the_pods_and_pipelined_requests_are_answered_in_order() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|number, mut stream| async move {
         read_head(&mut stream).await;
         let body = number.to_string();
@@ -241,8 +241,8 @@ async fn client_connections_outlive_the_pods_and_pipelined_requests_are_answered
         stream.write_all(answer.as_bytes()).await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
     client.send(&request.repeat(3)).await;
     for number in ["0", "1", "2"] {
@@ -254,22 +254,22 @@ async fn client_connections_outlive_the_pods_and_pipelined_requests_are_answered
 #[tokio::test]
 async fn heads_are_bounded_in_size_count_and_time() {
     let limits = Limits { header_bytes: 16 * 1024, header_deadline: Duration::from_millis(300), ..Limits::default() };
-    let house = House::with(limits).await;
+    let fixture = EdgeFixture::with(limits).await;
     let start = "GET / HTTP/1.1\r\nHost: localhost\r\n";
-    assert_eq!(house.ask(&format!("{start}X: {}\r\n\r\n", "a".repeat(8 * 1024))).await.status, 200);
-    assert_eq!(house.ask(&format!("{start}X: {}\r\n\r\n", "a".repeat(20 * 1024))).await.status, 431);
-    assert_eq!(house.ask(&format!("{start}{}\r\n", "X: a\r\n".repeat(1200))).await.status, 431);
+    assert_eq!(fixture.ask(&format!("{start}X: {}\r\n\r\n", "a".repeat(8 * 1024))).await.status, 200);
+    assert_eq!(fixture.ask(&format!("{start}X: {}\r\n\r\n", "a".repeat(20 * 1024))).await.status, 431);
+    assert_eq!(fixture.ask(&format!("{start}{}\r\n", "X: a\r\n".repeat(1200))).await.status, 431);
     for slow in ["", "GET / HT", start] {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         client.send(slow).await;
         client.closed().await;
     }
-    let mut second = house.connect().await;
+    let mut second = fixture.connect().await;
     assert_eq!(second.ask(&format!("{start}\r\n")).await.status, 200);
     second.send("GET / HT").await;
     second.closed().await;
     within("the slots to be free", async {
-        while house.metric("codius_edge_connections") > 0.0 {
+        while fixture.metric("codius_edge_connections") > 0.0 {
             tokio::task::yield_now().await;
         }
     })
@@ -279,24 +279,24 @@ async fn heads_are_bounded_in_size_count_and_time() {
 #[tokio::test]
 async fn an_idle_client_is_closed_and_a_busy_one_is_not() {
     let limits = Limits { keep_alive: Duration::from_millis(200), header_deadline: Duration::from_millis(200), ..Limits::default() };
-    let house = House::with(limits).await;
+    let fixture = EdgeFixture::with(limits).await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
         tokio::time::sleep(Duration::from_millis(600)).await; // three times what an idle client gets
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     assert_eq!(client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body, "ok");
     assert_eq!(client.closed().await, "");
 }
 
 #[tokio::test]
 async fn a_client_that_stops_sending_its_body_is_told_so() {
-    let house = House::with(Limits { first_byte: Duration::from_millis(200), ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { first_byte: Duration::from_millis(200), ..Limits::default() }).await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let answer = house.ask(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 50\r\n\r\nhel")).await;
+    let name = fixture.publish(1, pod.address);
+    let answer = fixture.ask(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 50\r\n\r\nhel")).await;
     assert_eq!(answer.status, 408);
 }

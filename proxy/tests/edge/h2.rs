@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Outcome, first_field, request};
 use crate::kit::{Pod, read_head, within};
-use crate::secure::{Body, SecureHouse, empty, full, get, text};
+use crate::secure::{Body, TlsFixture, empty, full, get, text};
 
 /// Sends back the bytes of each request's body as they come; they are as many as Content-Length says.
 async fn echo() -> Pod {
@@ -41,9 +41,9 @@ fn pieces(count: u8, size: usize) -> Body {
 
 #[tokio::test]
 async fn a_pod_sees_a_request_of_http_1() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let request = Request::get(format!("https://{name}:8443/path?query"))
         .header("cookie", "a=1")
         .header("cookie", "b=2")
@@ -52,7 +52,7 @@ async fn a_pod_sees_a_request_of_http_1() {
         .header("te", "trailers")
         .body(empty())
         .unwrap();
-    let response = within("an answer", house.h2(&name).await.send_request(request)).await.unwrap();
+    let response = within("an answer", fixture.h2(&name).await.send_request(request)).await.unwrap();
     assert_eq!((response.version(), response.status().as_u16()), (Version::HTTP_2, 200));
     let seen = text(response).await;
     let mut lines: Vec<&str> = seen.trim_end().split("\r\n").filter(|line| !line.starts_with("x-request-id: ")).collect();
@@ -74,10 +74,10 @@ async fn a_pod_sees_a_request_of_http_1() {
 #[tokio::test]
 async fn a_large_body_goes_there_and_back() {
     const PIECE: usize = 256 * 1024;
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = echo().await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     let request = Request::post(format!("https://{name}/")).header("content-length", 64 * PIECE).body(pieces(64, PIECE)).unwrap();
     let response = within("an answer", sender.send_request(request)).await.unwrap();
     let echoed = within("the echo", response.into_body().collect()).await.unwrap().to_bytes();
@@ -88,10 +88,10 @@ async fn a_large_body_goes_there_and_back() {
 #[tokio::test]
 async fn many_requests_share_a_connection_and_no_bytes() {
     const REQUESTS: usize = 1000;
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = echo().await;
-    let name = house.publish(1, pod.address);
-    let sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let sender = fixture.h2(&name).await;
     let asked = (0..REQUESTS).map(|number| {
         let (mut sender, name) = (sender.clone(), &name);
         async move {
@@ -108,7 +108,7 @@ async fn many_requests_share_a_connection_and_no_bytes() {
 
 #[tokio::test]
 async fn no_more_requests_are_under_way_than_allowed() {
-    let house = SecureHouse::with(Limits { h2_streams: 3, ..Limits::default() }, |_| {}).await;
+    let fixture = TlsFixture::with(Limits { h2_streams: 3, ..Limits::default() }, |_| {}).await;
     let (there, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let (count, go) = (Arc::clone(&there), Arc::clone(&release));
     let pod = Pod::raw(move |_, mut stream| {
@@ -121,8 +121,8 @@ async fn no_more_requests_are_under_way_than_allowed() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     // The client knows the limit once it has seen the settings, which come before any answer.
     release.add_permits(1);
     assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
@@ -143,10 +143,10 @@ async fn no_more_requests_are_under_way_than_allowed() {
 
 #[tokio::test]
 async fn what_http_2_does_not_offer_is_refused() {
-    let house = SecureHouse::with(Limits { header_bytes: 16 * 1024, ..Limits::default() }, |_| {}).await;
+    let fixture = TlsFixture::with(Limits { header_bytes: 16 * 1024, ..Limits::default() }, |_| {}).await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     let mut ask = async |request: Request<Body>| within("an answer", sender.send_request(request)).await.unwrap().status().as_u16();
     let request = |method: Method, target: String| Request::builder().method(method).uri(target).body(empty()).unwrap();
     assert_eq!(ask(request(Method::CONNECT, format!("{name}:443"))).await, 405);
@@ -163,10 +163,10 @@ async fn what_http_2_does_not_offer_is_refused() {
 
 #[tokio::test]
 async fn a_connection_is_for_one_host() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let (one, other) = (Pod::mirror().await, Pod::mirror().await);
-    let (one_name, other_name) = (house.publish(1, one.address), house.publish(2, other.address));
-    let mut sender = house.h2(&one_name).await;
+    let (one_name, other_name) = (fixture.publish(1, one.address), fixture.publish(2, other.address));
+    let mut sender = fixture.h2(&one_name).await;
     for (host, status) in [(one_name.as_str(), 200), (&other_name, 421), ("localhost", 421), (&one_name, 200)] {
         assert_eq!(within("an answer", sender.send_request(get(host, "/"))).await.unwrap().status(), status, "{host}");
     }
@@ -175,13 +175,13 @@ async fn a_connection_is_for_one_host() {
 
 #[tokio::test]
 async fn trailers_pass() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod =
         Pod::answering("HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 42\r\n\r\n").await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let mut request = get(&name, "/");
     request.headers_mut().insert("te", "trailers".parse().unwrap());
-    let response = within("an answer", house.h2(&name).await.send_request(request)).await.unwrap();
+    let response = within("an answer", fixture.h2(&name).await.send_request(request)).await.unwrap();
     let body = within("the body", response.into_body().collect()).await.unwrap();
     assert_eq!(body.trailers().unwrap()["x-sum"], "42");
     assert_eq!(body.to_bytes(), "hello");
@@ -189,10 +189,10 @@ async fn trailers_pass() {
 
 #[tokio::test]
 async fn an_answer_before_the_end_of_the_body_arrives() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     let endless = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
     let request = Request::post(format!("https://{name}/")).body(BodyExt::boxed(endless)).unwrap();
     let response = within("an answer", sender.send_request(request)).await.unwrap();
@@ -202,7 +202,7 @@ async fn an_answer_before_the_end_of_the_body_arrives() {
 
 #[tokio::test]
 async fn who_takes_back_all_it_asks_for_is_cut_off() {
-    let house = SecureHouse::with(Limits { h2_cancelled: 20, ..Limits::default() }, |_| {}).await;
+    let fixture = TlsFixture::with(Limits { h2_cancelled: 20, ..Limits::default() }, |_| {}).await;
     let pod = Pod::raw(|_, mut stream| async move {
         let head = read_head(&mut stream).await.unwrap();
         if head.starts_with("GET /slow") {
@@ -212,8 +212,8 @@ async fn who_takes_back_all_it_asks_for_is_cut_off() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     // As many as have finished may be taken back, and twenty more.
     for _ in 0..10 {
         assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
@@ -240,45 +240,45 @@ async fn who_takes_back_all_it_asks_for_is_cut_off() {
             break;
         }
     }
-    assert_eq!(within("an answer", house.h2(&name).await.send_request(get(&name, "/"))).await.unwrap().status(), 200);
-    assert_eq!(house.house.counted("codius_edge_connections_cut_total", &[("reason", "abusive")]), 1.0);
+    assert_eq!(within("an answer", fixture.h2(&name).await.send_request(get(&name, "/"))).await.unwrap().status(), 200);
+    assert_eq!(fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", "abusive")]), 1.0);
 }
 
 #[tokio::test]
 async fn what_is_no_http_2_is_counted() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     // Not its preface; a frame that no stream 0 may have.
     let table = [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(), {
         [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), settings, b"\0\0\x01\0\0\0\0\0\0x"].concat()
     }];
     for (number, bytes) in (1_u8..).zip(&table) {
-        let mut stream = house.handshake(&house.authority.client(&["h2"]), "localhost").await.unwrap();
+        let mut stream = fixture.handshake(&fixture.authority.client(&["h2"]), "localhost").await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let _closed_or_reset = within("the connection to be closed", stream.read_to_end(&mut Vec::new())).await;
         within("it to be counted", async {
-            while house.house.counted("codius_edge_connections_cut_total", &[("reason", "malformed")]) < f64::from(number) {
+            while fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", "malformed")]) < f64::from(number) {
                 tokio::task::yield_now().await;
             }
         })
         .await;
     }
     // Leaving is no fault.
-    drop(house.h2("localhost").await);
-    assert_eq!(house.house.metric("codius_edge_connections_cut_total"), 2.0);
+    drop(fixture.h2("localhost").await);
+    assert_eq!(fixture.fixture.metric("codius_edge_connections_cut_total"), 2.0);
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let limits = Limits { keep_alive: Duration::from_millis(300), header_deadline: Duration::from_millis(600), ..Limits::default() };
-    let house = SecureHouse::with(limits, |_| {}).await;
+    let fixture = TlsFixture::with(limits, |_| {}).await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
         tokio::time::sleep(Duration::from_millis(1000)).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let closed = async |sender: &mut hyper::client::conn::http2::SendRequest<Body>| {
         let begun = Instant::now();
         within("the connection to be closed", async {
@@ -289,11 +289,11 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
         .await;
         begun.elapsed().as_millis()
     };
-    let mut silent = house.h2(&name).await;
+    let mut silent = fixture.h2(&name).await;
     let late = closed(&mut silent).await;
     assert!((400..3000).contains(&late), "without a request after {late} ms");
-    assert_eq!(house.house.counted("codius_edge_connections_cut_total", &[("reason", "header_deadline")]), 1.0);
-    let mut sender = house.h2(&name).await;
+    assert_eq!(fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", "header_deadline")]), 1.0);
+    let mut sender = fixture.h2(&name).await;
     assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
     let idle = closed(&mut sender).await;
     assert!((200..3000).contains(&idle), "idle for {idle} ms");
@@ -303,7 +303,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
     const LENGTH: usize = 4 * 1024 * 1024;
     let limits = Limits { send_stall: Duration::from_millis(400), header_deadline: Duration::from_millis(100), ..Limits::default() };
-    let house = SecureHouse::with(limits, |_| {}).await;
+    let fixture = TlsFixture::with(limits, |_| {}).await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").as_bytes()).await.unwrap();
@@ -311,8 +311,8 @@ async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         let _gone = stream.write_all(&vec![b'x'; LENGTH]).await;
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut slow = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut slow = fixture.h2(&name).await;
     let mut body = within("an answer", slow.send_request(get(&name, "/"))).await.unwrap().into_body();
     let (mut length, mut pauses) = (0, 0);
     while let Some(frame) = within("a piece", body.frame()).await {
@@ -324,7 +324,7 @@ async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
     }
     assert_eq!(length, LENGTH);
 
-    let mut deaf = house.h2(&name).await;
+    let mut deaf = fixture.h2(&name).await;
     let response = within("an answer", deaf.send_request(get(&name, "/"))).await.unwrap();
     within("the connection to be closed", async {
         while !deaf.is_closed() {
@@ -338,7 +338,7 @@ async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
 #[tokio::test]
 async fn drain_finishes_requests_under_way() {
     const PIECE: usize = 64 * 1024;
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let (arrived, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (here, go) = (Arc::clone(&arrived), Arc::clone(&release));
     let pod = Pod::raw(move |_, mut stream| {
@@ -352,13 +352,13 @@ async fn drain_finishes_requests_under_way() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let idle = house.h2(&name).await;
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let idle = fixture.h2(&name).await;
+    let mut sender = fixture.h2(&name).await;
     let requests: Vec<_> = (0..3).map(|_| tokio::spawn(sender.send_request(get(&name, "/")))).collect();
     within("the requests to arrive", arrived.acquire_many(3)).await.unwrap().forget();
-    let address = house.house.edge.tls_addresses()[0];
-    let drained = tokio::spawn(house.house.edge.drain(Duration::from_secs(30)));
+    let address = fixture.fixture.edge.tls_addresses()[0];
+    let drained = tokio::spawn(fixture.fixture.edge.drain(Duration::from_secs(30)));
     within("the listener and the idle connection to be closed", async {
         while tokio::net::TcpStream::connect(address).await.is_ok() || !idle.is_closed() {
             tokio::task::yield_now().await;
@@ -376,14 +376,14 @@ async fn drain_finishes_requests_under_way() {
 
 #[tokio::test]
 async fn informational_answers_come_before_the_answer() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::answering(
         "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
     )
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = Frames::open(&house, &name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = Frames::open(&fixture, &name).await;
     let number = client.number();
     client.send(HEADERS, END_HEADERS | END_STREAM, number, &request(&name, &[])).await;
     let (mut heads, mut content) = (Vec::new(), Vec::new());
@@ -405,7 +405,7 @@ async fn informational_answers_come_before_the_answer() {
 
 #[tokio::test]
 async fn an_expected_100_is_passed_on() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         let head = read_head(&mut stream).await.unwrap();
         assert!(head.contains("expect: 100-continue"), "{head}");
@@ -416,8 +416,8 @@ async fn an_expected_100_is_passed_on() {
         stream.write_all(&body).await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = Frames::open(&house, &name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = Frames::open(&fixture, &name).await;
     let number = client.number();
     let fields = [(":method", "POST"), ("content-length", "5"), ("expect", "100-continue")];
     client.send(HEADERS, END_HEADERS, number, &request(&name, &fields)).await;
@@ -429,7 +429,7 @@ async fn an_expected_100_is_passed_on() {
 
 #[tokio::test]
 async fn a_request_that_is_taken_back_ends_at_its_pod() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let (ended, end) = tokio::sync::oneshot::channel();
     let ended = std::sync::Mutex::new(Some(ended));
     let pod = Pod::raw(move |_, mut stream| {
@@ -441,8 +441,8 @@ async fn a_request_that_is_taken_back_ends_at_its_pod() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut sender = house.h2(&name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut sender = fixture.h2(&name).await;
     let answer = sender.send_request(get(&name, "/"));
     within("the request to arrive", async {
         while pod.accepted() == 0 {
@@ -454,10 +454,12 @@ async fn a_request_that_is_taken_back_ends_at_its_pod() {
     within("the pod's connection to be closed", end).await.unwrap();
     assert_eq!(
         within("the connection to be closed", async {
-            while house.house.counted("codius_edge_requests_total", &[("to", "pod"), ("method", "read"), ("status", "left")]) < 1.0 {
+            while fixture.fixture.counted("codius_edge_requests_total", &[("to", "pod"), ("method", "read"), ("status", "client_closed")])
+                < 1.0
+            {
                 tokio::task::yield_now().await;
             }
-            house.house.counted("codius_edge_connections_cut_total", &[("reason", "abusive")])
+            fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", "abusive")])
         })
         .await,
         0.0

@@ -11,14 +11,14 @@ use crate::frames::{
     frame, request,
 };
 use crate::kit::{Pod, within};
-use crate::secure::{SecureHouse, empty};
+use crate::secure::{TlsFixture, empty};
 
 /// Runs `flood` on a connection with one open stream (number 1), while others ask; whether it was closed.
 async fn under(name: &'static str, count: u32, flood: impl Fn(u32, &str) -> Vec<u8> + Send + Sync + 'static) -> bool {
-    let house = Arc::new(SecureHouse::with(Limits { header_bytes: 16 * 1024, ..Limits::default() }, |_| {}).await);
+    let fixture = Arc::new(TlsFixture::with(Limits { header_bytes: 16 * 1024, ..Limits::default() }, |_| {}).await);
     let pod = Pod::mirror().await;
-    let host = house.publish(1, pod.address);
-    let mut client = Frames::open(&house, &host).await;
+    let host = fixture.publish(1, pod.address);
+    let mut client = Frames::open(&fixture, &host).await;
     let number = client.number();
     client.send(HEADERS, END_HEADERS, number, &request(&host, &[(":method", "POST")])).await;
     let host_of_flood = host.clone();
@@ -26,7 +26,7 @@ async fn under(name: &'static str, count: u32, flood: impl Fn(u32, &str) -> Vec<
     let mut asked = 0;
     while !flooding.is_finished() || asked < 5 {
         let request = Request::get(format!("https://{host}/")).body(empty()).unwrap();
-        let answer = within(&format!("an answer during {name}"), house.h2(&host).await.send_request(request)).await.unwrap();
+        let answer = within(&format!("an answer during {name}"), fixture.h2(&host).await.send_request(request)).await.unwrap();
         assert_eq!(answer.status(), 200, "{name}");
         asked += 1;
     }
@@ -89,10 +89,10 @@ async fn floods_of_small_frames_hold_up_nobody_else() {
 
 #[tokio::test]
 async fn odd_settings_and_priorities_do_no_harm() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let mut client = Frames::open(&house, &name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = Frames::open(&fixture, &name).await;
     // The largest table, the largest list of fields, no push, the largest frames, and a setting of no known kind.
     let settings =
         [[0, 1, 255, 255, 255, 255], [0, 6, 255, 255, 255, 255], [0, 2, 0, 0, 0, 0], [0, 5, 0, 255, 255, 255], [9, 9, 9, 9, 9, 9]].concat();
@@ -107,5 +107,5 @@ async fn odd_settings_and_priorities_do_no_harm() {
     bomb.extend_from_slice(&field(b"x-bomb", &[b'x'; 3000])[1..]);
     bomb.extend([0xbe; 13_000]);
     assert!(matches!(client.ask(&bomb).await, Outcome::Other | Outcome::Reset | Outcome::Closed));
-    assert_eq!(Frames::open(&house, &name).await.ask(&request(&name, &[])).await, Outcome::Ok);
+    assert_eq!(Frames::open(&fixture, &name).await.ask(&request(&name, &[])).await, Outcome::Ok);
 }

@@ -1,25 +1,25 @@
 //! HTTP/2 requests that would be something else in HTTP/1.1: what a pod gets is one request, or nothing.
 
 use crate::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Outcome, field, request};
-use crate::secure::SecureHouse;
+use crate::secure::TlsFixture;
 use crate::smuggling::{Recorder, message_length};
 
 struct Probed {
-    house: SecureHouse,
+    fixture: TlsFixture,
     recorder: Recorder,
     name: String,
 }
 
 impl Probed {
     async fn new() -> Probed {
-        let (house, recorder) = (SecureHouse::new().await, Recorder::new().await);
-        let name = house.publish(1, recorder.pod.address);
-        Probed { house, recorder, name }
+        let (fixture, recorder) = (TlsFixture::new().await, Recorder::new().await);
+        let name = fixture.publish(1, recorder.pod.address);
+        Probed { fixture, recorder, name }
     }
 
     /// What becomes of a request that is nothing but `block`, and what the pod gets of it; the connection stays what it was, if it stays.
     async fn probe(&self, what: &str, block: &[u8]) -> (Outcome, String) {
-        let mut client = Frames::open(&self.house, &self.name).await;
+        let mut client = Frames::open(&self.fixture, &self.name).await;
         let outcome = client.ask(block).await;
         let got = self.recorder.taken();
         if outcome != Outcome::Closed {
@@ -32,7 +32,7 @@ impl Probed {
     /// The pod's connections are as they should be.
     async fn honest(&self, what: &str) {
         self.recorder.taken();
-        let mut client = Frames::open(&self.house, &self.name).await;
+        let mut client = Frames::open(&self.fixture, &self.name).await;
         assert_eq!(client.ask(&request(&self.name, &[(":path", "/honest")])).await, Outcome::Ok, "after {what}");
         let got = self.recorder.taken();
         assert!(got.starts_with("GET /honest HTTP/1.1\r\n") && got.matches("HTTP/1.1").count() == 1, "after {what}: {got:?}");
@@ -137,7 +137,7 @@ async fn a_body_of_another_length_than_said_is_no_request_and_spoils_no_connecti
     let post = |length: &str| request(&probed.name, &[(":method", "POST"), ("content-length", length)]);
     let hidden = b"GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
     for (length, sent) in [("5", &hidden[..]), ("0", hidden), ("1000", hidden), ("34", hidden)] {
-        let mut client = Frames::open(&probed.house, &probed.name).await;
+        let mut client = Frames::open(&probed.fixture, &probed.name).await;
         let number = client.number();
         client.send(HEADERS, END_HEADERS, number, &post(length)).await;
         client.send(DATA, 0, number, &sent[..3]).await;
@@ -151,7 +151,7 @@ async fn a_body_of_another_length_than_said_is_no_request_and_spoils_no_connecti
         probed.honest(length).await;
     }
     // Trailers are fields, too.
-    let mut client = Frames::open(&probed.house, &probed.name).await;
+    let mut client = Frames::open(&probed.fixture, &probed.name).await;
     let number = client.number();
     client
         .send(HEADERS, END_HEADERS, number, &request(&probed.name, &[(":method", "POST"), ("trailer", "x-sum, host, x-forwarded-for")]))

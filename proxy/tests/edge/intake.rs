@@ -9,8 +9,8 @@ use codiusd_proxy::{Edge, EdgeConfig, Inherited, ListenError, RouteTable, StartE
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::kit::{Client, House, Pod, within};
-use crate::secure::{Authority, SecureHouse, shown};
+use crate::kit::{Client, EdgeFixture, Pod, within};
+use crate::secure::{Authority, TlsFixture, shown};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -33,7 +33,7 @@ async fn ask(address: SocketAddr, request: &str) -> u16 {
 async fn inherited_sockets_are_found_by_address_or_by_name() {
     let routes = Arc::new(RouteTable::new());
     let (socket, address) = socket();
-    let by_address = House::shaped(Arc::clone(&routes), |config| EdgeConfig {
+    let by_address = EdgeFixture::shaped(Arc::clone(&routes), |config| EdgeConfig {
         listen: address,
         inherited: vec![inherited("codiusd.socket", &socket)],
         ..config
@@ -43,7 +43,7 @@ async fn inherited_sockets_are_found_by_address_or_by_name() {
     assert_eq!(ask(address, REQUEST).await, 200);
 
     let sockets = [self::socket(), self::socket()];
-    let by_name = House::shaped(routes, |config| EdgeConfig {
+    let by_name = EdgeFixture::shaped(routes, |config| EdgeConfig {
         inherited: sockets.iter().map(|(socket, _)| inherited("http", socket)).collect(),
         ..config
     });
@@ -59,9 +59,8 @@ async fn https_has_a_name_of_its_own() {
     let authority = Authority::new();
     let files = vec![authority.issue("main", &["localhost"])];
     let (socket, address) = socket();
-    let secure =
-        SecureHouse::shaped(authority, files, |config| EdgeConfig { inherited: vec![inherited("https", &socket)], ..config }).await;
-    assert_eq!(secure.house.edge.tls_addresses(), [address]);
+    let secure = TlsFixture::shaped(authority, files, |config| EdgeConfig { inherited: vec![inherited("https", &socket)], ..config }).await;
+    assert_eq!(secure.fixture.edge.tls_addresses(), [address]);
     let stream = secure.handshake(&secure.authority.client(&["h2"]), "localhost").await.unwrap();
     assert!(!shown(&stream).is_empty());
 }
@@ -70,7 +69,7 @@ async fn https_has_a_name_of_its_own() {
 async fn a_socket_for_nothing_is_named() {
     let (socket, address) = socket();
     let refused = |config: EdgeConfig| Edge::start(config, Arc::new(RouteTable::new()), &prometheus::Registry::new()).unwrap_err();
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let config = |inherited, proxy_protocol| EdgeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         inherited,
@@ -92,8 +91,8 @@ async fn a_socket_for_nothing_is_named() {
     deaf.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     let error = refused(config(vec![inherited("http", &deaf.into())], Vec::new()));
     assert!(matches!(error, StartError::Listen(ListenError::Unusable { .. })), "{error:?}");
-    let error = refused(config(Vec::new(), vec![house.edge.address()]));
-    assert!(matches!(error, StartError::Listen(ListenError::NoSuchListener(at)) if at == house.edge.address()), "{error:?}");
+    let error = refused(config(Vec::new(), vec![fixture.edge.address()]));
+    assert!(matches!(error, StartError::Listen(ListenError::NoSuchListener(at)) if at == fixture.edge.address()), "{error:?}");
 }
 
 #[tokio::test]
@@ -102,14 +101,14 @@ async fn one_port_serves_ipv4_and_ipv6() {
     let port = socket.local_addr().unwrap().port();
     let authority = Authority::new();
     let files = vec![authority.issue("main", &["localhost"])];
-    let secure = SecureHouse::shaped(authority, files, |mut config| {
+    let secure = TlsFixture::shaped(authority, files, |mut config| {
         let listen = ["0.0.0.0", "::"].map(|address| SocketAddr::new(address.parse().unwrap(), port));
         config.tls = config.tls.map(|tls| codiusd_proxy::TlsConfig { listen: listen.to_vec(), ..tls });
         config.inherited = vec![inherited("", &socket)];
         config
     })
     .await;
-    assert_eq!(secure.house.edge.tls_addresses().len(), 2);
+    assert_eq!(secure.fixture.edge.tls_addresses().len(), 2);
     for loopback in ["127.0.0.1", "::1"] {
         within("a connection", TcpStream::connect((loopback, port))).await.unwrap();
     }
@@ -173,15 +172,15 @@ async fn once(address: SocketAddr, request: &str) -> Result<u16, String> {
 async fn a_socket_that_stays_loses_nobody_when_edges_change() {
     let (socket, address) = socket();
     let routes = Arc::new(RouteTable::new());
-    let edge = || House::shaped(Arc::clone(&routes), |config| EdgeConfig { inherited: vec![inherited("http", &socket)], ..config });
+    let edge = || EdgeFixture::shaped(Arc::clone(&routes), |config| EdgeConfig { inherited: vec![inherited("http", &socket)], ..config });
     let pod = Pod::mirror().await;
-    let mut house = edge();
-    let host = house.publish(1, pod.address);
+    let mut fixture = edge();
+    let host = fixture.publish(1, pod.address);
     let mut clients = Askers::start(8, address, &host);
     for _ in 0..10 {
         clients.go_on(20).await;
-        within("the drain", house.edge.drain(Duration::from_secs(15))).await;
-        house = edge();
+        within("the drain", fixture.edge.drain(Duration::from_secs(15))).await;
+        fixture = edge();
     }
     clients.go_on(20).await;
     assert!(clients.finish().await >= 220);

@@ -5,7 +5,7 @@ use rcgen::{KeyPair, date_time_ymd};
 use tokio::process::Command;
 
 use crate::kit::within;
-use crate::secure::{Authority, SecureHouse, in_file, shown};
+use crate::secure::{Authority, TlsFixture, in_file, shown};
 
 /// An RSA key, which the library that issues can use and not make.
 async fn rsa() -> KeyPair {
@@ -23,9 +23,9 @@ async fn rsa() -> KeyPair {
 }
 
 /// The kind of key of the certificate that openssl is shown with these options: the "Peer signature type" it tells.
-async fn signature(house: &SecureHouse, options: &[&str]) -> String {
+async fn signature(fixture: &TlsFixture, options: &[&str]) -> String {
     let mut openssl = Command::new("openssl");
-    let address = house.house.edge.tls_addresses()[0].to_string();
+    let address = fixture.fixture.edge.tls_addresses()[0].to_string();
     openssl.args(["s_client", "-connect", &address]).args(options);
     if !options.iter().any(|option| option.contains("servername")) {
         openssl.args(["-servername", "a.codius.localhost"]);
@@ -45,7 +45,7 @@ async fn a_client_is_shown_the_certificate_it_can_check() {
     let curve = authority.issue("curve", &names);
     let old = authority.issue_for("rsa", &names, &rsa, |_| {});
     for order in [vec![curve.clone(), old.clone()], vec![old, curve]] {
-        let house = SecureHouse::of(Authority::new(), order, Limits::default(), |_| {}).await;
+        let fixture = TlsFixture::of(Authority::new(), order, Limits::default(), |_| {}).await;
         let table: &[(&[&str], &str)] = &[
             (&[], "ECDSA"),
             (&["-tls1_3"], "ECDSA"),
@@ -62,16 +62,16 @@ async fn a_client_is_shown_the_certificate_it_can_check() {
             (&["-servername", "elsewhere.example", "-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "RSA"),
         ];
         for (options, kind) in table {
-            assert_eq!(signature(&house, options).await, *kind, "{options:?}");
+            assert_eq!(signature(&fixture, options).await, *kind, "{options:?}");
         }
         let metric = |key: &str| {
-            house.house.registry.gather().iter().any(|family| {
+            fixture.fixture.registry.gather().iter().any(|family| {
                 family.name() == "codius_edge_certificate_expiry_seconds"
                     && family.get_metric().iter().any(|metric| metric.get_label().iter().any(|label| label.value() == key))
             })
         };
         assert!(metric("ecdsa") && metric("rsa"));
-        assert_eq!(house.certificates.ends_for("a.codius.localhost").len(), 2);
+        assert_eq!(fixture.certificates.ends_for("a.codius.localhost").len(), 2);
     }
 }
 
@@ -92,8 +92,8 @@ async fn one_that_has_ended_or_ends_sooner_shadows_no_other() {
         (vec![over.clone(), rsa.clone()], &rsa),
     ];
     for (files, expected) in cases {
-        let house = SecureHouse::of(Authority::new(), files.clone(), Limits::default(), |_| {}).await;
-        let stream = house.handshake(&authority.client(&[]), "a.codius.localhost").await.unwrap();
+        let fixture = TlsFixture::of(Authority::new(), files.clone(), Limits::default(), |_| {}).await;
+        let stream = fixture.handshake(&authority.client(&[]), "a.codius.localhost").await.unwrap();
         assert!(shown(&stream) == in_file(&expected.chain), "{files:?}");
     }
 }

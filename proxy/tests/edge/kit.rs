@@ -19,22 +19,22 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
 }
 
 /// An edge, its routes, and a control plane that answers "control".
-pub(crate) struct House {
+pub(crate) struct EdgeFixture {
     pub(crate) edge: Edge,
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) registry: prometheus::Registry,
     dir: TempDir,
 }
 
-impl House {
-    pub(crate) async fn new() -> House {
-        House::with(Limits::default()).await
+impl EdgeFixture {
+    pub(crate) async fn new() -> EdgeFixture {
+        EdgeFixture::with(Limits::default()).await
     }
 
-    pub(crate) async fn with(limits: Limits) -> House {
-        let house = House::without_control(limits);
-        house.control(|stream| mirror(stream, "control"));
-        house
+    pub(crate) async fn with(limits: Limits) -> EdgeFixture {
+        let fixture = EdgeFixture::without_control(limits);
+        fixture.control(|stream| mirror(stream, "control"));
+        fixture
     }
 
     /// Starts a control plane that hands every accepted connection to `serve`.
@@ -50,31 +50,31 @@ impl House {
         });
     }
 
-    pub(crate) fn without_control(limits: Limits) -> House {
-        House::under(limits, Policy::default())
+    pub(crate) fn without_control(limits: Limits) -> EdgeFixture {
+        EdgeFixture::under(limits, Policy::default())
     }
 
     /// As `without_control`.
-    pub(crate) fn under(limits: Limits, policy: Policy) -> House {
-        House::start(limits, policy, Arc::new(RouteTable::new()), None)
+    pub(crate) fn under(limits: Limits, policy: Policy) -> EdgeFixture {
+        EdgeFixture::start(limits, policy, Arc::new(RouteTable::new()), None)
     }
 
-    /// A second edge, without a control plane, that serves the routes of `house`.
-    pub(crate) fn beside(house: &House) -> House {
-        House::start(Limits::default(), Policy::default(), Arc::clone(&house.routes), None)
+    /// A second edge, without a control plane, that serves the routes of `fixture`.
+    pub(crate) fn beside(fixture: &EdgeFixture) -> EdgeFixture {
+        EdgeFixture::start(Limits::default(), Policy::default(), Arc::clone(&fixture.routes), None)
     }
 
-    pub(crate) fn start(limits: Limits, policy: Policy, routes: Arc<RouteTable>, tls: Option<TlsConfig>) -> House {
-        House::shaped(routes, |config| EdgeConfig { tls, limits, policy, ..config })
+    pub(crate) fn start(limits: Limits, policy: Policy, routes: Arc<RouteTable>, tls: Option<TlsConfig>) -> EdgeFixture {
+        EdgeFixture::shaped(routes, |config| EdgeConfig { tls, limits, policy, ..config })
     }
 
     /// An edge with the defaults as `shape` changes them, without a control plane.
-    pub(crate) fn shaped(routes: Arc<RouteTable>, shape: impl FnOnce(EdgeConfig) -> EdgeConfig) -> House {
+    pub(crate) fn shaped(routes: Arc<RouteTable>, shape: impl FnOnce(EdgeConfig) -> EdgeConfig) -> EdgeFixture {
         let dir = tempfile::tempdir().unwrap();
         let registry = prometheus::Registry::new();
         let config = EdgeConfig { threads: 2, ..EdgeConfig::new("127.0.0.1:0".parse().unwrap(), dir.path().join("control.sock")) };
         let edge = Edge::start(shape(config), Arc::clone(&routes), &registry).unwrap();
-        House { edge, routes, registry, dir }
+        EdgeFixture { edge, routes, registry, dir }
     }
 
     /// Routes pod number `number` to `address` as a new incarnation, and names its host.

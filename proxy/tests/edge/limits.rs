@@ -8,22 +8,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::interval;
 
-use crate::kit::{Client, House, PATIENCE, Pod, mirror, read_head, within};
+use crate::kit::{Client, EdgeFixture, PATIENCE, Pod, mirror, read_head, within};
 
 const TICK: Duration = Duration::from_millis(10);
 
 /// An edge that counts clients on loopback like all others.
-fn counting(limits: Limits) -> House {
-    let house = House::under(limits, Policy { uncounted: Vec::new(), ..Policy::default() });
-    house.control(|stream| mirror(stream, "control"));
-    house
+fn counting(limits: Limits) -> EdgeFixture {
+    let fixture = EdgeFixture::under(limits, Policy { uncounted: Vec::new(), ..Policy::default() });
+    fixture.control(|stream| mirror(stream, "control"));
+    fixture
 }
 
 /// A client at `address`, one of the machine's many on loopback.
-async fn client_at(house: &House, address: &str) -> Client {
+async fn client_at(fixture: &EdgeFixture, address: &str) -> Client {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
-    Client { stream: socket.connect(house.edge.address()).await.unwrap(), buffer: Vec::new() }
+    Client { stream: socket.connect(fixture.edge.address()).await.unwrap(), buffer: Vec::new() }
 }
 
 fn get(host: &str) -> String {
@@ -52,41 +52,41 @@ fn at_most(per_second: usize, begun: Instant) -> usize {
 
 #[tokio::test]
 async fn one_client_cannot_send_for_all() {
-    let house = counting(Limits { requests_per_client: 5, ..Limits::default() });
+    let fixture = counting(Limits { requests_per_client: 5, ..Limits::default() });
     let begun = Instant::now();
-    let mut eager = client_at(&house, "127.0.0.2").await;
+    let mut eager = client_at(&fixture, "127.0.0.2").await;
     let got = passed(&mut eager, &get("localhost"), 200).await;
     assert!((5..=at_most(5, begun)).contains(&got), "{got} passed");
-    assert_eq!(passed(&mut client_at(&house, "127.0.0.3").await, &get("localhost"), 5).await, 5);
-    assert!(house.metric("codius_edge_faults_total") >= 100.0);
+    assert_eq!(passed(&mut client_at(&fixture, "127.0.0.3").await, &get("localhost"), 5).await, 5);
+    assert!(fixture.metric("codius_edge_faults_total") >= 100.0);
 }
 
 #[tokio::test]
 async fn clients_behind_a_proxy_are_told_apart_and_tools_on_the_machine_are_not_counted() {
     let limits = Limits { requests_per_client: 5, connections_per_client: 1, ..Limits::default() };
-    let house = House::under(
+    let fixture = EdgeFixture::under(
         limits,
         Policy { trusted_proxies: vec!["127.0.0.9".parse().unwrap()], uncounted: vec!["127.0.0.2".parse().unwrap()], ..Policy::default() },
     );
-    house.control(|stream| mirror(stream, "control"));
+    fixture.control(|stream| mirror(stream, "control"));
     let from = |client: &str| format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 127.0.0.1, {client}\r\n\r\n");
     let begun = Instant::now();
-    let mut proxy = client_at(&house, "127.0.0.9").await;
+    let mut proxy = client_at(&fixture, "127.0.0.9").await;
     let got = passed(&mut proxy, &from("192.0.2.1"), 200).await;
     assert!((5..=at_most(5, begun)).contains(&got), "{got} passed");
     assert_eq!(passed(&mut proxy, &from("192.0.2.2"), 5).await, 5);
-    assert_eq!(passed(&mut client_at(&house, "127.0.0.9").await, &from("192.0.2.3"), 5).await, 5, "a second connection of the proxy");
-    let mut tool = client_at(&house, "127.0.0.2").await;
+    assert_eq!(passed(&mut client_at(&fixture, "127.0.0.9").await, &from("192.0.2.3"), 5).await, 5, "a second connection of the proxy");
+    let mut tool = client_at(&fixture, "127.0.0.2").await;
     assert_eq!(passed(&mut tool, &from("192.0.2.1"), 200).await, 200, "what it says of clients is not believed");
 }
 
 #[tokio::test]
 async fn one_pod_cannot_get_for_all() {
-    let house = House::with(Limits { requests_per_pod: 5, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { requests_per_pod: 5, ..Limits::default() }).await;
     let (busy, other) = (Pod::mirror().await, Pod::mirror().await);
-    let (busy, other) = (house.publish(1, busy.address), house.publish(2, other.address));
+    let (busy, other) = (fixture.publish(1, busy.address), fixture.publish(2, other.address));
     let begun = Instant::now();
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     let got = passed(&mut client, &get(&busy), 200).await;
     assert!((5..=at_most(5, begun)).contains(&got), "{got} passed");
     assert_eq!(passed(&mut client, &get(&other), 5).await, 5);
@@ -95,38 +95,38 @@ async fn one_pod_cannot_get_for_all() {
 
 #[tokio::test]
 async fn one_client_cannot_hold_all_connections() {
-    let house = counting(Limits { connections_per_client: 2, ..Limits::default() });
-    let (mut first, mut second) = (client_at(&house, "127.0.0.2").await, client_at(&house, "127.0.0.2").await);
+    let fixture = counting(Limits { connections_per_client: 2, ..Limits::default() });
+    let (mut first, mut second) = (client_at(&fixture, "127.0.0.2").await, client_at(&fixture, "127.0.0.2").await);
     for held in [&mut first, &mut second] {
         assert_eq!(held.ask(&get("localhost")).await.status, 200);
     }
-    assert_eq!(client_at(&house, "127.0.0.2").await.closed().await, "");
-    assert_eq!(house.metric("codius_edge_connections_refused_total"), 1.0);
-    assert_eq!(client_at(&house, "127.0.0.3").await.ask(&get("localhost")).await.status, 200);
+    assert_eq!(client_at(&fixture, "127.0.0.2").await.closed().await, "");
+    assert_eq!(fixture.metric("codius_edge_connections_refused_total"), 1.0);
+    assert_eq!(client_at(&fixture, "127.0.0.3").await.ask(&get("localhost")).await.status, 200);
     drop(first);
     within("the place to be free", async {
-        while house.metric("codius_edge_connections") > 1.0 {
+        while fixture.metric("codius_edge_connections") > 1.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(client_at(&house, "127.0.0.2").await.ask(&get("localhost")).await.status, 200);
+    assert_eq!(client_at(&fixture, "127.0.0.2").await.ask(&get("localhost")).await.status, 200);
 }
 
 #[tokio::test]
 async fn the_control_plane_is_not_sent_more_than_it_may_get() {
-    let house = House::with(Limits { control_body_bytes: 1000, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { control_body_bytes: 1000, ..Limits::default() }).await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let sized =
         |host: &str, length: usize| format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length));
-    assert_eq!(house.ask(&sized("localhost", 1000)).await.status, 200);
-    assert_eq!(house.ask(&sized(&name, 1001)).await.status, 200, "a pod decides for itself");
-    let announced = house.ask("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1001\r\n\r\n").await;
+    assert_eq!(fixture.ask(&sized("localhost", 1000)).await.status, 200);
+    assert_eq!(fixture.ask(&sized(&name, 1001)).await.status, 200, "a pod decides for itself");
+    let announced = fixture.ask("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1001\r\n\r\n").await;
     assert_eq!(announced.status, 413, "before any of it is there");
 
-    let house = House::without_control(Limits { control_body_bytes: 1000, ..Limits::default() });
-    house.control(|mut stream| async move {
+    let fixture = EdgeFixture::without_control(Limits { control_body_bytes: 1000, ..Limits::default() });
+    fixture.control(|mut stream| async move {
         read_head(&mut stream).await;
         let mut body = Vec::new();
         let _reset_counts_too = stream.read_to_end(&mut body).await;
@@ -134,7 +134,7 @@ async fn the_control_plane_is_not_sent_more_than_it_may_get() {
     });
     let chunk = format!("1f4\r\n{}\r\n", "x".repeat(500));
     let start = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     let answer = client.ask(&format!("{start}{}", chunk.repeat(3))).await;
     assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(client.closed().await, "");
@@ -167,10 +167,10 @@ async fn a_body_that_trickles_is_given_up_and_a_slow_one_is_not() {
     let brief = Duration::from_millis(200);
     let pod = Pod::mirror().await;
     for (bytes_per_second, bytes, status) in [(1_000, ENDLESS, 408), (10, 40, 200)] {
-        let house = House::with(Limits { body_grace: brief, body_bytes_per_second: bytes_per_second, ..Limits::default() }).await;
-        let name = house.publish(1, pod.address);
+        let fixture = EdgeFixture::with(Limits { body_grace: brief, body_bytes_per_second: bytes_per_second, ..Limits::default() }).await;
+        let name = fixture.publish(1, pod.address);
         for host in [name.as_str(), "localhost"] {
-            let mut client = house.connect().await;
+            let mut client = fixture.connect().await;
             client.send(&format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {bytes}\r\n\r\n")).await;
             within("an answer", trickle(&mut client, bytes)).await;
             assert_eq!(client.answer(false).await.status, status, "{host} at {bytes_per_second} bytes per second");
@@ -189,9 +189,9 @@ async fn a_client_is_not_blamed_for_a_pod_that_does_not_read() {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     })
     .await;
-    let house = House::with(Limits { body_grace: brief, body_bytes_per_second: 1 << 40, ..Limits::default() }).await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let fixture = EdgeFixture::with(Limits { body_grace: brief, body_bytes_per_second: 1 << 40, ..Limits::default() }).await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: {}\r\n\r\n", 8 << 20)).await;
     client.send(&"x".repeat(8 << 20)).await;
     assert_eq!(client.answer(false).await.status, 200);
@@ -199,16 +199,16 @@ async fn a_client_is_not_blamed_for_a_pod_that_does_not_read() {
 
 #[tokio::test]
 async fn a_head_that_trickles_is_closed_at_its_deadline() {
-    let house = House::with(Limits { header_deadline: Duration::from_millis(200), ..Limits::default() }).await;
-    let mut client = house.connect().await;
+    let fixture = EdgeFixture::with(Limits { header_deadline: Duration::from_millis(200), ..Limits::default() }).await;
+    let mut client = fixture.connect().await;
     client.send("GET / HTTP/1.1\r\nHost: localhost\r\nX: ").await;
     let begun = Instant::now();
     within("the edge to close", trickle(&mut client, ENDLESS)).await;
     assert!(begun.elapsed() < PATIENCE / 2);
     assert_eq!(client.closed().await, "");
-    let cut = |reason| house.counted("codius_edge_connections_cut_total", &[("reason", reason)]);
+    let cut = |reason| fixture.counted("codius_edge_connections_cut_total", &[("reason", reason)]);
     assert_eq!((cut("header_deadline"), cut("malformed")), (1.0, 0.0));
-    assert_eq!(house.ask("GET / HTTP/1.1\r\nX : a\r\n\r\n").await.status, 400);
+    assert_eq!(fixture.ask("GET / HTTP/1.1\r\nX : a\r\n\r\n").await.status, 400);
     within("the malformed request to be counted", async {
         while cut("malformed") < 1.0 {
             tokio::task::yield_now().await;
@@ -219,7 +219,7 @@ async fn a_head_that_trickles_is_closed_at_its_deadline() {
 
 #[tokio::test]
 async fn one_pod_cannot_hold_all_tunnels() {
-    let house = House::with(Limits { tunnels_per_pod: 1, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { tunnels_per_pod: 1, ..Limits::default() }).await;
     let switching = || {
         Pod::raw(|_, mut stream| async move {
             while let Some(head) = read_head(&mut stream).await {
@@ -234,29 +234,29 @@ async fn one_pod_cannot_hold_all_tunnels() {
         })
     };
     let (one, other) = (switching().await, switching().await);
-    let (one, other) = (house.publish(1, one.address), house.publish(2, other.address));
+    let (one, other) = (fixture.publish(1, one.address), fixture.publish(2, other.address));
     let upgrade = |name: &str| format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-    let mut tunnel = house.connect().await;
+    let mut tunnel = fixture.connect().await;
     assert_eq!(tunnel.ask(&upgrade(&one)).await.status, 101);
-    let refused = house.ask(&upgrade(&one)).await;
+    let refused = fixture.ask(&upgrade(&one)).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
-    assert_eq!(house.ask(&get(&one)).await.status, 200);
-    let mut neighbour = house.connect().await;
+    assert_eq!(fixture.ask(&get(&one)).await.status, 200);
+    let mut neighbour = fixture.connect().await;
     assert_eq!(neighbour.ask(&upgrade(&other)).await.status, 101);
     drop(tunnel);
     within("the tunnel to end", async {
-        while house.metric("codius_edge_tunnels") > 1.0 {
+        while fixture.metric("codius_edge_tunnels") > 1.0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(house.connect().await.ask(&upgrade(&one)).await.status, 101);
+    assert_eq!(fixture.connect().await.ask(&upgrade(&one)).await.status, 101);
 }
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
     const LENGTH: usize = 16 << 20;
-    let house = House::with(Limits { send_stall: Duration::from_millis(300), ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { send_stall: Duration::from_millis(300), ..Limits::default() }).await;
     let (ended, mut results) = tokio::sync::mpsc::unbounded_channel();
     let pod = Pod::raw(move |_, mut stream| {
         let ended = ended.clone();
@@ -277,17 +277,17 @@ async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let switching = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
     for request in [get(&name), switching] {
-        let mut deaf = house.connect().await;
+        let mut deaf = fixture.connect().await;
         deaf.send(&request).await;
         let left = within("the pod to be let go", results.recv()).await.unwrap();
         assert!(left > 0, "the client took nothing");
     }
-    assert_eq!(house.counted("codius_edge_connections_cut_total", &[("reason", "send_stall")]), 2.0);
+    assert_eq!(fixture.counted("codius_edge_connections_cut_total", &[("reason", "send_stall")]), 2.0);
 
-    let mut slow = house.connect().await;
+    let mut slow = fixture.connect().await;
     slow.send(&get(&name)).await;
     slow.head().await;
     let mut ticks = interval(TICK);

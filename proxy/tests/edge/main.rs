@@ -4,7 +4,6 @@
 
 mod access;
 mod answers;
-mod apart;
 mod attacks;
 mod broken;
 mod draining;
@@ -17,14 +16,15 @@ mod h2;
 mod h2_attacks;
 mod h2_smuggling;
 mod intake;
+mod isolation;
 mod keys;
 mod kit;
 mod limits;
-mod measures;
+mod metrics;
+mod parked;
 mod pooling;
 mod proxied;
 mod readers;
-mod resting;
 mod routing;
 mod secure;
 mod smuggling;

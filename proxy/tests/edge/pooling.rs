@@ -7,7 +7,7 @@ use std::time::Duration;
 use codiusd_proxy::Limits;
 use tokio::io::AsyncWriteExt;
 
-use crate::kit::{House, Pod, read_head, within};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
 
 fn get(name: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")
@@ -15,20 +15,20 @@ fn get(name: &str) -> String {
 
 #[tokio::test]
 async fn a_connection_serves_one_incarnation_only() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let mut client = house.connect().await;
-    let name = house.publish(1, pod.address);
+    let mut client = fixture.connect().await;
+    let name = fixture.publish(1, pod.address);
     for _ in 0..5 {
         assert_eq!(client.ask(&get(&name)).await.status, 200);
     }
     assert_eq!(pod.accepted(), 1, "requests in a row share a connection");
-    let again = house.publish(1, pod.address);
+    let again = fixture.publish(1, pod.address);
     for _ in 0..5 {
         assert_eq!(client.ask(&get(&again)).await.status, 200);
     }
     assert_eq!(pod.accepted(), 2, "a new incarnation on the same address gets its own");
-    let other = house.publish(2, pod.address);
+    let other = fixture.publish(2, pod.address);
     assert_eq!(client.ask(&get(&other)).await.status, 200);
     assert_eq!(pod.accepted(), 3, "another pod on the same address gets its own");
     assert_eq!(client.ask(&get(&again)).await.status, 200);
@@ -55,7 +55,7 @@ async fn faithless() -> (Pod, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn what_is_lost_on_a_reused_connection_is_sent_again_only_when_that_is_safe() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let cases = [
         ("GET / HTTP/1.1\r\nHost: NAME\r\n\r\n", 200, 3),
         ("PUT / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 0\r\n\r\n", 200, 3),
@@ -64,8 +64,8 @@ async fn what_is_lost_on_a_reused_connection_is_sent_again_only_when_that_is_saf
     ];
     for (number, (request, status, requests)) in (1..).zip(cases) {
         let (pod, count) = faithless().await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.connect().await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.connect().await;
         assert_eq!(client.ask(&get(&name)).await.status, 200);
         assert_eq!(client.ask(&request.replace("NAME", &name)).await.status, status, "{request}");
         assert_eq!(count.load(Ordering::SeqCst), requests, "{request}");
@@ -74,7 +74,7 @@ async fn what_is_lost_on_a_reused_connection_is_sent_again_only_when_that_is_saf
 
 #[tokio::test]
 async fn a_failure_amid_the_answer_is_not_sent_again() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
@@ -82,8 +82,8 @@ async fn a_failure_amid_the_answer_is_not_sent_again() {
         stream.write_all(b"HTTP/1.1 20").await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     assert_eq!(client.ask(&get(&name)).await.status, 200);
     assert_eq!(client.ask(&get(&name)).await.status, 502);
     assert_eq!(pod.accepted(), 1);
@@ -111,34 +111,34 @@ async fn idle_connections_are_bounded_in_number_and_time() {
             }
         })
     };
-    let none = House::with(Limits { idle_upstream: 0, ..Limits::default() }).await;
+    let none = EdgeFixture::with(Limits { idle_upstream: 0, ..Limits::default() }).await;
     let name = none.publish(1, pod.address);
     assert_eq!(none.ask(&get(&name)).await.status, 200);
     wait_for(1, "a connection without a place to be closed").await;
-    let brief = House::with(Limits { idle_upstream_timeout: Duration::from_millis(100), ..Limits::default() }).await;
+    let brief = EdgeFixture::with(Limits { idle_upstream_timeout: Duration::from_millis(100), ..Limits::default() }).await;
     let name = brief.publish(1, pod.address);
     assert_eq!(brief.ask(&get(&name)).await.status, 200);
     wait_for(2, "an idle connection to be closed").await;
-    let house = House::new().await;
-    let name = house.publish(1, pod.address);
-    assert_eq!(house.ask(&get(&name)).await.status, 200);
-    assert!(house.routes.withdraw(&name.split('.').next().unwrap().parse().unwrap()));
+    let fixture = EdgeFixture::new().await;
+    let name = fixture.publish(1, pod.address);
+    assert_eq!(fixture.ask(&get(&name)).await.status, 200);
+    assert!(fixture.routes.withdraw(&name.split('.').next().unwrap().parse().unwrap()));
     wait_for(3, "a withdrawn pod's idle connection to be closed").await;
 }
 
 #[tokio::test]
 async fn two_edges_share_a_process_and_even_a_route_table() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let second = House::beside(&house);
+    let name = fixture.publish(1, pod.address);
+    let second = EdgeFixture::beside(&fixture);
     for _ in 0..10 {
-        assert_eq!(house.ask(&get(&name)).await.status, 200);
+        assert_eq!(fixture.ask(&get(&name)).await.status, 200);
         assert_eq!(second.ask(&get(&name)).await.status, 200);
     }
     assert_eq!(pod.accepted(), 2, "each edge has a connection of its own");
     second.edge.drain(Duration::from_secs(5)).await;
     for _ in 0..10 {
-        assert_eq!(house.ask(&get(&name)).await.status, 200);
+        assert_eq!(fixture.ask(&get(&name)).await.status, 200);
     }
 }

@@ -7,28 +7,33 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use codiusd_proxy::{EdgeConfig, Limits, Network, Policy, RouteTable};
+use codiusd_net::Cidr;
+use codiusd_proxy::{EdgeConfig, Limits, Policy, RouteTable};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use crate::kit::{Client, House, mirror, within};
-use crate::secure::{Authority, SecureHouse};
+use crate::kit::{Client, EdgeFixture, mirror, within};
+use crate::secure::{Authority, TlsFixture};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.66\r\n\r\n";
 
 fn trusting(proxies: &[&str]) -> Policy {
-    let trusted_proxies: Vec<Network> = proxies.iter().map(|network| network.parse().unwrap()).collect();
+    let trusted_proxies: Vec<Cidr> = proxies.iter().map(|network| network.parse().unwrap()).collect();
     Policy { trusted_proxies, uncounted: Vec::new(), ..Policy::default() }
 }
 
-/// A house whose plain listener takes PROXY protocol from loopback.
-fn proxied(limits: Limits, policy: Policy) -> House {
-    let house =
-        House::shaped(Arc::new(RouteTable::new()), |config| EdgeConfig { proxy_protocol: vec![config.listen], limits, policy, ..config });
-    house.control(|stream| mirror(stream, "control"));
-    house
+/// A fixture whose plain listener takes PROXY protocol from loopback.
+fn proxied(limits: Limits, policy: Policy) -> EdgeFixture {
+    let fixture = EdgeFixture::shaped(Arc::new(RouteTable::new()), |config| EdgeConfig {
+        proxy_protocol: vec![config.listen],
+        limits,
+        policy,
+        ..config
+    });
+    fixture.control(|stream| mirror(stream, "control"));
+    fixture
 }
 
 /// A header of version 2 for a client at this address.
@@ -44,7 +49,7 @@ fn forwarded_for(answer: &str) -> &str {
 
 #[tokio::test]
 async fn the_client_is_whom_the_header_names() {
-    let house = proxied(Limits::default(), trusting(&["127.0.0.0/8"]));
+    let fixture = proxied(Limits::default(), trusting(&["127.0.0.0/8"]));
     let table: [(&[u8], &str); 5] = [
         (b"PROXY TCP4 203.0.113.7 127.0.0.1 5 80\r\n", "203.0.113.7"),
         (b"PROXY TCP6 2001:db8::7 ::1 5 80\r\n", "2001:db8::7"),
@@ -55,11 +60,11 @@ async fn the_client_is_whom_the_header_names() {
     ];
     for (header, client) in table {
         // In one piece: what stands behind the header is the client's.
-        let mut together = house.connect().await;
+        let mut together = fixture.connect().await;
         together.stream.write_all(&[header, REQUEST.as_bytes()].concat()).await.unwrap();
         assert_eq!(forwarded_for(&together.answer(false).await.body), client);
         assert_eq!(forwarded_for(&together.ask(REQUEST).await.body), client, "all requests of a connection are one client's");
-        let mut bytewise = house.connect().await;
+        let mut bytewise = fixture.connect().await;
         bytewise.stream.set_nodelay(true).unwrap();
         for byte in [header, REQUEST.as_bytes()].concat() {
             bytewise.stream.write_all(&[byte]).await.unwrap();
@@ -71,33 +76,33 @@ async fn the_client_is_whom_the_header_names() {
 
 #[tokio::test]
 async fn what_begins_with_no_header_is_closed_and_counted() {
-    let house = proxied(Limits { header_deadline: Duration::from_millis(300), ..Limits::default() }, trusting(&["127.0.0.0/8"]));
-    let cut = || house.counted("codius_edge_connections_cut_total", &[("reason", "proxy_header")]);
+    let fixture = proxied(Limits { header_deadline: Duration::from_millis(300), ..Limits::default() }, trusting(&["127.0.0.0/8"]));
+    let cut = || fixture.counted("codius_edge_connections_cut_total", &[("reason", "proxy_header")]);
     let long = format!("PROXY UNKNOWN {}", "x".repeat(200));
     for (number, bytes) in [REQUEST, "PROXY TCP4 a b 1 2\r\n", &long, "\x16\x03\x01", "PROXY TCP4 203.0.113.7"].into_iter().enumerate() {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         client.send(bytes).await;
         assert_eq!(client.closed().await, "", "{bytes:?}");
         assert_eq!(cut(), f64::from(u32::try_from(number).unwrap() + 1), "{bytes:?}");
     }
-    let mut ended = house.connect().await;
+    let mut ended = fixture.connect().await;
     ended.send("PROXY TCP4 203").await;
     ended.stream.shutdown().await.unwrap();
     assert_eq!(ended.closed().await, "");
     assert_eq!(cut(), 6.0);
-    assert_eq!(house.metric("codius_edge_requests_total"), 0.0);
+    assert_eq!(fixture.metric("codius_edge_requests_total"), 0.0);
 }
 
 #[tokio::test]
 async fn only_trusted_proxies_name_clients() {
-    let house = proxied(Limits::default(), trusting(&["127.0.0.2/32"]));
+    let fixture = proxied(Limits::default(), trusting(&["127.0.0.2/32"]));
     let header = "PROXY TCP4 203.0.113.7 127.0.0.1 5 80\r\n";
-    let mut stranger = house.connect().await;
+    let mut stranger = fixture.connect().await;
     // It may be closed before this is written.
     let _ = stranger.stream.write_all(format!("{header}{REQUEST}").as_bytes()).await;
     assert_eq!(stranger.closed().await, "");
-    assert_eq!(house.counted("codius_edge_connections_refused_total", &[("reason", "for_strangers")]), 1.0);
-    let mut trusted = from("127.0.0.2", house.edge.address()).await;
+    assert_eq!(fixture.counted("codius_edge_connections_refused_total", &[("reason", "untrusted_peer")]), 1.0);
+    let mut trusted = from("127.0.0.2", fixture.edge.address()).await;
     trusted.send(&format!("{header}{REQUEST}")).await;
     assert_eq!(forwarded_for(&trusted.answer(false).await.body), "203.0.113.7");
 }
@@ -111,16 +116,16 @@ async fn from(client: &str, to: SocketAddr) -> Client {
 
 #[tokio::test]
 async fn named_clients_have_bounds_of_their_own() {
-    let house = proxied(Limits { connections_per_client: 1, ..Limits::default() }, trusting(&["127.0.0.0/8"]));
+    let fixture = proxied(Limits { connections_per_client: 1, ..Limits::default() }, trusting(&["127.0.0.0/8"]));
     let connect = async |client: &str| {
-        let mut connection = house.connect().await;
+        let mut connection = fixture.connect().await;
         connection.send(&format!("PROXY TCP4 {client} 127.0.0.1 5 80\r\n{REQUEST}")).await;
         connection
     };
     let mut first = connect("203.0.113.7").await;
     assert_eq!(first.answer(false).await.status, 200);
     assert_eq!(connect("203.0.113.7").await.closed().await, "");
-    assert_eq!(house.counted("codius_edge_connections_refused_total", &[("reason", "for_client")]), 1.0);
+    assert_eq!(fixture.counted("codius_edge_connections_refused_total", &[("reason", "limit_client")]), 1.0);
     assert_eq!(connect("203.0.113.8").await.answer(false).await.status, 200);
     assert_eq!(connect("203.0.113.9").await.answer(false).await.status, 200);
 }
@@ -156,7 +161,7 @@ async fn haproxy_names_its_clients_in_both_versions_over_http_and_tls() {
     let authority = Authority::new();
     let files = vec![authority.issue("main", &["localhost"])];
     let dir = tempfile::tempdir().unwrap();
-    let secure = SecureHouse::shaped(authority, files, |config| EdgeConfig {
+    let secure = TlsFixture::shaped(authority, files, |config| EdgeConfig {
         proxy_protocol: vec!["127.0.0.1:0".parse().unwrap()],
         policy: trusting(&["127.0.0.1/32"]),
         ..config
@@ -164,11 +169,11 @@ async fn haproxy_names_its_clients_in_both_versions_over_http_and_tls() {
     .await;
     for (number, option) in ["send-proxy", "send-proxy-v2"].into_iter().enumerate() {
         let client = format!("127.0.0.{}", number + 7);
-        let (_plain, address) = haproxy(secure.house.edge.address(), option, dir.path());
+        let (_plain, address) = haproxy(secure.fixture.edge.address(), option, dir.path());
         let mut plain = from(&client, address).await;
         assert_eq!(forwarded_for(&plain.ask(REQUEST).await.body), client, "{option}");
 
-        let (_tls, address) = haproxy(secure.house.edge.tls_addresses()[0], option, dir.path());
+        let (_tls, address) = haproxy(secure.fixture.edge.tls_addresses()[0], option, dir.path());
         let stream = from(&client, address).await.stream;
         let connector = TlsConnector::from(secure.authority.client(&["http/1.1"]));
         let handshake = connector.connect(ServerName::try_from("localhost").unwrap(), stream);
@@ -182,8 +187,8 @@ async fn haproxy_names_its_clients_in_both_versions_over_http_and_tls() {
 
 #[tokio::test]
 async fn a_listener_that_did_not_ask_takes_no_header() {
-    let house = House::under(Limits::default(), trusting(&["127.0.0.0/8"]));
-    let mut client = Client { stream: TcpStream::connect(house.edge.address()).await.unwrap(), buffer: Vec::new() };
+    let fixture = EdgeFixture::under(Limits::default(), trusting(&["127.0.0.0/8"]));
+    let mut client = Client { stream: TcpStream::connect(fixture.edge.address()).await.unwrap(), buffer: Vec::new() };
     client.send(&format!("PROXY TCP4 203.0.113.7 127.0.0.1 5 80\r\n{REQUEST}")).await;
     assert_eq!(client.answer(false).await.status, 400);
 }

@@ -17,8 +17,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Interval, interval};
 use tokio_rustls::TlsConnector;
 
-use crate::kit::{House, Pod, read_head, within};
-use crate::secure::{SecureHouse, get};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
+use crate::secure::{TlsFixture, get};
 
 /// Bytes a slow reader takes in one of its turns.
 const BITE: usize = 64;
@@ -89,21 +89,21 @@ async fn endless() -> (Pod, UnboundedReceiver<()>) {
     (pod, let_go)
 }
 
-fn cut(house: &House) -> [f64; 2] {
-    ["send_too_slow", "send_stall"].map(|reason| house.counted("codius_edge_connections_cut_total", &[("reason", reason)]))
+fn cut(fixture: &EdgeFixture) -> [f64; 2] {
+    ["send_too_slow", "send_stall"].map(|reason| fixture.counted("codius_edge_connections_cut_total", &[("reason", reason)]))
 }
 
 #[tokio::test]
 async fn an_answer_that_is_hardly_read_is_cut_and_a_tunnel_is_not() {
-    let house = House::with(strict()).await;
+    let fixture = EdgeFixture::with(strict()).await;
     let (pod, mut let_go) = endless().await;
-    let name = house.publish(1, pod.address);
-    let mut tunnel = Slow::connect(house.edge.address()).await;
+    let name = fixture.publish(1, pod.address);
+    let mut tunnel = Slow::connect(fixture.edge.address()).await;
     let switch = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
     tunnel.write_all(switch.as_bytes()).await.unwrap();
     // The tunnel is as slow for as long as two answers, one after the other.
     for number in [1.0, 2.0] {
-        let mut answer = Slow::connect(house.edge.address()).await;
+        let mut answer = Slow::connect(fixture.edge.address()).await;
         answer.write_all(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes()).await.unwrap();
         let reads = async {
             let (mut one, mut other) = ([0; BITE], [0; BITE]);
@@ -116,7 +116,7 @@ async fn an_answer_that_is_hardly_read_is_cut_and_a_tunnel_is_not() {
             () = within("the pod to be let go", async { let_go.recv().await.unwrap() }) => {}
             () = reads => {}
         }
-        assert_eq!((cut(&house), house.metric("codius_edge_tunnels")), ([number, 0.0], 1.0));
+        assert_eq!((cut(&fixture), fixture.metric("codius_edge_tunnels")), ([number, 0.0], 1.0));
     }
 }
 
@@ -133,25 +133,25 @@ async fn a_pod_that_has_little_to_say_is_not_its_clients_fault() {
         }
     })
     .await;
-    let house = SecureHouse::with(strict(), |_| {}).await;
-    let name = house.publish(1, pod.address);
-    assert_eq!(house.house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body.len(), PIECES);
-    let response = within("an answer", house.h2(&name).await.send_request(get(&name, "/"))).await.unwrap();
+    let fixture = TlsFixture::with(strict(), |_| {}).await;
+    let name = fixture.publish(1, pod.address);
+    assert_eq!(fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body.len(), PIECES);
+    let response = within("an answer", fixture.h2(&name).await.send_request(get(&name, "/"))).await.unwrap();
     assert_eq!(within("the body", response.into_body().collect()).await.unwrap().to_bytes().len(), PIECES);
-    assert_eq!(cut(&house.house), [0.0, 0.0]);
+    assert_eq!(cut(&fixture.fixture), [0.0, 0.0]);
 }
 
 /// What a client over HTTP/2 reads slowly is cut, whether it is its socket that it hardly reads, or its windows that it hardly opens.
 #[tokio::test]
 async fn an_answer_over_http_2_that_is_hardly_read_is_cut() {
-    let house = SecureHouse::with(Limits { header_deadline: Duration::from_millis(200), ..strict() }, |_| {}).await;
+    let fixture = TlsFixture::with(Limits { header_deadline: Duration::from_millis(200), ..strict() }, |_| {}).await;
     let (pod, mut let_go) = endless().await;
-    let name = house.publish(1, pod.address);
-    let config = house.authority.client(&["h2"]);
+    let name = fixture.publish(1, pod.address);
+    let config = fixture.authority.client(&["h2"]);
     let tls = TlsConnector::from(Arc::clone(&config));
     let server = || ServerName::try_from(name.clone()).unwrap();
 
-    let slow = Slow::connect(house.house.edge.tls_addresses()[0]).await;
+    let slow = Slow::connect(fixture.fixture.edge.tls_addresses()[0]).await;
     let stream = within("the handshake", tls.connect(server(), slow)).await.unwrap();
     let windows = 1 << 30;
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -160,10 +160,10 @@ async fn an_answer_over_http_2_that_is_hardly_read_is_cut() {
     tokio::spawn(connection);
     let response = within("an answer", sender.send_request(get(&name, "/"))).await.unwrap();
     within("the pod to be let go", let_go.recv()).await.unwrap();
-    assert_eq!(cut(&house.house), [1.0, 0.0]);
+    assert_eq!(cut(&fixture.fixture), [1.0, 0.0]);
     drop(response);
 
-    let stream = house.handshake(&config, &name).await.unwrap();
+    let stream = fixture.handshake(&config, &name).await.unwrap();
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(1024).initial_connection_window_size(1024);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
@@ -180,5 +180,5 @@ async fn an_answer_over_http_2_that_is_hardly_read_is_cut() {
         () = within("the pod to be let go", async { let_go.recv().await.unwrap() }) => {}
         () = reads => {}
     }
-    assert_eq!(cut(&house.house), [2.0, 0.0]);
+    assert_eq!(cut(&fixture.fixture), [2.0, 0.0]);
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use codiusd_proxy::Limits;
 
-use crate::kit::{House, Pod, dead_address};
+use crate::kit::{EdgeFixture, Pod, dead_address};
 
 #[tokio::test]
 async fn names_decide_between_pod_and_control_plane() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let label = name.split('.').next().unwrap();
     let unknown = "a".repeat(52);
     let not_canonical = format!("{}b", "a".repeat(51));
@@ -38,17 +38,17 @@ async fn names_decide_between_pod_and_control_plane() {
         (format!("OPTIONS * HTTP/1.1\r\nHost: {name}\r\n\r\n"), 200, "pod"),
     ];
     for (request, status, who) in &cases {
-        let answer = house.ask(request).await;
+        let answer = fixture.ask(request).await;
         assert_eq!((answer.status, answer.header("x-who").unwrap_or_default()), (*status, *who), "{request}");
     }
 }
 
 #[tokio::test]
 async fn an_upstream_sees_a_clean_origin_form_request() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let seen = house
+    let name = fixture.publish(1, pod.address);
+    let seen = fixture
         .ask(&format!(
             "GET http://{name}/a?b=c%20d HTTP/1.1\r\nHost: {name}\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=9\r\n\
              Proxy-Connection: close\r\nProxy-Authorization: secret\r\nTE: gzip\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
@@ -69,7 +69,7 @@ async fn an_upstream_sees_a_clean_origin_form_request() {
 #[tokio::test]
 async fn failures_have_one_table() {
     let limits = Limits { first_byte: Duration::from_millis(200), ..Limits::default() };
-    let house = House::without_control(limits);
+    let fixture = EdgeFixture::without_control(limits);
     let silent = Pod::raw(|_, stream| async move {
         let _held = stream;
         std::future::pending::<()>().await;
@@ -85,34 +85,34 @@ async fn failures_have_one_table() {
         (Pod::answering("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await.address, 502, "Bad Gateway"),
     ];
     for (number, (address, status, title)) in (1..).zip(cases) {
-        let name = house.publish(number, address);
-        let json = house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nAccept: */*\r\n\r\n")).await;
+        let name = fixture.publish(number, address);
+        let json = fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nAccept: */*\r\n\r\n")).await;
         assert_eq!((json.status, json.header("content-type")), (status, Some("application/json; charset=utf-8")), "{json:?}");
         assert!(json.body.starts_with(&format!("{{\"statusCode\":{status},\"error\":\"{title}\",\"message\":\"")), "{json:?}");
-        let html = house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nAccept: text/html,*/*\r\n\r\n")).await;
+        let html = fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nAccept: text/html,*/*\r\n\r\n")).await;
         assert_eq!((html.status, html.header("content-type")), (status, Some("text/html; charset=utf-8")));
         assert!(html.body.contains(&format!("<h1>{title}</h1>")), "{html:?}");
         for answer in [&json, &html] {
             assert!(!answer.body.contains(&address.port().to_string()) && !answer.body.contains("127."), "{answer:?}");
         }
-        let head = house.ask(&format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")).await;
+        let head = fixture.ask(&format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(head.status, status);
     }
-    let control = house.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let control = fixture.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!((control.status, control.header("retry-after")), (503, Some("5")));
-    assert!(house.metric("codius_edge_faults_total") >= 19.0);
+    assert!(fixture.metric("codius_edge_faults_total") >= 19.0);
 }
 
 #[tokio::test]
 async fn a_withdrawn_pod_is_unroutable_at_once() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
     assert_eq!(client.ask(&request).await.status, 200);
-    assert!(house.routes.withdraw(&name.split('.').next().unwrap().parse().unwrap()));
+    assert!(fixture.routes.withdraw(&name.split('.').next().unwrap().parse().unwrap()));
     assert_eq!(client.ask(&request).await.status, 404);
-    house.publish(1, pod.address);
+    fixture.publish(1, pod.address);
     assert_eq!(client.ask(&request).await.status, 200);
 }

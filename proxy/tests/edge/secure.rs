@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::kit::{House, mirror, within};
+use crate::kit::{EdgeFixture, mirror, within};
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -84,23 +84,23 @@ impl Authority {
     }
 }
 
-/// A house whose edge has a TLS listener, too.
-pub(crate) struct SecureHouse {
-    pub(crate) house: House,
+/// A fixture whose edge has a TLS listener, too.
+pub(crate) struct TlsFixture {
+    pub(crate) fixture: EdgeFixture,
     pub(crate) authority: Authority,
     pub(crate) certificates: Arc<Certificates>,
 }
 
-impl SecureHouse {
+impl TlsFixture {
     /// With one certificate, for `*.codius.localhost` and localhost.
-    pub(crate) async fn new() -> SecureHouse {
-        SecureHouse::with(Limits::default(), |_| {}).await
+    pub(crate) async fn new() -> TlsFixture {
+        TlsFixture::with(Limits::default(), |_| {}).await
     }
 
-    pub(crate) async fn with(limits: Limits, change: impl FnOnce(&mut TlsConfig)) -> SecureHouse {
+    pub(crate) async fn with(limits: Limits, change: impl FnOnce(&mut TlsConfig)) -> TlsFixture {
         let authority = Authority::new();
         let files = vec![authority.issue("main", &["*.codius.localhost", "localhost", "127.0.0.1"])];
-        SecureHouse::of(authority, files, limits, change).await
+        TlsFixture::of(authority, files, limits, change).await
     }
 
     pub(crate) async fn of(
@@ -108,8 +108,8 @@ impl SecureHouse {
         files: Vec<CertificateFiles>,
         limits: Limits,
         change: impl FnOnce(&mut TlsConfig),
-    ) -> SecureHouse {
-        SecureHouse::shaped(authority, files, |mut config| {
+    ) -> TlsFixture {
+        TlsFixture::shaped(authority, files, |mut config| {
             config.tls.as_mut().map(change);
             EdgeConfig { limits, ..config }
         })
@@ -121,7 +121,7 @@ impl SecureHouse {
         authority: Authority,
         files: Vec<CertificateFiles>,
         shape: impl FnOnce(EdgeConfig) -> EdgeConfig,
-    ) -> SecureHouse {
+    ) -> TlsFixture {
         let certificates = Arc::new(Certificates::load(files).unwrap());
         let tls = TlsConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -130,18 +130,18 @@ impl SecureHouse {
             public_port: None,
             hsts_seconds: 0,
         };
-        let house = House::shaped(Arc::new(RouteTable::new()), |config| shape(EdgeConfig { tls: Some(tls), ..config }));
-        house.control(|stream| mirror(stream, "control"));
-        SecureHouse { house, authority, certificates }
+        let fixture = EdgeFixture::shaped(Arc::new(RouteTable::new()), |config| shape(EdgeConfig { tls: Some(tls), ..config }));
+        fixture.control(|stream| mirror(stream, "control"));
+        TlsFixture { fixture, authority, certificates }
     }
 
-    /// As the house does, under a name with enough labels: clients believe no wildcard that is as wide as `*.localhost`.
+    /// As the fixture does, under a name with enough labels: clients believe no wildcard that is as wide as `*.localhost`.
     pub(crate) fn publish(&self, number: u8, address: SocketAddr) -> String {
-        self.house.publish(number, address).replace(".localhost", ".codius.localhost")
+        self.fixture.publish(number, address).replace(".localhost", ".codius.localhost")
     }
 
     pub(crate) async fn tcp(&self) -> TcpStream {
-        TcpStream::connect(self.house.edge.tls_addresses()[0]).await.unwrap()
+        TcpStream::connect(self.fixture.edge.tls_addresses()[0]).await.unwrap()
     }
 
     /// A handshake for `name`.

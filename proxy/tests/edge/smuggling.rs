@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::kit::{House, Pod};
+use crate::kit::{EdgeFixture, Pod};
 
 /// A pod that keeps each connection's bytes and answers every message in them, framed by Content-Length or chunks, in turn.
 pub(crate) struct Recorder {
@@ -67,14 +67,14 @@ const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// Sends `probe` (NAME stands for the pod's host) and what is hidden behind it, reads what comes until the edge closes, and asks
 /// honestly. Returns the first status and what the pod got of the probe.
-async fn probe(house: &House, recorder: &Recorder, name: &str, probe: &str) -> (Option<u16>, String) {
-    let mut client = house.connect().await;
+async fn probe(fixture: &EdgeFixture, recorder: &Recorder, name: &str, probe: &str) -> (Option<u16>, String) {
+    let mut client = fixture.connect().await;
     client.send(&format!("{}{HIDDEN}", probe.replace("NAME", name))).await;
     client.stream.shutdown().await.unwrap();
     let answers = client.closed().await;
     let status = answers.split(' ').nth(1).and_then(|status| status.parse().ok());
     let got = recorder.taken();
-    let honest = house.ask(&format!("GET /honest HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    let honest = fixture.ask(&format!("GET /honest HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     assert_eq!((honest.status, honest.body.as_str()), (200, "pod"), "after {probe:?}");
     let after = recorder.taken();
     assert!(after.starts_with("GET /honest HTTP/1.1\r\n") && after.matches("HTTP/1.1").count() == 1, "after {probe:?}: {after:?}");
@@ -83,13 +83,13 @@ async fn probe(house: &House, recorder: &Recorder, name: &str, probe: &str) -> (
 }
 
 async fn all_refused(line: &str, fields: &[&str]) {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let recorder = Recorder::new().await;
-    let name = house.publish(1, recorder.pod.address);
+    let name = fixture.publish(1, recorder.pod.address);
     let mut taken = Vec::new();
     for field in fields {
         let text = format!("{line} HTTP/1.1\r\nHost: NAME\r\n{field}");
-        let (status, got) = probe(&house, &recorder, &name, &text).await;
+        let (status, got) = probe(&fixture, &recorder, &name, &text).await;
         if !matches!(status, Some(400 | 431)) || !got.is_empty() {
             taken.push(format!("{field:?}: {status:?} {got:?}"));
         }
@@ -99,9 +99,9 @@ async fn all_refused(line: &str, fields: &[&str]) {
 
 #[tokio::test]
 async fn two_lengths_are_refused_and_counted() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let recorder = Recorder::new().await;
-    let name = house.publish(1, recorder.pod.address);
+    let name = fixture.publish(1, recorder.pod.address);
     let heads = [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
@@ -112,12 +112,12 @@ async fn two_lengths_are_refused_and_counted() {
     ];
     for (count, head) in (1..).zip(heads) {
         let text = format!("POST /both HTTP/1.1\r\nHost: NAME\r\n{head}0\r\n\r\n");
-        let (status, got) = probe(&house, &recorder, &name, &text).await;
+        let (status, got) = probe(&fixture, &recorder, &name, &text).await;
         assert_eq!((status, got.as_str()), (Some(400), ""), "{head:?}");
-        assert_eq!(house.counted("codius_edge_faults_total", &[("fault", "bad_framing")]), f64::from(count));
+        assert_eq!(fixture.counted("codius_edge_faults_total", &[("fault", "bad_framing")]), f64::from(count));
     }
     // Piece by piece, behind empty lines, behind an honest request, and as the second request of a connection that had a body before.
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     client.send("\r\n").await;
     assert_eq!(client.ask(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 2\r\n\r\nhi")).await.status, 200);
     let ambiguous = format!("POST /both HTTP/1.1\r\nHost: {name}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
@@ -128,14 +128,14 @@ async fn two_lengths_are_refused_and_counted() {
     let answer = client.answer(false).await;
     assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
     assert_eq!(client.closed().await, "");
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n{ambiguous}{HIDDEN}")).await;
     assert_eq!((client.answer(false).await.status, client.answer(false).await.status), (200, 400));
     assert_eq!(client.closed().await, "");
     assert!(!recorder.taken().contains("/both"));
     // In one piece with the body of the request before it: that one is answered, and no pod gets both lengths.
     let behind_body = format!("POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 2\r\n\r\nhi{}", ambiguous.replace(&name, "NAME"));
-    let (status, got) = probe(&house, &recorder, &name, &behind_body).await;
+    let (status, got) = probe(&fixture, &recorder, &name, &behind_body).await;
     assert!(status == Some(200) && !got.contains("content-length: 4") && got.matches("HTTP/1.1").count() <= 2, "{got}");
 }
 
@@ -237,9 +237,9 @@ async fn odd_names_and_values_are_refused() {
 
 #[tokio::test]
 async fn odd_request_lines_are_refused() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let recorder = Recorder::new().await;
-    let name = house.publish(1, recorder.pod.address);
+    let name = fixture.publish(1, recorder.pod.address);
     let lines = [
         "GET\t/\tHTTP/1.1",
         "GET /\tHTTP/1.1",
@@ -281,16 +281,16 @@ async fn odd_request_lines_are_refused() {
         "TRACE / HTTP/1.1",
     ];
     for line in lines {
-        let (status, got) = probe(&house, &recorder, &name, &format!("{line}\r\nHost: NAME\r\n\r\n")).await;
+        let (status, got) = probe(&fixture, &recorder, &name, &format!("{line}\r\nHost: NAME\r\n\r\n")).await;
         assert!(matches!(status, Some(400 | 405)) && got.is_empty(), "{line:?}: {status:?} {got:?}");
     }
 }
 
 #[tokio::test]
 async fn a_host_is_one_name_and_one_port() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let recorder = Recorder::new().await;
-    let name = house.publish(1, recorder.pod.address);
+    let name = fixture.publish(1, recorder.pod.address);
     let hosts = [
         "",
         " ",
@@ -327,25 +327,25 @@ async fn a_host_is_one_name_and_one_port() {
         "http://NAME",
     ];
     for host in hosts {
-        let (status, got) = probe(&house, &recorder, &name, &format!("GET /host HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let (status, got) = probe(&fixture, &recorder, &name, &format!("GET /host HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(status == Some(400) && got.is_empty(), "{host:?}: {status:?} {got:?}");
     }
     for host in ["NAME:", "NAME:0", "NAME:65535", "NAME.", "  NAME\t"] {
         let (status, got) =
-            probe(&house, &recorder, &name, &format!("GET /host HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+            probe(&fixture, &recorder, &name, &format!("GET /host HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
         let expected = format!("host: {}\r\n", host.replace("NAME", &name).trim());
         assert!(status == Some(200) && got.contains(&expected), "{host:?}: {status:?} {got:?}");
     }
     for line in ["GET http://NAME/a?b#c HTTP/1.1", "GET HTTP://NAME/a?b HTTP/1.1", "GET https://NAME/a?b HTTP/1.1", "GET /a?b#c HTTP/1.1"] {
-        let (status, got) = probe(&house, &recorder, &name, &format!("{line}\r\nHost: NAME\r\nConnection: close\r\n\r\n")).await;
+        let (status, got) = probe(&fixture, &recorder, &name, &format!("{line}\r\nHost: NAME\r\nConnection: close\r\n\r\n")).await;
         assert!(status == Some(200) && got.starts_with("GET /a?b HTTP/1.1\r\n"), "{line}: {status:?} {got:?}");
     }
 }
 
 /// What the pod gets of a request with these fields, its own head aside, sorted.
-async fn passed(house: &House, recorder: &Recorder, name: &str, fields: &str) -> Vec<String> {
+async fn passed(fixture: &EdgeFixture, recorder: &Recorder, name: &str, fields: &str) -> Vec<String> {
     let (status, got) =
-        probe(house, recorder, name, &format!("GET /fields HTTP/1.1\r\nHost: NAME\r\n{fields}Connection: close\r\n\r\n")).await;
+        probe(fixture, recorder, name, &format!("GET /fields HTTP/1.1\r\nHost: NAME\r\n{fields}Connection: close\r\n\r\n")).await;
     assert_eq!(status, Some(200), "{fields:?}");
     let own = ["host: ", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: ", "x-request-id: "];
     let (own, mut rest): (Vec<_>, Vec<_>) = got
@@ -361,9 +361,9 @@ async fn passed(house: &House, recorder: &Recorder, name: &str, fields: &str) ->
 
 #[tokio::test]
 async fn connection_takes_away_what_is_the_clients_to_give_and_nothing_else() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let recorder = Recorder::new().await;
-    let name = house.publish(1, recorder.pod.address);
+    let name = fixture.publish(1, recorder.pod.address);
     let table: &[(&str, &[&str])] = &[
         ("Connection: X-A, x-b\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\n", &["x-c: 3"]),
         ("Connection: host, content-length, transfer-encoding\r\n", &[]),
@@ -381,6 +381,6 @@ async fn connection_takes_away_what_is_the_clients_to_give_and_nothing_else() {
         ),
     ];
     for (fields, expected) in table {
-        assert_eq!(passed(&house, &recorder, &name, fields).await, *expected, "{fields:?}");
+        assert_eq!(passed(&fixture, &recorder, &name, fields).await, *expected, "{fields:?}");
     }
 }

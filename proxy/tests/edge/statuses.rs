@@ -5,8 +5,8 @@ use http::Request;
 use http_body_util::BodyExt;
 use tokio::process::Command;
 
-use crate::kit::{House, Pod, read_head, within};
-use crate::secure::{SecureHouse, empty};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
+use crate::secure::{TlsFixture, empty};
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
@@ -51,11 +51,11 @@ fn status_of(answer: &str) -> u16 {
 
 #[tokio::test]
 async fn answers_without_content_are_that_over_http_1() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     for (number, (method, answer, length, again)) in (1..).zip(ANSWERS) {
         let pod = pod(answer).await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.connect().await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.connect().await;
         let seen = client.ask(&format!("{method} / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 0\r\n\r\n")).await;
         assert_eq!(
             (seen.status, seen.header("content-length"), seen.header("transfer-encoding")),
@@ -70,11 +70,11 @@ async fn answers_without_content_are_that_over_http_1() {
 
 #[tokio::test]
 async fn answers_without_content_are_that_over_http_2() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     for (number, (method, answer, length, again)) in (1..).zip(ANSWERS) {
         let pod = pod(answer).await;
-        let name = house.publish(number, pod.address);
-        let mut client = house.h2(&name).await;
+        let name = fixture.publish(number, pod.address);
+        let mut client = fixture.h2(&name).await;
         for _ in 0..2 {
             let request =
                 Request::builder().method(method.parse::<Method>().unwrap()).uri(format!("https://{name}/")).body(empty()).unwrap();
@@ -94,11 +94,11 @@ async fn answers_without_content_are_that_over_http_2() {
 
 #[tokio::test]
 async fn curl_and_node_take_them_over_http_2() {
-    let house = SecureHouse::new().await;
+    let fixture = TlsFixture::new().await;
     for (number, (method, answer, _, _)) in (1..).zip(ANSWERS) {
         let pod = pod(answer).await;
-        let name = house.publish(number, pod.address);
-        let address = house.house.edge.tls_addresses()[0];
+        let name = fixture.publish(number, pod.address);
+        let address = fixture.fixture.edge.tls_addresses()[0];
         let url = format!("https://{name}:{}/", address.port());
         let mut curl = Command::new("curl");
         let resolve = format!("{name}:{}:127.0.0.1", address.port());
@@ -148,7 +148,7 @@ stream.end();
 /// The pod says the next thing only when the client has heard the last one.
 #[tokio::test]
 async fn informational_answers_pass_as_they_come_over_http_1() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let heard = Arc::new(Notify::new());
     let next = Arc::clone(&heard);
     let pod = Pod::raw(move |_, mut stream| {
@@ -164,8 +164,8 @@ async fn informational_answers_pass_as_they_come_over_http_1() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     for _ in 0..2 {
         client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(client.head().await, "HTTP/1.1 102 Processing\r\n\r\n");
@@ -175,7 +175,7 @@ async fn informational_answers_pass_as_they_come_over_http_1() {
         assert_eq!(client.answer(false).await.body, "ok");
     }
     assert_eq!(pod.accepted(), 1);
-    let mut old = house.connect().await;
+    let mut old = fixture.connect().await;
     old.send(&format!("GET / HTTP/1.0\r\nHost: {name}\r\n\r\n")).await;
     // Nothing tells when the edge has taken them.
     let second = async {
@@ -193,22 +193,22 @@ async fn informational_answers_pass_as_they_come_over_http_1() {
 
 #[tokio::test]
 async fn endless_informational_answers_are_none() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let hints: &'static str = Box::leak("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100).into_boxed_str());
-    let name = house.publish(1, Pod::answering(hints).await.address);
-    assert_eq!(house.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.status, 502);
+    let name = fixture.publish(1, Pod::answering(hints).await.address);
+    assert_eq!(fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.status, 502);
 }
 
 #[tokio::test]
 async fn raw_targets_reach_the_pod_as_they_are_over_http_1() {
-    let house = House::new().await;
-    let name = house.publish(1, Pod::mirror().await.address);
+    let fixture = EdgeFixture::new().await;
+    let name = fixture.publish(1, Pod::mirror().await.address);
     for target in ["/\"<>{}|\\^`", "/a?b=\"<>{}|\\^`", "/\u{e4}?\u{df}", "/%zz?%"] {
-        let answer = house.ask(&format!("GET {target} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        let answer = fixture.ask(&format!("GET {target} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(answer.status, 200, "{target}");
         assert!(answer.body.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {}", answer.body);
     }
-    let mut client = house.connect().await;
+    let mut client = fixture.connect().await;
     client.stream.write_all(b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
     let answer = client.answer(false).await;
     assert_eq!((answer.status, answer.header("server")), (400, Some("codiusd")));

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
-use crate::kit::{House, Pod, read_head, within};
+use crate::kit::{EdgeFixture, Pod, read_head, within};
 
 const MEGA: usize = 1024 * 1024;
 
@@ -22,7 +22,7 @@ fn narrow_listener() -> tokio::net::TcpListener {
 
 #[tokio::test]
 async fn a_pod_may_answer_while_it_is_still_being_sent_to() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::on(narrow_listener(), |_, mut stream| async move {
         read_head(&mut stream).await;
         let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 50 * MEGA);
@@ -36,14 +36,14 @@ async fn a_pod_may_answer_while_it_is_still_being_sent_to() {
             stream.write_all(&block[..read]).await.unwrap();
         }
     });
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     for upgrade in [false, true] {
-        echo_through(&house, &name, upgrade).await;
+        echo_through(&fixture, &name, upgrade).await;
     }
 }
 
-async fn echo_through(house: &House, name: &str, upgrade: bool) {
-    let mut client = house.connect().await;
+async fn echo_through(fixture: &EdgeFixture, name: &str, upgrade: bool) {
+    let mut client = fixture.connect().await;
     // The pod answers 200 to an Upgrade it does not know: same bytes, other path through the edge.
     let extra = if upgrade { "Connection: upgrade\r\nUpgrade: x\r\n" } else { "" };
     client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\n{extra}Content-Length: {}\r\n\r\n", 50 * MEGA)).await;
@@ -75,7 +75,7 @@ fn pattern(length: usize) -> Vec<u8> {
 /// The kernel moves the first one; the second one finds no pipe free.
 #[tokio::test]
 async fn a_large_answer_comes_whole_whoever_moves_it_and_as_far_as_it_came() {
-    let house = House::with(Limits { pipes: 1, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { pipes: 1, ..Limits::default() }).await;
     let pod = Pod::raw(|_, mut stream| async move {
         let content = pattern(3 * MEGA);
         while let Some(head) = read_head(&mut stream).await {
@@ -88,9 +88,9 @@ async fn a_large_answer_comes_whole_whoever_moves_it_and_as_far_as_it_came() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n");
-    let (mut first, mut second) = (house.connect().await, house.connect().await);
+    let (mut first, mut second) = (fixture.connect().await, fixture.connect().await);
     for path in ["/whole", "/whole", "/cut"] {
         // Neither is read before both have begun.
         first.send(&ask(path)).await;
@@ -109,7 +109,7 @@ async fn a_large_answer_comes_whole_whoever_moves_it_and_as_far_as_it_came() {
         assert_eq!(client.closed().await, "", "nothing else of an answer that broke off");
     }
     assert_eq!(pod.accepted(), 2, "what is over is used again");
-    assert_eq!(house.counted("codius_edge_bytes_total", &[("direction", "sent")]), (16 * MEGA) as f64);
+    assert_eq!(fixture.counted("codius_edge_bytes_total", &[("direction", "sent")]), (16 * MEGA) as f64);
 }
 
 async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
@@ -118,15 +118,15 @@ async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
 
 #[tokio::test]
 async fn a_tunnel_echoes_more_than_any_buffer_holds() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::on(narrow_listener(), |_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await.unwrap();
         let (mut read, mut write) = stream.split();
         tokio::io::copy(&mut read, &mut write).await.unwrap();
     });
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")).await;
     assert_eq!(answer.status, 101);
     let (mut read, mut write) = client.stream.split();
@@ -146,7 +146,7 @@ async fn a_tunnel_echoes_more_than_any_buffer_holds() {
 
 #[tokio::test]
 async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
-    let house = House::with(codiusd_proxy::Limits { first_byte: Duration::from_millis(100), ..Default::default() }).await;
+    let fixture = EdgeFixture::with(codiusd_proxy::Limits { first_byte: Duration::from_millis(100), ..Default::default() }).await;
     let (next, events) = mpsc::unbounded_channel::<&'static str>();
     let events = std::sync::Arc::new(tokio::sync::Mutex::new(events));
     let pod = Pod::raw(move |_, mut stream| {
@@ -160,8 +160,8 @@ async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     assert!(client.head().await.contains("text/event-stream"));
     next.send("data: 1\n\n").unwrap();
@@ -175,7 +175,7 @@ async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_upstream_request_along() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let (saw, mut seen) = mpsc::unbounded_channel();
     let pod = Pod::raw(move |_, mut stream| {
         let saw = saw.clone();
@@ -191,9 +191,9 @@ async fn a_client_that_leaves_takes_its_upstream_request_along() {
         }
     })
     .await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     for path in ["/begun", "/unbegun"] {
-        let mut client = house.connect().await;
+        let mut client = fixture.connect().await;
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(within("the pod to be called", seen.recv()).await, Some("the request"));
         if path == "/begun" {
@@ -206,7 +206,7 @@ async fn a_client_that_leaves_takes_its_upstream_request_along() {
 
 #[tokio::test]
 async fn a_reader_that_stops_stops_the_writer() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let (wrote, mut written) = mpsc::unbounded_channel();
     let pod = Pod::on(narrow_listener(), move |_, mut stream| {
         let wrote = wrote.clone();
@@ -219,8 +219,8 @@ async fn a_reader_that_stops_stops_the_writer() {
             }
         }
     });
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     client.head().await;
     let mut total = 0;

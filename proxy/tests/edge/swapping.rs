@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::kit::{House, PATIENCE, read_head, within};
+use crate::kit::{EdgeFixture, PATIENCE, read_head, within};
 
 const TENANTS: u8 = 2;
 const SWAPS: u64 = 200;
@@ -39,7 +39,7 @@ async fn answer(number: u8, mut stream: TcpStream) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_request_for_one_tenant_is_answered_by_another() {
     let routes = Arc::new(RouteTable::new());
-    let house = Arc::new(House::start(Limits::default(), Policy::default(), Arc::clone(&routes), None));
+    let fixture = Arc::new(EdgeFixture::start(Limits::default(), Policy::default(), Arc::clone(&routes), None));
     // An address of its own, so that nobody else takes the port while it has no owner.
     let mut listener = TcpListener::bind("127.0.77.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ async fn no_request_for_one_tenant_is_answered_by_another() {
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicU64::new(0) }; 2]));
     let load: Vec<_> = (0..8)
         .map(|worker: u8| {
-            let (house, stop, answered) = (Arc::clone(&house), Arc::clone(&stop), Arc::clone(&answered));
+            let (fixture, stop, answered) = (Arc::clone(&fixture), Arc::clone(&stop), Arc::clone(&answered));
             let wanted = worker % TENANTS;
             let name = format!("{}.localhost", key(wanted));
             let request = match worker / 4 {
@@ -55,7 +55,7 @@ async fn no_request_for_one_tenant_is_answered_by_another() {
                 _ => format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 2\r\n\r\nhi"),
             };
             tokio::spawn(async move {
-                let mut client = house.connect().await;
+                let mut client = fixture.connect().await;
                 while !stop.load(Ordering::Relaxed) {
                     let answer = client.ask(&request).await;
                     match answer.status {
@@ -65,7 +65,7 @@ async fn no_request_for_one_tenant_is_answered_by_another() {
                     }
                     answered[usize::from(wanted)].fetch_add(u64::from(answer.status == 200), Ordering::Relaxed);
                     if answer.header("connection") == Some("close") {
-                        client = house.connect().await;
+                        client = fixture.connect().await;
                     }
                 }
             })
@@ -104,7 +104,7 @@ fn is_dialled(address: SocketAddr) -> bool {
 
 #[tokio::test]
 async fn a_connection_that_the_next_tenant_took_is_not_used() {
-    let house = House::with(Limits { connect: PATIENCE, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { connect: PATIENCE, ..Limits::default() }).await;
     // A tenant whose queue is full takes no more connections, so that the edge's attempts are repeated for a while.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.77.2:0".parse().unwrap()).unwrap();
@@ -114,8 +114,8 @@ async fn a_connection_that_the_next_tenant_took_is_not_used() {
     while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
         queue.push(connected.unwrap());
     }
-    let name = house.publish(1, address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, address);
+    let mut client = fixture.connect().await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     within("the edge to dial", async {
         while !is_dialled(address) {
@@ -123,12 +123,12 @@ async fn a_connection_that_the_next_tenant_took_is_not_used() {
         }
     })
     .await;
-    assert!(house.routes.withdraw(&PodKey::from_digest([1; 32])));
+    assert!(fixture.routes.withdraw(&PodKey::from_digest([1; 32])));
     drop(listener);
     let next = tenant(2, TcpListener::bind(address).await.unwrap());
-    let other = house.publish(2, address);
+    let other = fixture.publish(2, address);
     let answer = client.answer(false).await;
     assert_eq!(answer.status, 404, "{answer:?}");
-    assert_eq!(house.ask(&format!("GET / HTTP/1.1\r\nHost: {other}\r\n\r\n")).await.body, "2");
+    assert_eq!(fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {other}\r\n\r\n")).await.body, "2");
     next.abort();
 }

@@ -6,7 +6,7 @@ use codiusd_proxy::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::kit::{Client, House, Pod, read_head, within};
+use crate::kit::{Client, EdgeFixture, Pod, read_head, within};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
@@ -24,8 +24,8 @@ async fn eager_echo(mut stream: TcpStream) {
     let _gone = write.shutdown().await;
 }
 
-async fn open(house: &House, name: &str) -> Client {
-    let mut client = house.connect().await;
+async fn open(fixture: &EdgeFixture, name: &str) -> Client {
+    let mut client = fixture.connect().await;
     let answer = client.ask(&upgrade(name)).await;
     assert_eq!((answer.status, answer.header("upgrade"), answer.header("sec-websocket-accept")), (101, Some("websocket"), Some("x")));
     client
@@ -33,11 +33,11 @@ async fn open(house: &House, name: &str) -> Client {
 
 #[tokio::test]
 async fn a_pod_may_switch_and_speak_in_one_breath() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, stream| eager_echo(stream)).await;
-    let name = house.publish(1, pod.address);
+    let name = fixture.publish(1, pod.address);
     for round in 0..300 {
-        let mut client = open(&house, &name).await;
+        let mut client = open(&fixture, &name).await;
         assert_eq!(client.until(b"first").await, b"first");
         let message = format!("message {round}");
         client.send(&message).await;
@@ -49,7 +49,7 @@ async fn a_pod_may_switch_and_speak_in_one_breath() {
 
 #[tokio::test]
 async fn a_client_may_speak_before_the_switch_and_half_close() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await.unwrap();
         stream.write_all(SWITCH.as_bytes()).await.unwrap();
@@ -58,8 +58,8 @@ async fn a_client_may_speak_before_the_switch_and_half_close() {
         stream.write_all(format!("all: {all}").as_bytes()).await.unwrap();
     })
     .await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     client.send(&format!("{}early ", upgrade(&name))).await;
     assert_eq!(client.answer(false).await.status, 101);
     client.send("late").await;
@@ -70,10 +70,10 @@ async fn a_client_may_speak_before_the_switch_and_half_close() {
 #[tokio::test]
 async fn silence_in_a_tunnel_is_no_fault() {
     let brief = Duration::from_millis(100);
-    let house = House::with(Limits { keep_alive: brief, header_deadline: brief, first_byte: brief, ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { keep_alive: brief, header_deadline: brief, first_byte: brief, ..Limits::default() }).await;
     let pod = Pod::raw(|_, stream| eager_echo(stream)).await;
-    let name = house.publish(1, pod.address);
-    let mut client = open(&house, &name).await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = open(&fixture, &name).await;
     client.until(b"first").await;
     for _ in 0..2 {
         tokio::time::sleep(4 * brief).await; // four times what any other wait gets
@@ -84,10 +84,10 @@ async fn silence_in_a_tunnel_is_no_fault() {
 
 #[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
-    let house = House::new().await;
+    let fixture = EdgeFixture::new().await;
     let pod = Pod::mirror().await;
-    let name = house.publish(1, pod.address);
-    let mut client = house.connect().await;
+    let name = fixture.publish(1, pod.address);
+    let mut client = fixture.connect().await;
     for _ in 0..3 {
         let answer = client.ask(&upgrade(&name)).await;
         assert_eq!(answer.status, 200);
@@ -100,15 +100,15 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
         ("POST / HTTP/1.1", "Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
     ];
     for (line, rest) in stripped {
-        let answer = house.ask(&format!("{line}\r\nHost: {name}\r\nConnection: upgrade\r\n{rest}")).await;
+        let answer = fixture.ask(&format!("{line}\r\nHost: {name}\r\nConnection: upgrade\r\n{rest}")).await;
         assert!(answer.status == 200 && !answer.body.contains("upgrade"), "{answer:?}");
     }
-    assert_eq!(house.ask(&upgrade(&format!("{}.x", "a".repeat(52)))).await.status, 404);
+    assert_eq!(fixture.ask(&upgrade(&format!("{}.x", "a".repeat(52)))).await.status, 404);
 }
 
 #[tokio::test]
 async fn withdrawing_a_pod_ends_its_tunnels_and_answers_after_the_grace() {
-    let house = House::with(Limits { withdrawn_grace: Duration::from_millis(100), ..Limits::default() }).await;
+    let fixture = EdgeFixture::with(Limits { withdrawn_grace: Duration::from_millis(100), ..Limits::default() }).await;
     let sockets = Pod::raw(|_, stream| eager_echo(stream)).await;
     let events = Pod::raw(|_, mut stream| async move {
         read_head(&mut stream).await;
@@ -117,14 +117,14 @@ async fn withdrawing_a_pod_ends_its_tunnels_and_answers_after_the_grace() {
         assert_eq!(within("the edge to let go", stream.read(&mut byte)).await.unwrap_or(0), 0);
     })
     .await;
-    let mut tunnel = open(&house, &house.publish(1, sockets.address)).await;
+    let mut tunnel = open(&fixture, &fixture.publish(1, sockets.address)).await;
     tunnel.until(b"first").await;
-    let mut stream = house.connect().await;
-    stream.send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", house.publish(2, events.address))).await;
+    let mut stream = fixture.connect().await;
+    stream.send(&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", fixture.publish(2, events.address))).await;
     stream.until(b"data: 1\n\n").await;
-    assert_eq!(house.metric("codius_edge_tunnels"), 1.0);
+    assert_eq!(fixture.metric("codius_edge_tunnels"), 1.0);
     for number in [1, 2] {
-        assert!(house.routes.withdraw(&codiusd_proxy::PodKey::from_digest([number; 32])));
+        assert!(fixture.routes.withdraw(&codiusd_proxy::PodKey::from_digest([number; 32])));
     }
     assert_eq!(tunnel.closed().await, "");
     assert!(!stream.closed().await.ends_with("0\r\n\r\n"), "a cut answer must not look complete");

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 use crate::kit::{read_head, within};
-use crate::secure::SecureHouse;
+use crate::secure::TlsFixture;
 
 /// All of the protocol, many at once: most of them wait for a second that nothing comes.
 const PROTOCOL: (&str, &[&str]) = ("8", &["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]);
@@ -111,15 +111,15 @@ async fn the_edge_passes_whatever_case_of_autobahn_the_pod_passes() {
     let failures = direct.values().filter(|verdict| fails(verdict)).count();
     assert!(direct.len() >= 263 && failures <= 1, "the pod itself fails {failures} of {}", direct.len());
 
-    let house =
-        std::sync::Arc::new(SecureHouse::with(Limits { requests_per_client: u64::MAX, connect: RUN, ..Limits::default() }, |_| {}).await);
-    let name = house.publish(1, pod.parse().unwrap());
-    let plain = house.house.edge.address();
+    let fixture =
+        std::sync::Arc::new(TlsFixture::with(Limits { requests_per_client: u64::MAX, connect: RUN, ..Limits::default() }, |_| {}).await);
+    let name = fixture.publish(1, pod.parse().unwrap());
+    let plain = fixture.fixture.edge.address();
     let over_tcp = named(name.clone(), move || async move { TcpStream::connect(plain).await.unwrap() }).await;
-    let (secure, host) = (std::sync::Arc::clone(&house), name.clone());
+    let (secure, host) = (std::sync::Arc::clone(&fixture), name.clone());
     let over_tls = named(name, move || {
-        let (house, host) = (std::sync::Arc::clone(&secure), host.clone());
-        async move { house.handshake(&house.authority.client(&["http/1.1"]), &host).await.unwrap() }
+        let (fixture, host) = (std::sync::Arc::clone(&secure), host.clone());
+        async move { fixture.handshake(&fixture.authority.client(&["http/1.1"]), &host).await.unwrap() }
     })
     .await;
     for address in [over_tcp, over_tls] {

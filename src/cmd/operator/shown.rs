@@ -1,121 +1,92 @@
-//! The host's answers, for people.
+//! The host's answers as human-readable text.
 
-use codiusd_control::pay::decimal;
-use serde_json::Value;
+use codiusd_api_types::admin::{BanList, Earnings, HostStatus, LogFilter, PodEntry, PodList, SelfTest, StopReport};
+use codiusd_control::money::decimal;
 
 const MIB: u64 = 1 << 20;
 
-/// What the host does, a line for each thing.
-pub(super) fn status(answer: &Value) -> String {
-    let earnings = list(answer, "earnings").iter().map(|sums| {
-        let sum = |name: &str| amount(sums, name);
-        format!(
-            "{} {} (received {}, not yet used {}, forfeited {})",
-            sum("earned"),
-            text(sums, "assetCode"),
-            sum("received"),
-            sum("credit"),
-            sum("forfeited")
-        )
-    });
-    let earnings: Vec<String> = earnings.collect();
-    let held = |name: &str, unit: u64| format!("{} of {}", figure(&answer["held"], name) / unit, figure(&answer["max"], name) / unit);
+/// The status, a line for each item.
+pub(super) fn status(status: &HostStatus) -> String {
+    let earnings: Vec<String> = status.earnings.iter().map(earned).collect();
+    let held = |held: u64, max: u64, unit: u64| format!("{} of {}", held / unit, max / unit);
     let lines = [
-        ("version", text(answer, "version")),
-        ("up for", span(figure(answer, "uptime"))),
-        ("uploads", if answer["draining"] == true { "refused: draining (codiusd undrain)".to_owned() } else { text(answer, "ready") }),
-        ("self-test", self_test(&answer["selfTest"])),
-        ("runtime", text(answer, "runtime")),
-        ("pods running", format!("{} of {} known", figure(&answer["pods"], "running"), figure(&answer["pods"], "known"))),
-        ("memory", format!("{} MiB", held("memory", MIB))),
-        ("cpus", held("vcpus", 1)),
-        ("price", format!("{} {} a month", text(answer, "costPerMonth"), text(answer, "assetCode"))),
+        ("version", plain(&status.version)),
+        ("up for", span(status.uptime)),
+        ("uploads", if status.draining { "refused: draining (codiusd admin undrain)".to_owned() } else { plain(&status.ready) }),
+        ("self-test", self_test(status.self_test.as_ref())),
+        ("runtime", plain(&status.runtime)),
+        ("isolation", plain(&status.isolation)),
+        ("pods running", format!("{} of {} known", status.pods.running, status.pods.known)),
+        ("memory", format!("{} MiB", held(status.held.memory, status.max.memory, MIB))),
+        ("cpus", held(status.held.vcpus, status.max.vcpus, 1)),
+        ("price", format!("{} {} a month", plain(&status.cost_per_month), plain(status.asset_code.as_deref().unwrap_or("-")))),
         ("earned", if earnings.is_empty() { "nothing yet".to_owned() } else { earnings.join("; ") }),
-        ("bans", figure(answer, "bans").to_string()),
-        ("log", text(answer, "log")),
+        ("bans", status.bans.to_string()),
+        ("log", plain(&status.log)),
     ];
     table(lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect())
 }
 
-/// How the last test of itself went.
-fn self_test(told: &Value) -> String {
-    let failed = list(told, "steps").iter().find(|step| step["result"] == "failed");
-    match (told["selfTestSuccess"].as_bool(), failed) {
+fn earned(sums: &Earnings) -> String {
+    let amount = |units: &str| units.parse().map_or_else(|_| "?".to_owned(), |units| decimal(units, sums.asset_scale));
+    let [earned, received, credit, forfeited] = [&sums.earned, &sums.received, &sums.credit, &sums.forfeited].map(|units| amount(units));
+    format!("{earned} {} (received {received}, not yet used {credit}, forfeited {forfeited})", plain(&sums.asset_code))
+}
+
+/// How the last self-test went.
+fn self_test(test: Option<&SelfTest>) -> String {
+    let Some(test) = test else { return "off".to_owned() };
+    let failed = test.steps.iter().find(|step| step.result == "failed");
+    match (test.self_test_success, failed) {
         (Some(true), _) => "passed".to_owned(),
-        (Some(false), Some(step)) => format!("failed: {}: {} (codiusd doctor)", text(step, "step"), text(step, "what")),
-        _ if told["running"] == true => "goes on".to_owned(),
+        (Some(false), Some(step)) => format!("failed: {}: {} (codiusd doctor)", plain(&step.step), plain(&step.what)),
+        _ if test.running => "running".to_owned(),
         _ => "none".to_owned(),
     }
 }
 
 /// A line for each pod.
-pub(super) fn pods(answer: &Value) -> String {
-    let pods = list(answer, "pods");
-    if pods.is_empty() {
+pub(super) fn pods(list: &PodList) -> String {
+    if list.pods.is_empty() {
         return "no pods\n".to_owned();
     }
     let head = ["POD", "STATE", "REMAINING", "SIZE", "MEMORY", "REQUESTS", "ERRORS"].map(str::to_owned).to_vec();
-    let row = |pod: &Value| {
-        let remaining = pod["remaining"].as_u64().map_or_else(|| "-".to_owned(), span);
-        let count = |name: &str| pod[name].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let memory = format!("{} MiB", figure(pod, "memory") / MIB);
-        vec![text(pod, "manifestHash"), text(pod, "state"), remaining, text(pod, "machine"), memory, count("requests"), count("errors")]
+    let row = |pod: &PodEntry| {
+        let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let (remaining, memory) = (pod.remaining.map_or_else(|| "-".to_owned(), span), format!("{} MiB", pod.memory / MIB));
+        vec![plain(&pod.manifest_hash), plain(&pod.state), remaining, plain(&pod.machine), memory, count(pod.requests), count(pod.errors)]
     };
-    table([head].into_iter().chain(pods.iter().map(row)).collect())
+    table([head].into_iter().chain(list.pods.iter().map(row)).collect())
 }
 
 /// A line for each ban.
-pub(super) fn bans(answer: &Value) -> String {
-    let bans = list(answer, "bans");
-    if bans.is_empty() {
+pub(super) fn bans(list: &BanList) -> String {
+    if list.bans.is_empty() {
         return "no bans\n".to_owned();
     }
-    table(bans.iter().map(|ban| vec![text(ban, "kind"), text(ban, "subject")]).collect())
+    table(list.bans.iter().map(|ban| vec![plain(&ban.kind), plain(&ban.subject)]).collect())
 }
 
-/// What has become of pods.
-pub(super) fn stopped(answer: &Value) -> String {
-    let said = ["stopped", "stopping", "running"].iter().flat_map(|word| {
-        let pods = list(answer, word).iter().map(|pod| format!("{word} {}\n", plain(pod.as_str().unwrap_or("?"))));
-        pods.collect::<Vec<_>>()
-    });
-    let mut said: String = said.collect();
-    if let Some(reason) = answer["reason"].as_str() {
-        said.push_str(&format!("{}\n", plain(reason)));
-    }
-    if said.is_empty() { "no pods of it\n".to_owned() } else { said }
+/// The result of stopping pods.
+pub(super) fn stopped(report: &StopReport) -> String {
+    let lines = [("stopped", &report.stopped), ("stopping", &report.stopping), ("running", &report.running)];
+    let lines = lines.into_iter().flat_map(|(word, pods)| pods.iter().flatten().map(move |pod| format!("{word} {}\n", plain(pod))));
+    let reason = report.reason.iter().map(|reason| format!("{}\n", plain(reason)));
+    let text: String = lines.chain(reason).collect();
+    if text.is_empty() { "no running pods\n".to_owned() } else { text }
 }
 
-/// What is logged.
-pub(super) fn log(answer: &Value) -> String {
-    format!("{}\n", text(answer, "log"))
+/// The filter of the log.
+pub(super) fn log(filter: &LogFilter) -> String {
+    format!("{}\n", plain(&filter.log))
 }
 
-fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
-    of.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-fn figure(of: &Value, name: &str) -> u64 {
-    of.get(name).and_then(Value::as_u64).unwrap_or_default()
-}
-
-fn text(of: &Value, name: &str) -> String {
-    of.get(name).and_then(Value::as_str).map_or_else(|| "-".to_owned(), plain)
-}
-
-/// A terminal is told nothing but text.
+/// Removes control characters, so that they don't reach the terminal.
 fn plain(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).collect()
 }
 
-/// A sum in whole units of its asset.
-fn amount(sums: &Value, name: &str) -> String {
-    let units = sums[name].as_str().and_then(|units| units.parse().ok());
-    let scale = sums["assetScale"].as_u64().and_then(|scale| u8::try_from(scale).ok());
-    units.zip(scale).map_or_else(|| "?".to_owned(), |(units, scale)| decimal(units, scale))
-}
-
-/// A time in its two largest units.
+/// A duration in its two largest units.
 fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -126,7 +97,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// Columns below each other.
+/// A table with aligned columns.
 fn table(rows: Vec<Vec<String>>) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
@@ -154,23 +125,38 @@ mod tests {
 
     #[test]
     fn pods_and_sums_are_shown_to_people() {
-        let pod = json!({ "manifestHash": "abc\u{1b}[31m", "state": "running", "machine": "small", "memory": 536_870_912, "remaining": 61, "requests": 3 });
-        let shown = pods(&json!({ "pods": [pod] }));
+        let pod = json!({
+            "manifestHash": "abc\u{1b}[31m", "state": "running", "machine": "small", "memory": 536_870_912, "images": [], "remaining": 61, "requests": 3
+        });
+        let list: PodList = serde_json::from_value(json!({ "pods": [pod] })).unwrap();
         assert_eq!(
-            shown,
+            pods(&list),
             "POD      STATE    REMAINING  SIZE   MEMORY   REQUESTS  ERRORS\nabc[31m  running  1m 1s      small  512 MiB  3         -\n"
         );
         let sums = json!({ "assetCode": "XRP", "assetScale": 9, "earned": "12300000", "received": "20000000", "credit": "7700000", "forfeited": "0" });
-        let shown = status(&json!({ "earnings": [sums], "draining": true }));
-        assert!(shown.contains("0.0123 XRP (received 0.02, not yet used 0.0077, forfeited 0)"), "{shown}");
-        assert!(shown.contains("draining"), "{shown}");
-        let failed = json!({ "selfTestSuccess": false, "steps": [{ "step": "name", "result": "failed", "what": "it doesn't resolve" }] });
-        for (told, line) in [(failed, "failed: name: it doesn't resolve"), (json!({ "running": true }), "goes on"), (Value::Null, "none")] {
-            let shown = status(&json!({ "selfTest": told }));
+        let capacity = json!({ "memory": 0, "vcpus": 0 });
+        let host = json!({
+            "version": "1", "uptime": 1, "draining": true, "runtime": "noop", "isolation": "none", "ready": "ready", "costPerMonth": "10",
+            "pods": { "known": 0, "running": 0 }, "held": capacity, "max": capacity, "earnings": [sums], "bans": 0, "peers": 0, "log": "info",
+        });
+        let of = |test: serde_json::Value| {
+            let mut host = host.clone();
+            host["selfTest"] = test;
+            status(&serde_json::from_value(host).unwrap())
+        };
+        let shown = of(json!(null));
+        assert!(shown.contains("0.0123 XRP (received 0.02, not yet used 0.0077, forfeited 0)") && shown.contains("draining"), "{shown}");
+        let failed = json!({
+            "selfTestSuccess": false, "steps": [{ "step": "name", "result": "failed", "what": "it doesn't resolve", "milliseconds": 1 }]
+        });
+        for (test, line) in [(failed, "failed: name: it doesn't resolve"), (json!({ "running": true }), "running"), (json!(null), "off")] {
+            let shown = of(test);
             assert!(shown.contains(&format!("self-test     {line}")), "{shown}");
         }
-        assert_eq!(stopped(&json!({ "stopped": ["a"] })), "stopped a\n");
-        assert_eq!(stopped(&json!({ "stopping": ["a"], "reason": "hyperd is away" })), "stopping a\nhyperd is away\n");
-        assert_eq!(stopped(&json!({ "running": [] })), "no pods of it\n");
+        let report = |pods: &str| Some(vec![pods.to_owned()]);
+        assert_eq!(stopped(&StopReport { stopped: report("a"), ..StopReport::default() }), "stopped a\n");
+        let reason = Some("hyperd is away".to_owned());
+        assert_eq!(stopped(&StopReport { stopping: report("a"), reason, ..StopReport::default() }), "stopping a\nhyperd is away\n");
+        assert_eq!(stopped(&StopReport { running: Some(Vec::new()), ..StopReport::default() }), "no running pods\n");
     }
 }

@@ -1,5 +1,5 @@
-//! Faults on demand, for tests: SIGUSR2 has the file `fault` in the host's `run` directory read, which says `end NAME` or `panic NAME` of a
-//! supervised task, and removed. Only builds for development have this.
+//! Fault injection for tests: on SIGUSR2 the host reads and removes the file `fault` in its `run` directory, which has `end NAME` or
+//! `panic NAME` of a supervised task. Only development builds have this.
 
 use std::{
     io,
@@ -23,11 +23,11 @@ impl Faults {
         Ok(Self { asked: signal(SignalKind::user_defined2())?, file: root.join("run/fault") })
     }
 
-    /// Injects what is asked for, until dropped.
+    /// Injects the requested faults, until dropped.
     pub(super) async fn inject(mut self, supervisor: Supervisor) {
         while self.asked.recv().await.is_some() {
             if let Err(error) = self.inject_one(&supervisor).await {
-                tracing::error!(%error, file = %self.file.display(), "no fault is injected");
+                tracing::error!(%error, file = %self.file.display(), "fault not injected");
             }
         }
     }
@@ -39,7 +39,7 @@ impl Faults {
             Some(("panic", name)) => (Fault::Panic, name),
             _ => return Err(io::Error::other("neither `end NAME` nor `panic NAME`")),
         };
-        tracing::warn!(name, ?fault, runs = supervisor.inject(name, fault), "a fault is injected");
+        tracing::warn!(name, ?fault, runs = supervisor.inject(name, fault), "fault injected");
         fs::remove_file(&self.file).await
     }
 }

@@ -12,13 +12,13 @@ ip address add 203.0.113.10/32 dev lo
 ip address add 2001:db8::10/128 dev lo
 rm -f /etc/resolv.conf
 echo nameserver 127.0.0.1 >/etc/resolv.conf
-dnsmasq --conf-file=/srv/codiusd/deploy/dns/dnsmasq.conf --no-resolv --no-hosts --listen-address=127.0.0.1 --bind-interfaces --user=root
+dnsmasq --conf-file=/srv/deploy/dns/dnsmasq.conf --no-resolv --no-hosts --listen-address=127.0.0.1 --bind-interfaces --user=root
 ";
 /// All but the back-ups, and what was brought here.
 const LOSS: &str = r"
-deploy/install.sh --uninstall --stop-pods
+CODIUSD_STOP_PODS=yes apt-get purge --yes codiusd
 rm -rf /etc/codius /var/lib/codius/*
-deploy/install.sh
+apt-get install --yes ./codiusd_*.deb
 ";
 
 /// The blocks that are to be run, with the headings they are under.
@@ -51,7 +51,9 @@ async fn the_guide_leads_to_a_paid_pod_and_back_from_a_loss() {
     let said = server.does(&script, SCRIPT_WITHIN).await;
     assert!(said.contains("<!doctype html>"), "the first pod answers:\n{said}");
     assert!(!said.contains("returned error: 404"), "a pod that is started anew isn't gone:\n{said}");
-    let left = server.does("ls /usr/local/bin/codiusd /etc/systemd/system/codiusd* 2>/dev/null || true", SCRIPT_WITHIN).await;
+    let left = server
+        .does("ls /usr/bin/codiusd /usr/lib/systemd/system/codiusd* /etc/systemd/system/*/codiusd* 2>/dev/null || true", SCRIPT_WITHIN)
+        .await;
     assert_eq!(left, "", "what the last section leaves");
 }
 

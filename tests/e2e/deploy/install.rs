@@ -1,4 +1,4 @@
-//! The install script and the units, with a systemd.
+//! The Debian package and the units, with a systemd.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -6,17 +6,31 @@ use super::{SCRIPT_WITHIN, deploy, repository, server};
 
 /// Exposure, of 100, as `systemd-analyze security` reckons it: what is left is listed in the unit, with reasons.
 const EXPOSURE_MAX: u32 = 70;
-/// All there is where the script may write, with modes, times, and where links lead.
-const TREE: &str = r"find /etc /usr/local /var/lib/codius /run/systemd/system -printf '%p %m %u %T@ %s %l\n' 2>/dev/null | grep -v -e /etc/ld.so -e '^/etc [0-9]' | sort";
+/// All that a package may leave behind, but for what dpkg, apt and systemd note themselves.
+const TREE: &str = r"find /etc /usr /var/lib/codius /run/systemd/system -printf '%p %m %u %l\n' 2>/dev/null | grep -v -e /etc/ld.so -e '/man/.*cat' | sort";
+/// What the package is installed with.
+const INSTALL: &str = "apt-get install --yes --reinstall ./codiusd_*.deb";
 
-const SETTINGS: &str = r#"cat >>/etc/codius/codiusd.toml <<'TOML'
+const SETTINGS: &str = r#"cat >/etc/codius/codiusd.toml <<'TOML'
 dev = true
 public_uri = "http://codius.localhost"
+
+[edge]
 bind_ip = "0.0.0.0"
 port = 80
-image_layouts = "/srv/images/demo"
-machines = "small cpus=1 memory=512MiB disk=64MiB price=1"
-max_disk_fraction = "1"
+
+[images]
+layouts = ["/srv/images/demo"]
+
+[capacity]
+disk_fraction = 1
+
+[[pod_size]]
+name = "small"
+cpus = 1
+memory = "512MiB"
+disk = "64MiB"
+price = 1
 TOML
 "#;
 
@@ -36,50 +50,35 @@ main() { systemctl show -p MainPID --value codiusd; }
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn installing_again_changes_nothing_and_uninstalling_leaves_the_data() {
+async fn the_package_keeps_settings_and_purging_it_leaves_nothing() {
     let server = server().await;
     let run = async |script: &str| server.does(&format!("cd /srv/codiusd\n{script}"), SCRIPT_WITHIN).await;
     let bare = run(TREE).await;
-    let would = run("deploy/install.sh --dry-run").await;
-    assert!(would.contains("would run: install -D -m 755 ") && would.contains("would run: systemctl enable"), "{would}");
-    assert_same(&run(TREE).await, &bare, "a dry run does nothing");
-
-    let refused = server.run("cd /srv/codiusd; deploy/install.sh --sha256 $(printf %064d 0)", SCRIPT_WITHIN).await;
-    assert!(refused.text.contains("isn't what its checksum says") && !refused.status.success(), "{}", refused.text);
-    assert_same(&run(TREE).await, &bare, "what isn't what it should be isn't installed");
-
-    run("deploy/install.sh --sha256 $(sha256sum codiusd | cut -d ' ' -f 1)").await;
-    let installed = run(TREE).await;
-    let said = run("deploy/install.sh").await;
-    assert!(said.contains("all was there already"), "{said}");
-    assert_same(&run(TREE).await, &installed, "what is there isn't touched");
+    run(INSTALL).await;
     assert_eq!(run("systemctl is-enabled codiusd.service").await, "enabled\n");
-    run("systemd-analyze verify /etc/systemd/system/codiusd.service /etc/systemd/system/codiusd.socket").await;
+    assert_eq!(run("stat -c %a /etc/codius/codiusd.toml /var/lib/codius").await, "600\n711\n", "the settings come to hold a secret");
+    run("systemd-analyze verify /usr/lib/systemd/system/codiusd.service /usr/lib/systemd/system/codiusd.socket").await;
     run(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE_MAX} codiusd.service")).await;
+    run("gzip -dc /usr/share/man/man1/codiusd-serve.1.gz | grep -q public_uri; bash -n /usr/share/bash-completion/completions/codiusd")
+        .await;
+    run("codiusd check --print-default | cmp - /etc/codius/codiusd.toml").await;
 
     run(SETTINGS).await;
     let written = run("cat /etc/codius/codiusd.toml").await;
-    run("systemctl start codiusd; deploy/install.sh").await;
+    run(&format!("systemctl start codiusd; {INSTALL}; systemctl is-active codiusd")).await;
     assert_eq!(run("cat /etc/codius/codiusd.toml").await, written, "settings are the operator's");
-    run("deploy/install.sh --uninstall").await;
-    let gone = run("deploy/install.sh --uninstall").await;
-    assert!(gone.contains("/etc/codius/codiusd.toml is left"), "{gone}");
-    let names = |tree: &str| tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>();
-    let (bare, left) = (names(&bare), names(&run(TREE).await));
-    let is_data = |name: &&String| name.starts_with("/etc/codius") || name.starts_with("/var/lib/codius/");
-    let changed: Vec<&String> = left.symmetric_difference(&bare).filter(|name| !is_data(name)).collect();
-    assert!(changed.is_empty(), "{changed:#?}");
-    run("rm -r /etc/codius /var/lib/codius/*; deploy/install.sh; deploy/install.sh --uninstall").await;
-    let left = names(&run(TREE).await);
-    let changed: Vec<&String> = left.symmetric_difference(&bare).collect();
-    assert!(changed.is_empty(), "without settings of one's own nothing is left: {changed:#?}");
+    run("apt-get remove --yes codiusd; ! systemctl is-active codiusd").await;
+    assert_eq!(run("cat /etc/codius/codiusd.toml; ls /var/lib/codius/codius.db").await, format!("{written}/var/lib/codius/codius.db\n"));
+    run(INSTALL).await;
+    run("apt-get purge --yes codiusd").await;
+    assert_same(&run(TREE).await, &bare, "what a purge leaves");
 }
 
 /// Of two trees only what is different is shown.
 #[track_caller]
 fn assert_same(found: &str, expected: &str, why: &str) {
     let [found, expected] = [found, expected].map(|tree| tree.lines().collect::<BTreeSet<_>>());
-    let different: Vec<&&str> = found.symmetric_difference(&expected).collect();
+    let different: Vec<&&str> = found.symmetric_difference(&expected).filter(|line| !line.starts_with("/var/lib/codius ")).collect();
     assert!(different.is_empty(), "{why}: {different:#?}");
 }
 
@@ -87,7 +86,7 @@ fn assert_same(found: &str, expected: &str, why: &str) {
 async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
     let server = server().await;
     let run = async |script: &str| server.does(&format!("cd /srv/codiusd\n{HELPERS}{script}"), SCRIPT_WITHIN).await;
-    run("deploy/install.sh").await;
+    run(INSTALL).await;
     let unset = server.run("systemctl start codiusd", SCRIPT_WITHIN).await;
     assert!(!unset.status.success(), "there is no public_uri yet: {}", unset.text);
     run(SETTINGS).await;
@@ -99,17 +98,14 @@ async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
     assert_eq!(run("systemctl restart codiusd; page; pod").await, pod, "a restart");
     assert_eq!(run("systemctl reload codiusd; page; systemctl show -p StatusText --value codiusd").await, status);
 
-    let upgraded = run("cp codiusd codiusd.new; rm codiusd; printf '\\0' >>codiusd.new; mv codiusd.new codiusd; before=$(main)
-        deploy/install.sh; test $(main) != $before; page; pod");
-    let upgraded = upgraded.await;
-    assert!(upgraded.contains("is started anew") && upgraded.ends_with(&pod), "an upgrade: {upgraded}");
-    let bad = server.run(
-        "cd /srv/codiusd; echo 'port = \"none\"' >>/etc/codius/codiusd.toml; printf '\\0' >>codiusd; deploy/install.sh",
-        SCRIPT_WITHIN,
+    let upgraded = run(&format!("before=$(main); {INSTALL} >&2; test $(main) != $before; page; pod")).await;
+    assert!(upgraded.ends_with(&pod), "an upgrade: {upgraded}");
+    let script = format!(
+        "sed -i 's/port = 80/port = \"none\"/' /etc/codius/codiusd.toml; before=$(main); {INSTALL} 2>&1; test $(main) = $before; page; pod"
     );
-    let bad = bad.await;
-    assert!(!bad.status.success() && bad.text.contains("nothing was changed"), "{}", bad.text);
-    run("sed -i '$d' /etc/codius/codiusd.toml").await;
+    let bad = run(&script).await;
+    assert!(bad.contains("codiusd is not restarted: ") && bad.contains("edge.port") && bad.ends_with(&pod), "{bad}");
+    run("sed -i 's/port = \"none\"/port = 80/' /etc/codius/codiusd.toml").await;
 
     let watchdog = r"
         mkdir -p /run/systemd/system/codiusd.service.d
@@ -126,17 +122,26 @@ async fn pods_outlive_restarts_upgrades_and_the_watchdog_under_the_unit() {
     let killed = run(watchdog).await;
     assert!(killed.starts_with(&pod) && killed.contains("Watchdog timeout"), "{killed}");
 
-    let refused = server.run("cd /srv/codiusd; deploy/install.sh --uninstall", SCRIPT_WITHIN).await;
-    assert!(refused.text.contains("there are pods") && !refused.status.success(), "{}", refused.text);
-    assert_eq!(run("page; pod").await, pod, "and nothing has changed");
-    run("deploy/install.sh --uninstall --stop-pods; ! pod").await;
+    let refused = server.run("apt-get remove --yes codiusd", SCRIPT_WITHIN).await;
+    assert!(refused.text.contains("pods are running") && !refused.status.success(), "{}", refused.text);
+    assert_eq!(
+        run("systemctl is-active codiusd >&2; page; pod").await.lines().last().map(|last| format!("{last}\n")),
+        Some(pod),
+        "and nothing has changed"
+    );
+    run("CODIUSD_STOP_PODS=yes apt-get remove --yes codiusd; ! pod").await;
     assert_eq!(run("nft list tables | grep codius || true").await, "", "the network policy is gone, too");
 }
 
 #[test]
 fn shellcheck_finds_nothing() {
+    let debian = deploy().join("debian");
     let scripts = [
-        deploy().join("install.sh"),
+        debian.join("build"),
+        debian.join("postinst"),
+        debian.join("prerm"),
+        debian.join("postrm"),
+        deploy().join("release"),
         deploy().join("setup"),
         repository().join("tests/kit/machine"),
         repository().join("tests/dockerfile"),

@@ -135,9 +135,9 @@ async fn a_host_is_up_when_its_pods_are_routed_and_not_before() {
     assert!(systemd.heard("the host to be up").await.starts_with("READY=1\n"));
 }
 
-/// The office goes on, and has nothing to serve without a front door.
+/// The control plane goes on, and has nothing to serve without an edge.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_whose_front_door_is_stuck_is_not_alive() {
+async fn a_host_whose_edge_is_stuck_is_not_alive() {
     let files = tempfile::tempdir().expect("make a directory");
     let path = files.path().join("notify");
     let mut systemd = Manager::listen(&path);
@@ -147,9 +147,9 @@ async fn a_host_whose_front_door_is_stuck_is_not_alive() {
     systemd.heard("the host to be up").await;
     systemd.beat("it to live").await;
     let stuck = host.running().hold("edge");
-    systemd.hears_nothing("a host whose front door is stuck").await;
+    systemd.hears_nothing("a host whose edge is stuck").await;
     let status = web::send(host.admin(), web::get("localhost", "/status")).await.expect("/status");
-    assert_eq!(status.status, StatusCode::OK, "the office lives");
+    assert_eq!(status.status, StatusCode::OK, "the control plane lives");
     drop(stuck);
     systemd.beat("it to live again").await;
 }

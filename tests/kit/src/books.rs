@@ -27,7 +27,7 @@ impl Books {
                 received: sum("SELECT COALESCE(SUM(received), 0) FROM earnings WHERE asset_code = 'XRP'")?,
                 earned: sum("SELECT COALESCE(SUM(earned), 0) FROM earnings WHERE asset_code = 'XRP'")?,
                 forfeited: sum("SELECT COALESCE(SUM(forfeited), 0) FROM earnings WHERE asset_code = 'XRP'")?,
-                credit: sum("SELECT COALESCE(SUM(amount), 0) FROM credits JOIN payments USING (segment) WHERE state <> 'consumed'")?,
+                credit: sum("SELECT COALESCE(SUM(amount), 0) FROM credits JOIN invoices USING (segment) WHERE state <> 'consumed'")?,
             })
         };
         let books = read().unwrap_or_else(|error| panic!("read {}: {error}", store.display()));

@@ -23,9 +23,9 @@ use tempfile::TempDir;
 
 use crate::{
     books::Books,
+    host_slot::Slot,
     internet::NetMachine,
     process::{Output, Process, Signal},
-    slot::Slot,
     traces::Traces,
     wait::{until, until_blocking},
     web::{self, Answer, Body},

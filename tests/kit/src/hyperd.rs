@@ -3,7 +3,7 @@
 //! It answers as hyperd was recorded to (`tests/hyperd_recordings.rs` compares), and its pods are real: processes in a network
 //! namespace of their own, reachable from this machine at their address, that run on when the daemon is killed.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`Hyperd`] `claim` | the double as a test holds it, and its network |
 //! | `cli` | command lines: the daemon, a machine, a container |

@@ -1,10 +1,10 @@
 //! Starts whole hosts and the tools they are tested with.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`host`] | a codiusd of its own: process, files, addresses, clean-up |
 //! | [`internet`] | machines in network namespaces, with public addresses and names |
-//! | [`slot`] | which pod subnet it may use, and how many run at once |
+//! | [`host_slot`] | which pod subnet it may use, and how many run at once |
 //! | [`upload`] | manifests to upload |
 //! | [`web`] | HTTP and WebSocket to the edge, under any Host |
 //! | [`payer`] | requests that are paid for |
@@ -19,13 +19,13 @@
 
 pub mod books;
 pub mod host;
+pub mod host_slot;
 pub mod hyperd;
 pub mod internet;
 pub mod javascript;
 pub mod machine;
 pub mod payer;
 pub mod process;
-pub mod slot;
 pub mod traces;
 pub mod upload;
 pub mod wait;

@@ -22,6 +22,16 @@ pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() 
     }
 }
 
+/// Waits for a turn among tests that share something of the machine: how long that takes depends on their number.
+pub(crate) async fn queue<T>(mut take: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(taken) = take() {
+            return taken;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 /// The future's output.
 ///
 /// # Panics

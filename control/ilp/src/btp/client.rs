@@ -53,14 +53,14 @@ impl FromStr for BtpUrl {
         if secret.is_empty() || socket.host_str().is_none_or(str::is_empty) {
             return Err(BadBtpUrl);
         }
-        // The credentials go into the first message only: a URL may end up in a proxy's log.
+        // The credentials go only into the first message: a URL may end up in a proxy's log.
         socket.set_username("").and_then(|()| socket.set_password(None)).map_err(|()| BadBtpUrl)?;
         Ok(Self { socket, account, secret })
     }
 }
 
 impl BtpUrl {
-    /// The same server, for whoever has this secret: an account of their own, where accounts are given to whoever comes.
+    /// The same server with another secret: a new account, on servers that create accounts on demand.
     #[must_use]
     pub fn stranger(&self, secret: &str) -> Self {
         Self { socket: self.socket.clone(), account: String::new(), secret: secret.to_owned() }
@@ -79,13 +79,13 @@ impl fmt::Debug for BtpUrl {
     }
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It took too long.
+    /// Timeout.
     #[error("{0} doesn't answer")]
     Timeout(BtpUrl),
-    /// The socket can't be opened, or closed again.
+    /// The socket can't be opened, or was closed during authentication.
     #[error("can't connect to {url}")]
     Socket {
         /// The server.
@@ -94,22 +94,22 @@ pub enum ConnectError {
         #[source]
         source: Box<WsError>,
     },
-    /// The account or secret isn't accepted.
+    /// The server rejects the account or secret.
     #[error("{url} refuses the credentials: {reason}")]
     Refused {
         /// The server.
         url: BtpUrl,
-        /// What it said.
+        /// Its error.
         reason: String,
     },
-    /// It doesn't speak BTP.
+    /// The server doesn't speak BTP.
     #[error("{0} doesn't speak BTP")]
     NotBtp(BtpUrl),
 }
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// An open socket whose other end has accepted our credentials.
+/// An open socket whose server has accepted our credentials.
 pub(crate) async fn open(url: &BtpUrl) -> Result<Socket, ConnectError> {
     let failed = |source: WsError| ConnectError::Socket { url: url.clone(), source: Box::new(source) };
     let timeout = |_| ConnectError::Timeout(url.clone());
@@ -146,20 +146,20 @@ pub(crate) async fn open(url: &BtpUrl) -> Result<Socket, ConnectError> {
     }
 }
 
-/// A session of a client that pays and isn't paid; closes when dropped.
+/// The session of a client that pays and isn't paid; closes when dropped.
 #[derive(Debug)]
 pub struct BtpLink {
     session: Session,
     _stop: DropGuard,
 }
 
-/// The parent can't say who we are.
+/// The parent connector doesn't return our address and asset.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// It refused to say.
+    /// It rejected the request.
     #[error("the connector doesn't tell our address: {} {}", .0.code, .0.message)]
     Rejected(Reject),
-    /// What it says makes no sense.
+    /// Its answer can't be parsed.
     #[error("the connector's answer about our address can't be read")]
     Unreadable(#[from] DecodeError),
 }
@@ -178,7 +178,7 @@ impl BtpLink {
         Ok(Self { session, _stop: stop.drop_guard() })
     }
 
-    /// Our address and asset, as the connector sees them.
+    /// Our address and asset, as assigned by the connector.
     pub async fn account(&self) -> Result<Account, AccountError> {
         account_over(&self.session).await
     }
@@ -197,7 +197,7 @@ impl Link for BtpLink {
     }
 }
 
-/// Answers for an end that takes no payments.
+/// Rejects every packet: this end takes no payments.
 #[derive(Debug)]
 struct Unpayable;
 

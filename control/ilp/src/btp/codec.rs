@@ -7,7 +7,7 @@ const ERROR: u8 = 2;
 const MESSAGE: u8 = 6;
 const TRANSFER: u8 = 7;
 
-/// What a sub-protocol's data is.
+/// The type of a sub-protocol's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
     /// 0: bytes.
@@ -44,18 +44,18 @@ impl SubProtocol {
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BtpPacket {
-    /// Chosen by whoever asks; the answer has the same.
+    /// Chosen by the requester; the response repeats it.
     pub request_id: u32,
     /// The content.
     pub body: BtpBody,
 }
 
-/// What a frame says.
+/// A frame's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BtpBody {
-    /// Type 1: the answer to a Message or Transfer.
+    /// Type 1: the response to a Message or Transfer.
     Response(Vec<SubProtocol>),
-    /// Type 2: the request wasn't understood.
+    /// Type 2: the request couldn't be handled.
     Error(BtpError),
     /// Type 6: a request.
     Message(Vec<SubProtocol>),
@@ -75,9 +75,9 @@ pub struct BtpError {
     pub code: [u8; 3],
     /// Its name, such as `NotAcceptedError`.
     pub name: String,
-    /// When, as the peer wrote it.
+    /// Time of the error, as written by the peer.
     pub triggered_at: String,
-    /// For people.
+    /// A message for people.
     pub data: Vec<u8>,
     /// More about it.
     pub protocol_data: Vec<SubProtocol>,
@@ -141,7 +141,7 @@ impl BtpPacket {
     }
 }
 
-/// The list is as long as its bytes: no count is believed before they have been read.
+/// The list grows as its parts are parsed: the declared count is never trusted for an allocation.
 fn read_sub_protocols(inner: &mut Reader<'_>) -> Result<Vec<SubProtocol>, DecodeError> {
     let count = inner.var_uint("sub-protocol count")?;
     let mut list = Vec::new();

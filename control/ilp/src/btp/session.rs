@@ -1,11 +1,11 @@
 //! One WebSocket between two neighbours: requests and their responses, both ways at once.
 //!
-//! [`Session`] is the handle to ask with; [`drive`] is the task that owns the socket and ends when it closes. What is still
-//! unanswered then is answered with "unreachable".
+//! [`Session`] is the handle for requests; [`drive`] is the task that owns the socket and ends when it closes. Requests still
+//! unanswered then get the reject "unreachable".
 //!
 //! ```text
-//! open --(stop)--> draining: new requests are put off, those that have begun are answered -> closed
-//!   +--(closed by the other end, silent, or a write that takes too long)-------------------> closed
+//! open --(stop)--> draining: new requests are rejected as temporary, those begun are answered -> closed
+//!   +--(closed by the other end, silent, or a write that takes too long)-----------------------> closed
 //! ```
 
 use std::{
@@ -34,19 +34,19 @@ use crate::{
     packet::{ErrorCode, Packet, Prepare, Reject, Reply},
 };
 
-/// Longest frame, in bytes: the largest ILP packet, its address and some more.
+/// Longest frame, in bytes: the largest ILP packet with its address and overhead.
 const FRAME_MAX: usize = 40_000;
-/// Frames that wait to be written.
+/// Frames queued for writing.
 const OUTBOX_MAX: usize = 256;
-/// Requests of the other end that are being answered; more are told to slow down.
+/// Requests of the other end being answered at once; more are rejected with "rate limited".
 const ANSWERING_MAX: usize = 100;
-/// How often the other end is asked whether it is there.
+/// Interval between pings.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Silence after which it is taken for gone.
+/// Silence after which the other end counts as disconnected.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
-/// How long one frame may take to be written: an end that reads nothing can't be waited for.
+/// Timeout for writing one frame: an end that doesn't read must not block the session.
 const WRITE_MAX: Duration = Duration::from_secs(30);
-/// How long the closing of a socket may take.
+/// Timeout for closing a socket.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Answers the Prepares of the other end.
@@ -68,7 +68,7 @@ type Waiting = Arc<Mutex<HashMap<u32, oneshot::Sender<Vec<SubProtocol>>>>>;
 pub struct Session {
     outbox: mpsc::Sender<Message>,
     waiting: Waiting,
-    /// Requests that wait for their responses.
+    /// Requests waiting for their responses.
     asking: TaskTracker,
     stop: CancellationToken,
 }
@@ -78,7 +78,7 @@ pub struct Session {
 pub struct Outbox(mpsc::Receiver<Message>);
 
 impl Session {
-    /// A session to be driven; it is drained and closed when `stop` is cancelled.
+    /// A session for [`drive`]; it is drained and closed when `stop` is cancelled.
     pub fn new(stop: &CancellationToken) -> (Self, Outbox) {
         let (outbox, written) = mpsc::channel(OUTBOX_MAX);
         let session = Self { outbox, waiting: Waiting::default(), asking: TaskTracker::new(), stop: stop.child_token() };
@@ -90,7 +90,7 @@ impl Session {
         Arc::ptr_eq(&self.waiting, &other.waiting)
     }
 
-    /// Asks the driver to bring to an end what has begun, and to close the socket then.
+    /// Asks the driver to complete requests in progress, then to close the socket.
     pub(crate) fn close(&self) {
         self.stop.cancel();
     }
@@ -112,7 +112,7 @@ impl Session {
             waiting.insert(request_id, answer);
             request_id
         };
-        // Also when this future is dropped, because its packet has expired.
+        // Also runs when this future is dropped because its packet has expired.
         let _forget = Forget { session: self, request_id };
         let frame = BtpPacket { request_id, body: BtpBody::Message(parts) };
         self.outbox.send(Message::Binary(frame.encode().into())).await.ok()?;
@@ -152,7 +152,7 @@ fn made_here(code: ErrorCode, message: &str) -> Reject {
     Reject { code, triggered_by: None, message: message.to_owned(), data: Vec::new() }
 }
 
-/// Why a session has ended.
+/// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
     /// The other end closed it.
@@ -161,7 +161,7 @@ pub enum Ended {
     /// We closed it.
     #[error("closed here")]
     Stopped,
-    /// Nothing was heard, or could be written, for too long.
+    /// No frame could be read or written for too long.
     #[error("the other end is silent")]
     Silent,
     /// The socket failed.
@@ -169,12 +169,12 @@ pub enum Ended {
     Socket(#[source] Box<WsError>),
 }
 
-/// Owns the socket until it closes. The future may be dropped: the socket closes with it.
+/// Owns the socket until it closes. Dropping the future closes the socket.
 pub async fn drive<S>(socket: WebSocketStream<S>, session: Session, outbox: Outbox, handler: Arc<dyn Handler>) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    // Dropped after the outbox: a request that comes in between is refused by the one or forgotten by the other.
+    // Dropped after the outbox: a request sent in between either fails to queue or is removed from `waiting`.
     let hang_up = HangUp(session.clone());
     let Outbox(mut outbox) = outbox;
     let (mut sink, mut stream) = socket.split();
@@ -204,7 +204,7 @@ where
                 session.asking.close();
                 Ok(())
             }
-            // Not before they are closed.
+            // Both complete only after they have been closed.
             _ = async { tokio::join!(answering.wait(), session.asking.wait()) } => Err(Ended::Stopped),
         };
         if let Err(reason) = done {
@@ -218,8 +218,8 @@ where
     }
     drop(outbox);
     drop(hang_up);
-    // What the other end still sends is read: a socket closed with unread bytes is reset, and takes with it what we have
-    // written last. A peer that doesn't take our farewell is gone all the same.
+    // Read what the other end still sends: a socket closed with unread bytes is reset, which discards our last
+    // frames. A peer that doesn't read them in time is disconnected anyway.
     let farewell = async {
         if sink.close().await.is_ok() {
             while let Some(Ok(_)) = stream.next().await {}
@@ -255,7 +255,7 @@ fn receive(bytes: &[u8], session: &Session, handler: &Arc<dyn Handler>, answerin
     match frame.body {
         BtpBody::Response(parts) => {
             if let Some(answer) = session.waiting().remove(&frame.request_id) {
-                // Whoever asked may have given up.
+                // The requester may have given up.
                 let _ = answer.send(parts);
             }
         }
@@ -276,14 +276,14 @@ fn receive(bytes: &[u8], session: &Session, handler: &Arc<dyn Handler>, answerin
                     Ok(_) | Err(_) => Err(made_here(ErrorCode::F01_INVALID_PACKET, "not a Prepare")),
                 };
                 let frame = response(frame.request_id, vec![SubProtocol::ilp(Packet::from(reply).encode())]);
-                // If the session has ended, nobody waits for the answer.
+                // If the session has ended, the answer is obsolete.
                 let _ = session.outbox.send(frame).await;
             });
         }
     }
 }
 
-/// Answers from within the driving task, which must not wait for itself: if the outbox is full the answer is lost, and the
+/// Responds from within the driving task, which must not wait for itself: if the outbox is full the response is dropped, and the
 /// other end's request times out.
 fn respond(session: &Session, request_id: u32, parts: Vec<SubProtocol>) {
     let _ = session.outbox.try_send(response(request_id, parts));

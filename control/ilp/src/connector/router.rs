@@ -1,4 +1,4 @@
-//! From a child to the host's receiver, to another child, or back with a code.
+//! Routes a child's packet to the host's receiver or to another child, or rejects it.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use crate::{
     stream::{crypto::condition_of, receiver::Receiver},
 };
 
-/// What every hop takes off a packet's time.
+/// Time every hop subtracts from a packet's expiry.
 const WINDOW: SignedDuration = SignedDuration::from_secs(1);
 /// Longest time a packet is held.
 const HOLD_MAX: SignedDuration = SignedDuration::from_secs(30);
-/// Sessions of one account; past that the oldest is closed.
+/// Sessions per account; beyond that the oldest is closed.
 const SESSIONS_MAX: usize = 8;
-/// The address segment of the host's own receiver; no child may have it.
+/// The address segment of the host's own receiver; no child may use it.
 pub const HOST: &str = "host";
 
-/// Knows where everyone is.
+/// Routing table of the embedded connector.
 #[derive(Debug)]
 pub struct Router {
     own: Account,
@@ -36,20 +36,20 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router of address `own.address`, whose children count in its asset.
+    /// A router with address `own.address`, whose children use the same asset.
     pub fn new(own: Account, receiver: Arc<Receiver>) -> Self {
         let address = own.address.join(HOST).unwrap_or_else(|_| unreachable!("a segment of letters, below a short address"));
         let host = Account { address, ..own.clone() };
         Self { own, host, receiver, children: Mutex::default() }
     }
 
-    /// Where the host is paid.
+    /// The host's own account.
     pub fn host(&self) -> &Account {
         &self.host
     }
 
-    /// Makes `session` the way to `child`. Earlier ones of the same account may go on sending: the `codius` CLI opens three
-    /// with one token. What answers is the oldest, if there are too many by now.
+    /// Routes packets for `child` to `session` from now on. Earlier sessions of the account may keep sending: the `codius` CLI opens three
+    /// with one token. Returns the oldest session if there are too many, for the caller to close.
     pub(super) fn connect(&self, child: &str, session: Session) -> Option<Session> {
         let mut children = self.children();
         let sessions = children.entry(child.to_owned()).or_default();
@@ -57,7 +57,7 @@ impl Router {
         (sessions.len() > SESSIONS_MAX).then(|| sessions.remove(0))
     }
 
-    /// Forgets a session of `child`.
+    /// Removes a session of `child`.
     pub(super) fn disconnect(&self, child: &str, session: &Session) {
         let mut children = self.children();
         let Some(sessions) = children.get_mut(child) else { return };
@@ -67,7 +67,7 @@ impl Router {
         }
     }
 
-    /// Answers a child's Prepare.
+    /// Routes a child's Prepare and returns its reply.
     pub(super) async fn route(&self, child: &str, mut prepare: Prepare, now: Timestamp) -> Reply {
         let reject = |code, message| Err(Reject::new(code, &self.own.address, message));
         if ildcp::is_request(&prepare) {

@@ -1,4 +1,4 @@
-//! WebSockets of the embedded connector: handshake, authentication, who is connected.
+//! WebSockets of the embedded connector: handshake, authentication, connected accounts.
 
 use std::{
     io,
@@ -38,7 +38,7 @@ use crate::{
     packet::{ErrorCode, Prepare, Reject, Reply},
 };
 
-/// Connections of a listener at once; more wait to be accepted.
+/// Connections of a listener at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
 /// How long the WebSocket handshake and the authentication may take, each.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ const PACKETS_PER_MINUTE: u32 = 10_000;
 /// Longest account name.
 const ACCOUNT_MAX: usize = 64;
 
-/// Accepts connections until `stop` is cancelled; then waits for those there are, which answer what they have begun to.
+/// Accepts connections until `stop` is cancelled; then waits for the open ones, which complete the requests they have begun.
 pub(crate) async fn serve(listener: TcpListener, router: Arc<Router>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
@@ -66,8 +66,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Arc<Router>, stop: Canc
                 });
             }
             Err(error) => {
-                // Out of file descriptors, most likely: others may close some.
-                tracing::warn!(%error, "can't accept a BTP connection");
+                // Probably out of file descriptors: wait for other connections to close.
+                tracing::warn!(%error, "BTP connection not accepted");
                 time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -95,7 +95,7 @@ async fn greet_and_drive(stream: TcpStream, router: Arc<Router>, stop: Cancellat
         oldest.close();
     }
     let handler = Arc::new(Child { name: child.clone(), router: router.clone(), rate: Mutex::default() });
-    // However it ends: its account is let go.
+    // Releases the account however the session ends.
     match isolated(drive(socket, session.clone(), outbox, handler)).await {
         Ok(ended) => tracing::debug!(account = child, %ended, "BTP session has ended"),
         Err(panicked) => tracing::error!(account = child, error = %panicked, "BTP session"),
@@ -104,9 +104,9 @@ async fn greet_and_drive(stream: TcpStream, router: Arc<Router>, stop: Cancellat
     Ok(())
 }
 
-/// Handshake and authentication: the socket, and whose it is.
+/// Handshake and authentication; returns the socket and its account's name.
 async fn greet(stream: TcpStream) -> Result<(WebSocketStream<TcpStream>, String), GreetingError> {
-    // Packets are small and wait for each other.
+    // Packets are small, and each waits for the one before: disable Nagle's algorithm.
     stream.set_nodelay(true).map_err(tokio_tungstenite::tungstenite::Error::Io)?;
     let handshake = accept_hdr_async_with_config(stream, refuse_pages, Some(socket_config()));
     let mut socket = time::timeout(GREETING_TIMEOUT, handshake).await??;
@@ -114,7 +114,7 @@ async fn greet(stream: TcpStream) -> Result<(WebSocketStream<TcpStream>, String)
     Ok((socket, child))
 }
 
-/// A web page may open WebSockets to localhost; it says so in `Origin`, and no client of ours does.
+/// A web page may open WebSockets to localhost; browsers then send `Origin`, and our clients never do.
 #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
 fn refuse_pages(request: &Request, response: Response) -> Result<Response, ErrorResponse> {
     if request.headers().contains_key(header::ORIGIN) {
@@ -125,7 +125,7 @@ fn refuse_pages(request: &Request, response: Response) -> Result<Response, Error
     Ok(response)
 }
 
-/// The first frame must say who it is; the answer is the account's name.
+/// The first frame must authenticate; returns the account's name.
 async fn authenticate(socket: &mut WebSocketStream<TcpStream>) -> Result<String, GreetingError> {
     let bytes = loop {
         match socket.next().await {
@@ -155,7 +155,7 @@ async fn authenticate(socket: &mut WebSocketStream<TcpStream>) -> Result<String,
     account.ok_or(GreetingError::NotAuthenticated)
 }
 
-/// The account's name: the given one, or a hash of the token. Any token will do, but there must be one.
+/// The account's name: the given one, or a hash of the token. Any token is accepted, but it must not be missing.
 fn account_of(parts: &[SubProtocol]) -> Option<String> {
     if parts.first()?.name != "auth" {
         return None;
@@ -167,7 +167,7 @@ fn account_of(parts: &[SubProtocol]) -> Option<String> {
     (is_segment(name) && name.len() <= ACCOUNT_MAX && name != HOST).then(|| name.to_owned())
 }
 
-/// Answers the packets of one child.
+/// Routes the packets of one child.
 #[derive(Debug)]
 struct Child {
     name: String,
@@ -209,7 +209,7 @@ impl Handler for Child {
     }
 }
 
-/// Binds the address of a listener; what it was bound to is known before anything is served.
+/// Binds a listener's address; returns the bound address before serving begins.
 pub(crate) async fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;

@@ -31,7 +31,7 @@ codes! {
 }
 
 impl ErrorCode {
-    /// Reads a code: upper-case class, two digits.
+    /// Parses a code: upper-case class, two digits.
     pub fn parse(code: [u8; 3]) -> Option<Self> {
         let valid = matches!(code[0], b'F' | b'T' | b'R') && code[1].is_ascii_digit() && code[2].is_ascii_digit();
         valid.then_some(Self(code))

@@ -7,10 +7,10 @@ use ring::{aead, digest, hmac};
 
 const IV_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
-/// Least bytes of a sealed packet.
+/// Minimum length of a sealed packet, in bytes.
 pub const SEALED_MIN: usize = IV_BYTES + TAG_BYTES;
 
-/// 32 bytes both ends know.
+/// 32 bytes known to both ends.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SharedSecret([u8; 32]);
 
@@ -25,18 +25,18 @@ pub struct BadSecret;
 pub struct NotSealed;
 
 impl SharedSecret {
-    /// The secret of the connection at an address segment, found again from the server's own secret.
+    /// The secret of the connection at an address segment, derived from the server's own secret and therefore never stored.
     pub fn derive(server_secret: &[u8; 32], segment: &str) -> Self {
         let generator = hmac_sha256(server_secret, b"ilp_stream_shared_secret");
         Self(hmac_sha256(&generator, segment.as_bytes()))
     }
 
-    /// Reads a `Pay` header's third word.
+    /// Parses the third word of a `Pay` header.
     pub fn from_base64(text: &str) -> Result<Self, BadSecret> {
         STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(BadSecret)
     }
 
-    /// For the `Pay` header.
+    /// Encodes the secret for the `Pay` header.
     pub fn to_base64(&self) -> String {
         STANDARD.encode(self.0)
     }
@@ -94,7 +94,7 @@ impl StreamKeys {
         Ok(buffer)
     }
 
-    /// The fulfillment of a Prepare with that data field.
+    /// The fulfillment of a Prepare with this data field.
     pub fn fulfillment(&self, data: &[u8]) -> [u8; 32] {
         tag_bytes(&hmac::sign(&self.fulfilling, data))
     }
@@ -106,7 +106,7 @@ impl fmt::Debug for StreamKeys {
     }
 }
 
-/// The condition a fulfillment fits.
+/// The condition that matches a fulfillment.
 pub fn condition_of(fulfillment: &[u8; 32]) -> [u8; 32] {
     let mut condition = [0; 32];
     condition.copy_from_slice(digest::digest(&digest::SHA256, fulfillment).as_ref());

@@ -5,14 +5,14 @@ use crate::{
     oer::{DecodeError, Reader, Writer},
 };
 
-/// Why a stream or connection is closed (RFC 29, section 5.4). Codes we don't know are kept as they are.
+/// Why a stream or connection is closed (RFC 29, section 5.4). Unknown codes are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamErrorCode(pub u8);
 
 impl StreamErrorCode {
     /// Nothing is wrong.
     pub const NO_ERROR: Self = Self(1);
-    /// More was sent than was allowed.
+    /// More was sent than allowed.
     pub const FLOW_CONTROL: Self = Self(4);
     /// A stream that may not be opened.
     pub const STREAM_ID: Self = Self(5);
@@ -20,27 +20,27 @@ impl StreamErrorCode {
     pub const PROTOCOL_VIOLATION: Self = Self(8);
 }
 
-/// One frame. Amounts are in the unit of whoever receives them.
+/// One frame. Amounts are in the receiving end's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// 0x01: the connection is over.
+    /// 0x01: the connection is closed.
     ConnectionClose {
         /// Why.
         code: StreamErrorCode,
         /// For people.
         message: String,
     },
-    /// 0x02: where the sender of this frame is reached.
+    /// 0x02: the address of the sender of this frame.
     ConnectionNewAddress {
         /// Untrusted.
         source_account: Address,
     },
-    /// 0x03: how much data the connection takes in all.
+    /// 0x03: total data the connection accepts.
     ConnectionMaxData {
         /// In bytes.
         max_offset: u64,
     },
-    /// 0x04: more data waits than the connection takes.
+    /// 0x04: more data is waiting than the connection accepts.
     ConnectionDataBlocked {
         /// In bytes.
         max_offset: u64,
@@ -50,19 +50,19 @@ pub enum Frame {
         /// Its id.
         max_stream_id: u64,
     },
-    /// 0x06: a higher stream is wanted.
+    /// 0x06: a higher stream is requested.
     ConnectionStreamIdBlocked {
         /// Its id.
         max_stream_id: u64,
     },
-    /// 0x07: what the sender of this frame counts in.
+    /// 0x07: the asset of the sender of this frame.
     ConnectionAssetDetails {
         /// Currency code.
         asset_code: String,
         /// Decimal places.
         asset_scale: u8,
     },
-    /// 0x10: a stream is over.
+    /// 0x10: a stream is closed.
     StreamClose {
         /// The stream.
         stream_id: u64,
@@ -71,14 +71,14 @@ pub enum Frame {
         /// For people.
         message: String,
     },
-    /// 0x11: what part of the packet's money is a stream's.
+    /// 0x11: a stream's share of the packet's money.
     StreamMoney {
         /// The stream.
         stream_id: u64,
         /// Its share, of the sum of all shares.
         shares: u64,
     },
-    /// 0x12: how much a stream takes and has.
+    /// 0x12: how much a stream accepts in total, and has received.
     StreamMaxMoney {
         /// The stream.
         stream_id: u64,
@@ -87,7 +87,7 @@ pub enum Frame {
         /// So far.
         total_received: u64,
     },
-    /// 0x13: more would be sent if it were taken.
+    /// 0x13: the sender would send more if it were accepted.
     StreamMoneyBlocked {
         /// The stream.
         stream_id: u64,
@@ -105,14 +105,14 @@ pub enum Frame {
         /// The bytes.
         data: Vec<u8>,
     },
-    /// 0x15: how much data a stream takes in all.
+    /// 0x15: total data a stream accepts.
     StreamMaxData {
         /// The stream.
         stream_id: u64,
         /// In bytes.
         max_offset: u64,
     },
-    /// 0x16: more data waits than a stream takes.
+    /// 0x16: more data is waiting than a stream accepts.
     StreamDataBlocked {
         /// The stream.
         stream_id: u64,
@@ -122,7 +122,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Reads one frame; `None` for a type we don't know, which is skipped. Bytes behind what we know of a frame are ignored.
+    /// Parses one frame; `None` for an unknown type, which is skipped. Trailing bytes in a known frame are ignored.
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
         let kind = reader.u8("frame type")?;
         let mut contents = Reader::new(reader.var_octets("frame")?);
@@ -225,7 +225,7 @@ fn read_text(inner: &mut Reader<'_>) -> Result<String, DecodeError> {
     Ok(String::from_utf8_lossy(inner.var_octets("text")?).into_owned())
 }
 
-/// An address we couldn't send to is as good as none: nobody is sent to unasked.
+/// An invalid address counts as empty: we never send to it anyway.
 fn read_address(inner: &mut Reader<'_>) -> Result<Option<Address>, DecodeError> {
     let bytes = inner.var_octets("source account")?;
     Ok(std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()))

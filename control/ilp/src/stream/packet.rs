@@ -5,7 +5,7 @@ use crate::oer::{DecodeError, Reader, Writer};
 
 const VERSION: u8 = 1;
 
-/// Which ILP packet a STREAM packet travels in; a thief can't turn one into another.
+/// The ILP packet type that carries a STREAM packet; it is sealed, so an attacker can't turn one type into another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IlpType {
     /// 12.
@@ -29,18 +29,18 @@ impl IlpType {
 /// The plaintext of a packet's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamPacket {
-    /// What carries it.
+    /// The ILP packet that carries it.
     pub ilp_type: IlpType,
-    /// Set by the sender of the Prepare; the answer repeats it.
+    /// Chosen by the sender of the Prepare; the reply repeats it.
     pub sequence: u64,
-    /// In a Prepare: the least that must arrive. In an answer: what did arrive.
+    /// In a Prepare: the minimum that must arrive. In a reply: what arrived.
     pub prepare_amount: u64,
     /// Frames of the types we know, in order.
     pub frames: Vec<Frame>,
 }
 
 impl StreamPacket {
-    /// Reads a packet. What follows the last frame is padding.
+    /// Parses a packet. Bytes after the last frame are padding.
     pub fn decode(plaintext: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(plaintext);
         if reader.u8("STREAM version")? != VERSION {

@@ -1,13 +1,13 @@
-//! Being paid: the server end of STREAM connections, one per payment, request and response only.
+//! Receives payments: the server end of STREAM connections, one per payment, request and response only.
 //!
 //! ```text
 //! Prepare -> is it ours? -> decrypt -> seen before? -> frames -> arrived whole? -> fulfillable? -> in time? -> fits? -> credit -> Fulfill
 //!              F02            F06       same Fulfill    F99         F99              F99            R00       F99     (durable)
 //! ```
 //!
-//! Everything after decryption is answered with F99 and an encrypted packet: a JS sender gives up silently on anything
-//! else. The receiver never sends a Prepare of its own: the byte clients wait for rides on the Fulfill that completes the
-//! payment. What is kept of a connection is volatile; a payment is found again by its address segment alone.
+//! Rejects after decryption are F99 with an encrypted packet (unless the packet is late, or can't be handled now): a JS sender gives up
+//! silently on anything else. The receiver never sends a Prepare of its own: the byte clients wait for is in the Fulfill that completes the
+//! payment. Connection state is volatile; a payment is found by its address segment alone.
 
 use std::{
     collections::HashMap,
@@ -18,9 +18,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    credit_sink::{Credit, CreditError, CreditSink, Terms},
     crypto::{self, SEALED_MIN, SharedSecret, StreamKeys},
     frame::Frame,
-    ledger::{Credit, CreditError, Ledger, Terms},
     packet::{IlpType, StreamPacket},
 };
 use crate::{
@@ -33,22 +33,22 @@ mod verdict;
 
 use verdict::{Conn, DATA_MAX, Facts, PAID, STREAM, Verdict, give_up, introduces, judge, max_money};
 
-/// Time a Fulfill needs on its way: what expires sooner isn't credited, for it couldn't be collected.
+/// Time a Fulfill needs to travel back: a packet that expires sooner isn't credited, because the money couldn't be collected.
 const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_millis(500);
-/// A connection without packets for so long is forgotten.
+/// Idle time after which a connection is dropped.
 const IDLE: SignedDuration = SignedDuration::from_secs(60);
-/// Connections remembered at once; past that a new packet is asked to come again.
+/// Most connections kept; beyond that a packet for a new one is rejected as temporary.
 const CONNECTIONS_MAX: usize = 100_000;
-/// Packets in a second that belong to no payment or can't be decrypted; past that only known connections are listened to.
+/// Packets per second that belong to no payment or can't be decrypted; beyond that only packets of known connections are handled.
 const FOREIGN_MAX: u32 = 1_000;
 const FOREIGN_WINDOW: SignedDuration = SignedDuration::from_secs(1);
-/// What we say we take of data on the connection, as JS servers do.
+/// Data limit we announce for the connection, the same as JS servers.
 const CONNECTION_DATA_MAX: u64 = 65_534;
 
-/// Receives payments into a [`Ledger`].
+/// Receives payments into a [`CreditSink`].
 pub struct Receiver {
     server_secret: [u8; 32],
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn CreditSink>,
     connections: Mutex<Connections>,
 }
 
@@ -69,16 +69,16 @@ struct Connections {
 
 impl Receiver {
     /// A receiver whose shared secrets all derive from `server_secret`.
-    pub fn new(server_secret: [u8; 32], ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(server_secret: [u8; 32], ledger: Arc<dyn CreditSink>) -> Self {
         Self { server_secret, ledger, connections: Mutex::default() }
     }
 
-    /// Where to pay and with which secret: the second and third word of a `Pay` header.
+    /// The address and secret to pay with: the second and third word of a `Pay` header.
     pub fn pay_to(&self, account: &Account, segment: &str) -> Result<(Address, SharedSecret), BadAddress> {
         Ok((account.address.join(segment)?, SharedSecret::derive(&self.server_secret, segment)))
     }
 
-    /// Answers a Prepare that came for `account` or an address below it.
+    /// Answers a Prepare for `account` or an address below it.
     pub async fn handle(&self, account: &Account, prepare: Prepare, now: Timestamp) -> Reply {
         let plain = |code, message| Reject::new(code, &account.address, message);
         let unknown = || plain(ErrorCode::F02_UNREACHABLE, "no such payment");
@@ -126,8 +126,8 @@ impl Receiver {
             Verdict::Credit { slack } => {
                 let segment = segment.to_owned();
                 let credit = Credit { segment, condition: prepare.condition, amount: prepare.amount, slack };
-                // Once credited it is fulfilled, even if it has expired meanwhile: the next hop won't pay then, but a credit
-                // without a fulfillment would be a payment the payer is sure not to have made.
+                // A credited packet is fulfilled even if it has expired meanwhile: the previous hop won't pay us then, but without a
+                // fulfillment the payer would believe that the credited money was never paid.
                 match self.ledger.credit(credit).await {
                     Ok(terms) => {
                         frames.extend(paid_frames(&terms, terms.room() == 0));
@@ -149,8 +149,8 @@ impl Receiver {
 }
 
 impl Connections {
-    /// Whether a packet for a segment is looked at. It always is if it might belong to a connection; others are only while
-    /// few of them turn out to be nobody's, so that a flood of them doesn't keep payments from being made.
+    /// Whether a packet for a segment is handled. Packets of known connections always are; others only while
+    /// few of them turn out to be invalid, so that a flood of those doesn't block payments.
     fn listens_to(&mut self, segment: &str, now: Timestamp) -> bool {
         if self.foreign_since.is_none_or(|since| since.duration_until(now).abs() >= FOREIGN_WINDOW) {
             (self.foreign, self.foreign_since) = (0, Some(now));
@@ -162,7 +162,7 @@ impl Connections {
         self.foreign = self.foreign.saturating_add(1);
     }
 
-    /// The connection at a segment, made at its first packet; none if there are too many.
+    /// The connection at a segment, created by its first packet; none if there are too many.
     fn get(&mut self, segment: &str, now: Timestamp) -> Option<&mut Conn> {
         if self.swept_at.is_none_or(|at| at.duration_until(now) >= IDLE) {
             self.by_segment.retain(|_, conn| conn.last_packet.duration_until(now) < IDLE);
@@ -180,7 +180,7 @@ impl Connections {
     }
 }
 
-/// How an answer is sealed.
+/// Builds and seals the replies to one packet.
 struct Answer<'a> {
     account: &'a Account,
     keys: &'a StreamKeys,
@@ -215,8 +215,8 @@ fn soon(now: Timestamp) -> Timestamp {
     now.checked_add(EXPIRY_MARGIN).unwrap_or(Timestamp::MAX)
 }
 
-/// What every answer says. Limits and asset are told when a client may not know them yet: at the connection's first
-/// packet, when it names its address, and on test packets; any of these answers may get lost.
+/// Frames of every reply. Limits and asset are repeated while a client may not know them: on the connection's first
+/// packet, when it announces its address, and on test packets; any of these replies may get lost.
 fn base_frames(account: &Account, packet: &StreamPacket, new: bool, fulfillable: bool) -> Vec<Frame> {
     let mut frames = vec![Frame::ConnectionMaxData { max_offset: CONNECTION_DATA_MAX }];
     if new || introduces(packet, fulfillable) {
@@ -227,7 +227,7 @@ fn base_frames(account: &Account, packet: &StreamPacket, new: bool, fulfillable:
     frames
 }
 
-/// What a Fulfill says of the money; with the byte clients wait for before they ask again.
+/// Money frames of a Fulfill, with the byte that makes clients repeat their HTTP request if `ask_again`.
 fn paid_frames(terms: &Terms, ask_again: bool) -> Vec<Frame> {
     let mut frames = vec![max_money(terms), Frame::StreamMaxData { stream_id: STREAM, max_offset: DATA_MAX }];
     if ask_again {

@@ -1,11 +1,11 @@
-//! Paying a server that asked by a `Pay` header: the client end of one STREAM connection.
+//! Pays a server that sent a `Pay` header: the client end of one STREAM connection.
 //!
 //! ```text
-//! test packets (can't be fulfilled) -> the rate -> empty packets -> what the server takes -> money, until it has it -> close
+//! test packets (unfulfillable) -> rate -> empty packets -> amount the server asks for -> money, until it is paid -> close
 //! ```
 //!
-//! A connector on the way can't take more than `SLIPPAGE_PERCENT` of what the test packets promised: every packet says
-//! how much must arrive, and the server refuses it otherwise.
+//! A connector on the way can't take more than `SLIPPAGE_PERCENT` of the amount the test packets promised: every packet states
+//! the minimum that must arrive, and the server rejects it otherwise.
 
 use std::time::Duration;
 
@@ -25,45 +25,45 @@ use crate::{
     packet::{ErrorCode, Fulfill, Prepare, Reject},
 };
 
-/// The stream that is paid into.
+/// The stream that is paid.
 const STREAM: u64 = 1;
-/// What the rate may get worse by after the test packets, in per cent.
+/// How much the rate may worsen after the test packets, in per cent.
 const SLIPPAGE_PERCENT: u128 = 1;
-/// What must arrive for the rate to be seen well enough, to 1 %.
+/// Arriving amount from which a packet's rate is precise enough, to 1 %.
 const PRECISE: u64 = 100;
-/// Amounts of the test packets: the largest that gets through tells the rate best.
+/// Amounts of the test packets: the largest that gets through gives the best rate.
 const TEST_AMOUNTS: [u64; 5] = [1, 1_000, 1_000_000, 1_000_000_000, 1_000_000_000_000];
-/// How long a packet may be on its way.
+/// Expiry of a packet.
 const PACKET_EXPIRY: SignedDuration = SignedDuration::from_secs(30);
-/// How long a payment may take in all.
+/// Time limit of a payment.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Answers without any progress after which paying is given up.
+/// Consecutive replies without progress after which the payment is given up.
 const FUTILE_MAX: u32 = 5;
-/// First wait after a temporary refusal; doubles each time.
+/// First delay after a temporary reject; doubles each time.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// Waits one after another, 25 s in all.
+/// Consecutive delays, 25 s in total.
 const WAITS_MAX: u32 = 8;
-/// Packets with money in one payment.
+/// Most money packets of one payment.
 const PACKETS_MAX: u32 = 10_000;
-/// How long the farewell may take.
+/// Time limit of the closing packet.
 const CLOSE_EXPIRY: SignedDuration = SignedDuration::from_secs(2);
 
-/// How far a payment has come.
+/// Progress of a payment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// In the payer's smallest unit.
     pub sent: u64,
     /// In the payee's smallest unit.
     pub delivered: u64,
-    /// The payee's asset code and scale, if it told.
+    /// The payee's asset code and scale, if it sent them.
     pub destination_asset: Option<(String, u8)>,
 }
 
-/// A payment that didn't go through. What was sent before is in `delivery`.
+/// A failed payment. `delivery` is what was paid before.
 #[derive(Debug, thiserror::Error)]
 #[error("the payment stopped after {} units", .delivery.sent)]
 pub struct SendError {
-    /// What was sent all the same.
+    /// What was paid nevertheless.
     pub delivery: Delivery,
     /// Why it ended.
     #[source]
@@ -73,27 +73,27 @@ pub struct SendError {
 /// Why a payment ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SendFailure {
-    /// A packet was refused for good.
+    /// A packet was rejected for good.
     #[error("the payment was refused: {} {}", .0.code, .0.message)]
     Refused(Reject),
-    /// Somebody on the way answered with a fulfillment that isn't the server's.
+    /// A node on the way returned an invalid fulfillment.
     #[error("a connector answered in the receiver's name")]
     Cheated,
-    /// The server takes no (more) money, or not at this rate.
+    /// The server accepts no (more) money, or not at this rate.
     #[error("the receiver doesn't take the money")]
     NotTaken,
-    /// It took too long.
+    /// Timeout.
     #[error("the payment took longer than 60 seconds")]
     Timeout,
-    /// No test packet came through.
+    /// No test packet reached the server.
     #[error("the receiver can't be reached: {} {}", .0.code, .0.message)]
     Unreachable(Reject),
 }
 
-/// Pays at most `amount_max` of the payer's units, and stops when the server has all it asks for. `progress` is told
+/// Pays at most `amount_max` of the payer's units, and stops when the server has received all it asks for. Calls `progress`
 /// after every packet that was paid.
 ///
-/// Some servers (cog) take nothing before the HTTP request is repeated; they are asked again for 25 seconds, so repeat it
+/// Some servers (cog) accept nothing before the HTTP request is repeated; they are retried for 25 seconds, so repeat it
 /// while this runs.
 pub async fn send(
     link: &dyn Link,
@@ -110,7 +110,7 @@ pub async fn send(
     outcome.map(|()| delivery.clone()).map_err(|reason| SendError { delivery, reason })
 }
 
-/// What `sent` units arrive as.
+/// A rate: `sent` units arrive as `arrived`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rate {
     sent: u64,
@@ -124,19 +124,19 @@ impl Rate {
         u64::try_from(units).unwrap_or(u64::MAX)
     }
 
-    /// What `amount` arrives as.
+    /// Amount that arrives of `amount`.
     fn arrives(self, amount: u64) -> u128 {
         u128::from(amount) * u128::from(self.arrived) / u128::from(self.sent.max(1))
     }
 
-    /// What must arrive of `amount`; nothing is paid for nothing.
+    /// Minimum that must arrive of `amount`; at least 1, so that nothing is paid for nothing.
     fn least(self, amount: u64) -> u64 {
         let arrives = self.arrives(amount);
         let least = arrives / 100 * (100 - SLIPPAGE_PERCENT) + arrives % 100 * (100 - SLIPPAGE_PERCENT) / 100;
         u64::try_from(least).unwrap_or(u64::MAX).max(1)
     }
 
-    /// The rate by a packet that was refused: better known if it was a larger one, but never much worse.
+    /// The rate according to a rejected packet: used if the packet was larger, unless the rate is much worse.
     fn refined(self, sent: u64, arrived: u64) -> Self {
         if sent > self.sent && arrived >= self.least(sent) { Self { sent, arrived } } else { self }
     }
@@ -149,16 +149,16 @@ struct Payment<'a> {
     keys: StreamKeys,
     sequence: u64,
     delivery: Delivery,
-    /// What the server takes in all, and has.
+    /// Total the server accepts, and what it has received.
     taken: (u64, u64),
-    /// The server has said that the request may be repeated, or that the connection is over.
+    /// The server said that the request may be repeated; the server closed the connection.
     ready: bool,
     closed: bool,
-    /// Most a packet may carry on this path.
+    /// Largest packet amount on this path.
     packet_max: u64,
 }
 
-/// An answer of the server itself.
+/// A reply from the server itself.
 struct Answer {
     arrived: u64,
 }
@@ -170,7 +170,7 @@ impl<'a> Payment<'a> {
     }
 
     async fn run(&mut self, amount_max: u64, progress: &mut (dyn FnMut(&Delivery) + Send)) -> Result<(), SendFailure> {
-        // What was promised, by which least amounts are set, and what is seen, by which packets are made.
+        // `promised` sets the minimum that must arrive, `seen` the amounts of the packets.
         let mut promised = self.find_rate().await?;
         let mut seen = promised;
         self.ask_what_is_taken().await?;
@@ -178,7 +178,7 @@ impl<'a> Payment<'a> {
         for _ in 0..PACKETS_MAX {
             let amount = seen.to_deliver(self.room()).min(amount_max - self.delivery.sent).min(self.packet_max);
             if promised.arrives(amount) == 0 {
-                // Nothing is missing, or too little is left to arrive as anything.
+                // Everything is paid, or the rest is too small to arrive as anything.
                 return Ok(());
             }
             let least = promised.least(amount);
@@ -220,15 +220,15 @@ impl<'a> Payment<'a> {
         Err(SendFailure::NotTaken)
     }
 
-    /// What the server still takes.
+    /// Amount the server still accepts.
     fn room(&self) -> u64 {
         self.taken.0.saturating_sub(self.taken.1)
     }
 
-    /// Counts a packet that was paid, and says what arrived of it.
+    /// Records a packet that was paid, and returns what arrived of it.
     fn count(&mut self, amount: u64, least: u64, fulfill: &Fulfill) -> u64 {
         let before = self.taken;
-        // If the answer can't be read we know nothing but what the server must have had to fulfil it.
+        // If the reply can't be read, only the minimum is certain: the server needed it to fulfill.
         let arrived = self.read(&fulfill.data, IlpType::Fulfill).map_or(least, |answer| answer.arrived.max(least));
         self.delivery.sent += amount;
         self.delivery.delivered = self.delivery.delivered.saturating_add(arrived);
@@ -238,7 +238,7 @@ impl<'a> Payment<'a> {
         arrived
     }
 
-    /// Sends packets nobody can fulfil and sees what arrives of them.
+    /// Sends unfulfillable packets and measures what arrives of them.
     async fn find_rate(&mut self) -> Result<Rate, SendFailure> {
         let mut best = None;
         let mut refusal = self.test(&TEST_AMOUNTS, &mut best).await;
@@ -249,7 +249,7 @@ impl<'a> Payment<'a> {
         best.ok_or_else(|| SendFailure::Unreachable(refusal.unwrap_or_else(silence)))
     }
 
-    /// Sends test packets at once; a larger one that arrives tells the rate better. Returns the last refusal of somebody else.
+    /// Sends test packets in parallel; the largest that arrives gives the best rate. Returns the last reject that isn't from the server.
     async fn test(&mut self, amounts: &[u64], best: &mut Option<Rate>) -> Option<Reject> {
         let introduction = Frame::ConnectionAssetDetails { asset_code: self.from.asset_code.clone(), asset_scale: self.from.asset_scale };
         let packets: Vec<_> = amounts.iter().map(|amount| self.packet(*amount, 0, vec![introduction.clone()], false)).collect();
@@ -265,8 +265,8 @@ impl<'a> Payment<'a> {
         refusal
     }
 
-    /// A packet without money opens the stream; its answer says what the server takes. One that takes nothing yet is asked
-    /// again.
+    /// A packet without money opens the stream; its reply says how much the server accepts. A server that accepts nothing yet is
+    /// asked again.
     async fn ask_what_is_taken(&mut self) -> Result<(), SendFailure> {
         let mut waits = 0;
         loop {
@@ -313,7 +313,7 @@ impl<'a> Payment<'a> {
         Prepare { amount, expires_at, condition, destination: self.to.clone(), data }
     }
 
-    /// Reads what the server says in an answer, and remembers it.
+    /// Decrypts the server's reply, and records its frames.
     fn read(&mut self, sealed: &[u8], ilp_type: IlpType) -> Option<Answer> {
         let plaintext = self.keys.open(sealed).ok()?;
         let packet = StreamPacket::decode(&plaintext).ok().filter(|packet| packet.ilp_type == ilp_type)?;
@@ -323,7 +323,7 @@ impl<'a> Payment<'a> {
                     self.delivery.destination_asset = Some((asset_code, asset_scale));
                 }
                 Frame::StreamMaxMoney { stream_id: STREAM, receive_max, total_received } => {
-                    // Answers may come out of order; what is taken and what has been received only grow.
+                    // Replies may arrive out of order; both amounts only grow.
                     self.taken = (receive_max.max(self.taken.0), total_received.max(self.taken.1));
                 }
                 Frame::StreamData { stream_id: STREAM, .. } => self.ready = true,
@@ -334,19 +334,19 @@ impl<'a> Payment<'a> {
         Some(Answer { arrived: packet.prepare_amount })
     }
 
-    /// What a refusal says: the server's answer if it is its own, and how much a packet may carry if somebody else's.
+    /// Evaluates a reject: the server's reply if it is from the server, otherwise a limit on the packet amount.
     fn learn_from(&mut self, reject: &Reject, amount: u64) -> Option<Answer> {
         match reject.code {
             ErrorCode::F99_APPLICATION_ERROR => return self.read(&reject.data, IlpType::Reject),
             ErrorCode::F08_AMOUNT_TOO_LARGE => self.packet_max = self.packet_max.min(largest(&reject.data, amount)).max(1),
-            // Not enough for so much, but perhaps for less.
+            // Too little liquidity for this amount, but perhaps enough for less.
             ErrorCode::T04_INSUFFICIENT_LIQUIDITY => self.packet_max = self.packet_max.min(amount / 2).max(1),
             _ => {}
         }
         None
     }
 
-    /// Best effort: the server forgets an idle connection anyway.
+    /// Best effort: the server drops an idle connection anyway.
     async fn close(&mut self) {
         let frame = Frame::ConnectionClose { code: StreamErrorCode::NO_ERROR, message: String::new() };
         let mut packet = self.packet(0, 0, vec![frame], false);
@@ -357,7 +357,7 @@ impl<'a> Payment<'a> {
     }
 }
 
-/// Whether another packet may be sent at once: the refusal is an answer to how much this one carried.
+/// Whether another packet may be sent at once: the reject refers to this packet's amount.
 fn is_answered(reject: &Reject) -> bool {
     [ErrorCode::F99_APPLICATION_ERROR, ErrorCode::F08_AMOUNT_TOO_LARGE].contains(&reject.code)
 }
@@ -366,7 +366,7 @@ fn is_final(reject: &Reject) -> bool {
     !is_answered(reject) && !reject.code.is_temporary() && reject.code != ErrorCode::R00_TRANSFER_TIMED_OUT
 }
 
-/// Waits longer each time, and in the end gives up with the refusal.
+/// Waits longer each time, and finally fails with the reject.
 async fn wait_before(waits: &mut u32, reject: Reject) -> Result<(), SendFailure> {
     if *waits >= WAITS_MAX {
         return Err(SendFailure::Refused(reject));
@@ -376,7 +376,7 @@ async fn wait_before(waits: &mut u32, reject: Reject) -> Result<(), SendFailure>
     Ok(())
 }
 
-/// What an F08 says may be sent instead of `amount`: `u64 received | u64 maximum`, in the unit of whoever refused.
+/// The largest amount an F08 allows instead of `amount`: `u64 received | u64 maximum`, in the rejecting node's unit.
 fn largest(data: &[u8], amount: u64) -> u64 {
     let halves = data.split_first_chunk::<8>().and_then(|(received, rest)| Some((received, rest.first_chunk::<8>()?)));
     match halves.map(|(received, maximum)| (u64::from_be_bytes(*received), u64::from_be_bytes(*maximum))) {

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{MemoryLedger, receiver};
+use crate::credit_sink::{MemoryLedger, receiver};
 
 const FULFILLMENT: [u8; 32] = [3; 32];
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails where it stands")]
 
 mod connector;
-mod ledger;
+mod credit_sink;
 mod payments;
 mod peer;
 mod receiver;

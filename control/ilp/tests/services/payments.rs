@@ -20,7 +20,7 @@ use codiusd_ilp::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::ledger::{MemoryLedger, SERVER_SECRET, account, receiver};
+use crate::credit_sink::{MemoryLedger, SERVER_SECRET, account, receiver};
 
 /// A connector with an exchange rate in front of a receiver.
 #[derive(Debug)]

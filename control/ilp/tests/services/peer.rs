@@ -10,7 +10,7 @@ use codiusd_ilp::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::ledger::SERVER_SECRET;
+use super::credit_sink::SERVER_SECRET;
 
 /// A client that pays at one address segment of `private.host`.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use codiusd_ilp::{
     packet::{ErrorCode, Reply},
     stream::{
+        credit_sink::Terms,
         frame::{Frame, StreamErrorCode},
-        ledger::Terms,
         packet::IlpType,
         receiver::Receiver,
     },
@@ -14,7 +14,7 @@ use codiusd_ilp::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    ledger::{MemoryLedger, account, receiver},
+    credit_sink::{MemoryLedger, account, receiver},
     peer::{Heard, Peer, Sent},
 };
 

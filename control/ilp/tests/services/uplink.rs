@@ -11,7 +11,7 @@ use tokio::{sync::watch, time};
 
 use crate::{
     connector::{anywhere, link, start},
-    ledger::{MemoryLedger, receiver},
+    credit_sink::{MemoryLedger, receiver},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,7 +1,7 @@
-//! A pod's control group: the limits all its containers share, and the certain end of every process in it.
+//! A pod's control group: the limits all its containers share, and the reliable way to kill every process in it.
 //!
-//! Works on the separate hierarchies of cgroup v1 and on the one of v2. Below it each container has a group with the same
-//! limits: programs size themselves by the limits of the group they are in, and look no higher.
+//! Supports the separate hierarchies of cgroup v1 and the unified one of v2. Each container has a child group with the same limits, because
+//! programs size themselves by the limits of their own group and don't look at its parents.
 
 use std::{
     fs, io,
@@ -20,30 +20,30 @@ use nix::{
 use crate::Machine;
 
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
-/// One second of processor time is given out in slices of this many microseconds.
+/// CPU quota period, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
-/// Of processor and disk, where several pods want it, for each virtual CPU; the kernel's defaults.
+/// CPU and disk weight per virtual CPU under contention; the kernel's defaults.
 const WEIGHT: u64 = 100;
 const WEIGHT_MAX: u64 = 10_000;
 const SHARES: u64 = 1024;
 const SHARES_MAX: u64 = 262_144;
-/// Of the older hierarchy's two ways to weigh disks.
+/// Upper bound of the v1 `blkio` weight.
 const BLKIO_WEIGHT_MAX: u64 = 1000;
-/// Of a pod's memory, what its TCP buffers may take besides, where the kernel counts them apart.
+/// Divisor of a pod's memory for its TCP buffers, where the kernel accounts for them separately.
 const TCP_SHARE: u64 = 4;
 const PAGE_BYTES_MAX: u64 = 65536;
-/// How long processes that were sent SIGKILL may take to be gone.
+/// How long processes may take to exit after SIGKILL.
 const EMPTY_WAIT: Duration = Duration::from_secs(5);
-/// Between two looks at a group that is not empty yet.
+/// Interval between checks of a group that isn't empty yet.
 const EMPTY_POLL: Duration = Duration::from_millis(2);
 
-/// Controllers of version 1 in whose hierarchies libcontainer puts a container.
+/// Version 1 controllers in whose hierarchies libcontainer puts a container.
 const JOINED: [&str; 12] =
     ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids"];
 
 /// One setting of a pod's group.
 struct Setting {
-    /// Of version 1; in version 2 all are in one directory.
+    /// The version 1 controller; in version 2 all settings are in one directory.
     controller: &'static str,
     file: &'static str,
     value: String,
@@ -53,7 +53,7 @@ struct Setting {
 /// Whether a pod may run without a setting.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// No: it is read back, too.
+    /// No: the setting is also read back.
     Must,
     /// Yes: some kernels are built without it.
     May,
@@ -68,8 +68,8 @@ fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
     if v2 {
         return vec![
             must("memory", "memory.max", memory.to_string()),
-            may("memory", "memory.swap.max", "0".to_owned()), // memory and swap together: none of it is swap
-            may("memory", "memory.oom.group", "0".to_owned()), // the largest process goes, not the pod
+            may("memory", "memory.swap.max", "0".to_owned()), // memory and swap together: no swap on top
+            may("memory", "memory.oom.group", "0".to_owned()), // kills the largest process, not the whole pod
             must("cpu", "cpu.max", format!("{quota} {CPU_PERIOD_US}")),
             may("cpu", "cpu.weight", by_size(WEIGHT, WEIGHT_MAX)),
             may("io", "io.weight", by_size(WEIGHT, WEIGHT_MAX)),
@@ -79,7 +79,7 @@ fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
     vec![
         must("memory", "memory.limit_in_bytes", memory.to_string()),
         may("memory", "memory.memsw.limit_in_bytes", memory.to_string()),
-        may("memory", "memory.kmem.tcp.limit_in_bytes", (memory / TCP_SHARE).to_string()), // not part of the limit above
+        may("memory", "memory.kmem.tcp.limit_in_bytes", (memory / TCP_SHARE).to_string()), // not included in the limit above
         must("cpu", "cpu.cfs_period_us", CPU_PERIOD_US.to_string()),
         must("cpu", "cpu.cfs_quota_us", quota.to_string()),
         may("cpu", "cpu.shares", by_size(SHARES, SHARES_MAX)),
@@ -89,7 +89,7 @@ fn settings(v2: bool, machine: Machine, pids: u32) -> Vec<Setting> {
     ]
 }
 
-/// Makes the group `path` (absolute below each hierarchy) and sets its limits.
+/// Creates the group `path` (absolute below each hierarchy) and sets its limits.
 pub(crate) fn create(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
     create_below(Path::new(MOUNT), path, machine, pids)
 }
@@ -102,7 +102,7 @@ fn create_below(mount: &Path, path: &Path, machine: Machine, pids: u32) -> io::R
     limit(mount, v2, path, machine, pids)
 }
 
-/// Makes the group of one container below that of its pod, in all hierarchies, with the pod's limits for its own.
+/// Creates a container's group below its pod's, in all hierarchies, with the pod's limits.
 pub(crate) fn create_container(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
     let mount = Path::new(MOUNT);
     for hierarchy in joined()? {
@@ -125,7 +125,7 @@ fn limit(mount: &Path, v2: bool, path: &Path, machine: Machine, pids: u32) -> io
     Ok(())
 }
 
-/// Reads back what [`create`] wrote: nothing may look limited that isn't.
+/// Reads back what [`create`] wrote, so that no pod runs without a limit it appears to have.
 pub(crate) fn verify(path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
     let (mount, v2) = (Path::new(MOUNT), is_v2(Path::new(MOUNT)));
     for Setting { controller, file, value, need } in settings(v2, machine, pids) {
@@ -143,7 +143,7 @@ pub(crate) fn verify(path: &Path, machine: Machine, pids: u32) -> io::Result<()>
     Ok(())
 }
 
-/// Memory is limited in whole pages.
+/// The kernel rounds memory limits to whole pages.
 fn as_written(controller: &str, found: &str, wanted: &str) -> bool {
     match (found.parse::<u64>(), wanted.parse::<u64>()) {
         (Ok(found), Ok(wanted)) if controller == "memory" => found <= wanted && wanted - found < PAGE_BYTES_MAX,
@@ -155,7 +155,7 @@ fn group_of(mount: &Path, v2: bool, controller: &str, path: &Path) -> PathBuf {
     if v2 { join(mount, path) } else { join(&mount.join(controller), path) }
 }
 
-/// Kills every process in the group and removes it from all hierarchies. Fine when it isn't there.
+/// Kills every process in the group and removes it from all hierarchies. Succeeds if the group doesn't exist.
 pub(crate) fn destroy(path: &Path) -> io::Result<()> {
     let groups = groups(path)?;
     let deadline = Instant::now() + EMPTY_WAIT;
@@ -180,7 +180,7 @@ pub(crate) fn kill_everything(path: &Path) -> io::Result<()> {
     groups(path)?.iter().try_for_each(|group| kill_all(group).map(drop))
 }
 
-/// Removes the group from all hierarchies, unless something is in it.
+/// Removes the group from all hierarchies, unless it contains processes.
 pub(crate) fn remove_empty(path: &Path) -> io::Result<()> {
     for group in groups(path)? {
         match fs::remove_dir(&group) {
@@ -208,17 +208,17 @@ fn hierarchies() -> io::Result<Vec<PathBuf>> {
     let above = fs::metadata(MOUNT)?.dev();
     for entry in fs::read_dir(MOUNT)? {
         let entry = entry?;
-        // systemd makes directories for controllers that the kernel lacks, with nothing mounted on them.
+        // systemd creates directories for controllers the kernel lacks, with nothing mounted on them.
         let metadata = entry.metadata()?;
         if metadata.is_dir() && metadata.dev() != above {
-            found.push(entry.path()); // `cpu,cpuacct` and the like are one directory and links to it
+            found.push(entry.path()); // `cpu,cpuacct` and similar are one directory with links to it
         }
     }
     Ok(found)
 }
 
-/// The hierarchies in which a container has a group: not those of version 1 that only name groups, or whose controllers
-/// libcontainer doesn't know.
+/// The hierarchies in which a container has a group: without version 1 hierarchies that only name groups or whose controllers libcontainer
+/// doesn't know.
 pub(crate) fn joined() -> io::Result<Vec<PathBuf>> {
     let all = hierarchies()?;
     Ok(if is_v2(Path::new(MOUNT)) { all } else { all.into_iter().filter(|hierarchy| is_joined(hierarchy)).collect() })
@@ -229,7 +229,7 @@ fn is_joined(hierarchy: &Path) -> bool {
     name.split(',').all(|controller| JOINED.contains(&controller))
 }
 
-/// On v2 a controller works in a group only if every group above hands it down.
+/// In v2 a controller works in a group only if every ancestor delegates it.
 fn enable_controllers(mount: &Path, path: &Path) -> io::Result<()> {
     let mut group = mount.to_owned();
     for name in std::iter::once(None).chain(path.strip_prefix("/").unwrap_or(path).iter().map(Some)) {
@@ -242,7 +242,7 @@ fn enable_controllers(mount: &Path, path: &Path) -> io::Result<()> {
         for controller in ["+memory", "+cpu", "+pids"] {
             set(&handed_down, controller)?;
         }
-        // A weight, not a limit: a kernel may be without.
+        // A weight, not a limit: the kernel may lack it.
         set(&handed_down, "+io").ok();
     }
     Ok(())
@@ -252,7 +252,7 @@ pub(crate) fn join(hierarchy: &Path, path: &Path) -> PathBuf {
     hierarchy.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Writes a setting that exists: nothing may look set that isn't.
+/// Writes a setting only if its file exists, so that no setting is silently ineffective.
 fn set(path: &Path, value: impl AsRef<[u8]>) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_ref())
 }
@@ -267,17 +267,17 @@ fn optional(written: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Sends SIGKILL to all processes of the group and those below; returns how many there were.
+/// Sends SIGKILL to all processes of the group and its descendants; returns how many there were.
 fn kill_all(group: &Path) -> io::Result<usize> {
     let procs = match fs::read_to_string(group.join("cgroup.procs")) {
         Ok(procs) => procs,
-        // ENODEV: removed between look and read.
+        // ENODEV: removed between listing and reading.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(0),
         Err(error) => return Err(error),
     };
     let mut count = 0;
     for pid in procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).ok(); // gone is as good
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok(); // already exited is fine
         count += 1;
     }
     for child in children(group)? {
@@ -303,7 +303,7 @@ fn remove(group: &Path, deadline: Instant) -> io::Result<()> {
     }
     loop {
         match fs::remove_dir(group) {
-            // A killed process stays counted for a moment after it has left `cgroup.procs`.
+            // A killed process is counted for a moment after it has left `cgroup.procs`.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => thread::sleep(EMPTY_POLL),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             done => return done,
@@ -317,7 +317,7 @@ mod tests {
 
     const MACHINE: Machine = Machine { vcpus: 2, memory_bytes: 512 << 20, disk_bytes: 1 << 30 };
 
-    /// The files of the unified hierarchy, on a disk: this shows what is written where, not that a kernel obeys.
+    /// Plain files in place of the unified hierarchy: this tests what is written where, not that a kernel enforces it.
     #[test]
     fn on_the_unified_hierarchy_every_limit_has_its_file() {
         let mount = tempfile::tempdir().unwrap();
@@ -354,7 +354,7 @@ mod tests {
         assert!(!as_written("pids", "98", "99"));
     }
 
-    /// In this machine's own hierarchies: the test is root.
+    /// In this machine's own hierarchies: the test runs as root.
     #[test]
     fn a_limit_that_is_off_is_named() {
         let path = PathBuf::from(format!("/codius-test-limits-{}", std::process::id()));

@@ -1,57 +1,58 @@
-//! What the embedded runtime can be told, its limits, and how it divides addresses and users among pods.
+//! Settings and limits of the embedded runtime, and how it assigns addresses and users to pods.
 
 use std::{net::Ipv4Addr, path::Path, path::PathBuf, time::Duration};
 
+use codiusd_net::Ipv4Cidr;
 use codiusd_supervisor::Supervisor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     image::ImageConfig,
-    network::{self, Links, NetworkRules, Policy, Subnet},
+    network::{self, Links, NetworkRules, Policy},
 };
 
 /// Host uids and gids of one pod.
 const IDS_PER_POD: u32 = 65536;
 /// Pods whose uid ranges fit between the default `uid_base` and the end of the 32 bits.
 const SLOTS_MAX: u32 = 32768;
-/// What a pod's processes get to end by themselves. Short: it is time after the one that was paid for.
+/// How long a pod's processes have to exit on SIGTERM. Short: this time is beyond what was paid for.
 const STOP_GRACE: Duration = Duration::from_millis(500);
-/// Interface names have at most 15 characters; four are the slot's.
+/// Interface names have at most 15 characters; the slot takes four.
 const LINK_PREFIX_MAX: usize = 11;
 
-/// How an embedded runtime is set up.
+/// Configuration of an embedded runtime.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
-    /// Directory of its state; not below `/run`. One process at a time may use it.
+    /// State directory; not below `/run`. Only one process may use it at a time.
     pub root: PathBuf,
     /// Images.
     pub images: ImageConfig,
-    /// Addresses of pods; the first is the host's side.
-    pub subnet: Subnet,
+    /// Pod addresses; the first is the host's side.
+    pub subnet: Ipv4Cidr,
     /// Name of the nftables table and of the control group above all pods: one per codiusd on a machine.
     pub instance: String,
-    /// Begin of the names of the host's ends of the pods' wires, 1 to 11 characters: one per codiusd on a machine.
+    /// Prefix of the host-side link names of pods, 1 to 11 characters: unique per codiusd on a machine.
     pub link_prefix: String,
     /// First host uid of the first pod.
     pub uid_base: u32,
-    /// What pods may send to whom. Without name servers it means the host's own, as far as pods can reach them.
+    /// The pods' network rules. Without name servers, the host's own are used, as far as pods can reach them.
     pub network: NetworkRules,
-    /// Counts how often the network policy had to be put back.
+    /// Counts how often the network policy had to be restored.
     pub policy_restored: prometheus::IntCounter,
-    /// Notices the end of the runtime's threads.
+    /// Is notified when one of the runtime's threads ends.
     pub supervisor: Supervisor,
-    /// The program that is a shim when its first argument says so ([`super::SHIM_ARGUMENT`]).
+    /// The program that acts as a shim when its first argument is [`super::SHIM_ARGUMENT`].
     pub shim_exe: PathBuf,
-    /// Pods can write to their `/dev/shm`, and to nothing else.
+    /// Pods can write only to their `/dev/shm`.
     pub read_only: bool,
     /// Bounds.
     pub limits: Limits,
-    /// What is left out. For tests that show what each defence is for; no setting leads here.
+    /// A defence to leave out. For tests that show what each defence is for; no setting reaches this.
     #[doc(hidden)]
     pub without: Option<Defence>,
 }
 
-/// What keeps a pod in, where a test can show that it is this that does.
+/// A defence that confines pods, which a test can disable to show its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[doc(hidden)]
 pub enum Defence {
@@ -62,12 +63,12 @@ pub enum Defence {
 }
 
 impl EmbeddedConfig {
-    /// The usual set-up with its state in `root`.
+    /// The default configuration with its state in `root`.
     pub fn new(root: PathBuf, images: ImageConfig) -> Self {
         Self {
             root,
             images,
-            subnet: Subnet { network: Ipv4Addr::new(10, 200, 0, 0), prefix: 16 },
+            subnet: Ipv4Cidr { network: Ipv4Addr::new(10, 200, 0, 0), prefix: 16 },
             instance: "codius".to_owned(),
             link_prefix: "cdp".to_owned(),
             uid_base: 0x1000_0000,
@@ -81,7 +82,7 @@ impl EmbeddedConfig {
         }
     }
 
-    /// Why this can't work, if it can't.
+    /// Why this configuration can't work, if it can't.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let named = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
         match self {
@@ -95,7 +96,7 @@ impl EmbeddedConfig {
         }
     }
 
-    /// How many pods there can be.
+    /// The maximum number of pods.
     pub(crate) fn slots(&self) -> u32 {
         let addresses = self.subnet.size().saturating_sub(2); // the host's side, the broadcast address
         addresses.min(SLOTS_MAX).min(self.limits.pods_max).min((u32::MAX - self.uid_base) / IDS_PER_POD)
@@ -105,7 +106,7 @@ impl EmbeddedConfig {
         self.subnet.address(1)
     }
 
-    /// The control group above those of all pods.
+    /// The parent of all pods' control groups.
     pub(crate) fn cgroup(&self) -> PathBuf {
         Path::new("/").join(&self.instance)
     }
@@ -136,39 +137,39 @@ impl EmbeddedConfig {
 /// Bounds of the embedded runtime.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Pods held at once.
+    /// Maximum number of pods.
     pub pods_max: u32,
-    /// Starts that run at once.
+    /// Concurrent starts.
     pub starts_max: usize,
-    /// Starts that wait for their turn; more are told the host is busy.
+    /// Starts that may wait for a slot; beyond that the host reports that it is busy.
     pub starts_waiting_max: usize,
-    /// Creating a pod whose images are there.
+    /// Time limit for creating a pod whose images are already unpacked.
     pub start_timeout: Duration,
-    /// Between SIGTERM and SIGKILL; a pod whose time is over runs at most this much longer.
+    /// Between SIGTERM and SIGKILL; a pod runs at most this much longer than was paid for.
     pub stop_grace: Duration,
-    /// Processes and threads of a pod.
+    /// Maximum number of processes and threads of a pod.
     pub pids_max: u32,
-    /// Files a process may have open; the host's own limit if that is lower.
+    /// Maximum number of open files per process; the host's own limit if that is lower.
     pub open_files_max: u64,
     /// What a pod's containers may write to their file systems.
     pub scratch: ScratchLimit,
-    /// Files, directories and links a pod's containers may make.
+    /// Maximum number of files, directories and links a pod's containers may create.
     pub scratch_inodes_max: u32,
-    /// A container's `/dev/shm`, in bytes; half the pod's memory if that is less. It counts as the pod's memory.
+    /// Size of a container's `/dev/shm`, in bytes; half the pod's memory if that is less. It counts as the pod's memory.
     pub shm_bytes_max: u64,
-    /// One log line, in bytes; a longer one is cut into pieces.
+    /// Maximum length of a log line, in bytes; a longer one is split.
     pub log_line_bytes_max: usize,
-    /// One log file, in bytes; a container has two.
+    /// Maximum size of a log file, in bytes; a container has two.
     pub log_file_bytes_max: u64,
-    /// What a pod may log over time, in bytes per second; it may save up four seconds of it, and waits for its turn beyond.
+    /// Log rate limit of a pod, in bytes per second, with a burst of four seconds' worth; beyond that the pod's writes block.
     pub log_bytes_per_second_max: u64,
 }
 
-/// Where what pods write is kept.
+/// Where pods' writes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScratchLimit {
-    /// On disk, in a file system of the machine's size per pod, all of it set aside when the pod starts. In memory if this
-    /// host can't.
+    /// On disk, in one file system per pod of the machine's disk size, fully allocated when the pod starts. In memory if this host doesn't
+    /// support that.
     Disk,
     /// In the pod's own memory, half of it at most.
     Memory,

@@ -1,9 +1,9 @@
-//! The disk of a pod: a file system of fixed size in a file, so that a full one is the pod's own affair.
+//! The disk of a pod: a file system of fixed size in a file, so that a full one affects only that pod.
 //!
-//! All of the file is set aside before the pod starts (a pod is never told of room that isn't there), and it has no name
-//! any more once it is in use: the kernel gives the room back when the pod's last process is gone, however that ends. It
-//! needs no quotas of the host's file system. Formatting takes a program and some time, so it is done once, and each pod
-//! gets a copy: an empty file system is some hundred kilobytes in a large hole.
+//! The file is fully allocated before the pod starts (a pod never sees space that doesn't exist), and unlinked once it is in use: the
+//! kernel frees the space when the pod's last process exits, however that happens. This needs no quotas on the host's file system.
+//! Formatting takes a program and some time, so it is done once and each pod gets a copy: an empty file system is a few hundred kilobytes
+//! in a large sparse file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,24 +27,24 @@ use nix::{
 };
 use tempfile::NamedTempFile;
 
-/// What is always left of the host's disk, in bytes: the store and the log have to go on.
+/// Space always kept free on the host's disk, in bytes: the store and the log must keep working.
 const KEPT_FREE_BYTES: u64 = 512 << 20;
-/// File systems that are memory themselves: setting room aside there would take it at once.
+/// File systems in memory: allocating the space there would use that much memory at once.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-/// No journal, no flushes: what a pod writes isn't there after a crash anyway, and its `fsync` isn't the host's.
+/// No journal, no flushes: a pod's data doesn't survive a crash anyway, and its `fsync` must not reach the host's disk.
 const OPTIONS: &str = "noinit_itable,nobarrier,data_err=ignore";
 const FEATURES: &str = "^has_journal,^resize_inode,^metadata_csum,^64bit";
 const BLOCK_BYTES: u32 = 4096;
-/// Between asking for a free loop device and taking it, somebody else may have.
+/// Another process may take the free loop device between the request for it and its use.
 const ATTACH_TRIES: usize = 64;
 
-/// A small disk has fewer files: their table is on it, too.
+/// A small disk gets fewer inodes: their table is on it, too.
 const BYTES_PER_INODE_MIN: u64 = 4096;
 
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4C08;
-/// LO_FLAGS_AUTOCLEAR: it is free again with its last user.
+/// LO_FLAGS_AUTOCLEAR: the device is freed with its last user.
 const LOOP_FLAGS: u32 = 4;
 /// `_IOR('X', 125, u32)`: EXT4_IOC_SHUTDOWN.
 const FS_SHUTDOWN: libc::c_ulong = 0x8004_587D;
@@ -77,10 +77,10 @@ struct LoopInfo {
     init: [u64; 2],
 }
 
-/// What a disk may have, in bytes: less isn't worth a file system, more isn't made.
+/// Allowed disk sizes, in bytes: less is too small for a file system, more isn't supported.
 const DISK_BYTES: RangeInclusive<u64> = 16 << 20..=1 << 40;
 
-/// Removes templates of an earlier process, whose machines may have had other sizes.
+/// Removes templates of an earlier process, whose machines may have had different sizes.
 pub(crate) fn forget_templates(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -91,7 +91,7 @@ pub(crate) fn forget_templates(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Formats the file system that pods' disks of this size are copies of, if it isn't there yet.
+/// Formats the file system that pods' disks of this size are copied from, unless it exists.
 pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathBuf> {
     if !DISK_BYTES.contains(&bytes) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pod's disk has 16 MiB to 1 TiB"));
@@ -104,7 +104,7 @@ pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathB
     if path.exists() {
         return Ok(path);
     }
-    // Of a name of its own: another pod of this size may start, too.
+    // A unique name: another pod of this size may be starting, too.
     let unfinished = NamedTempFile::with_prefix_in("disk-", root)?;
     unfinished.as_file().set_len(bytes)?;
     let mut format = Command::new("mkfs.ext4");
@@ -114,18 +114,18 @@ pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathB
     if !output.status.success() {
         return Err(io::Error::other(format!("mkfs.ext4: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }
-    unfinished.as_file().sync_all()?; // after a crash it is whole or not there
+    unfinished.as_file().sync_all()?; // after a crash the template is complete or absent
     unfinished.persist(&path).map_err(|error| error.error)?;
     Ok(path)
 }
 
-/// Makes a disk after the template and mounts it; `dir` is the pod's directory, on the disk that is to hold it. Answers
-/// the device.
+/// Creates a disk from the template and mounts it; `dir` is the pod's directory, on the file system that holds the disk. Returns the
+/// device.
 pub(crate) fn mount_new(template: &Path, dir: &Path, label: &str, at: &Path) -> io::Result<File> {
     let path = dir.join("disk");
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     let filled = fill(&File::open(template)?, &file, dir);
-    // From here on it is there as long as it is open.
+    // From here on the file exists only while it is open.
     fs::remove_file(&path)?;
     filled?;
     let (device, open) = attach(&file, label)?;
@@ -134,15 +134,15 @@ pub(crate) fn mount_new(template: &Path, dir: &Path, label: &str, at: &Path) -> 
     Ok(open)
 }
 
-/// From now on nothing is kept twice, in the pod's page cache and in the host's. Takes a while, so the pod runs by now; not
-/// every disk can.
+/// Switches the loop device to direct I/O, so that data isn't cached twice, by the pod's file system and the host's. Slow, so it runs after
+/// the pod's start; not every disk supports it.
 pub(crate) fn bypass_cache(device: &File) -> io::Result<()> {
     // SAFETY: plain numbers.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_DIRECT_IO, 1 as libc::c_ulong) };
     Errno::result(done).map(drop).map_err(io::Error::from)
 }
 
-/// What is written of it no more than what isn't: unmounting it then takes no time.
+/// Discards unwritten data, so that unmounting takes no time.
 pub(crate) fn abandon(at: &Path) -> io::Result<()> {
     let root = File::open(at)?;
     let how = SHUTDOWN_NO_FLUSH;
@@ -181,7 +181,7 @@ fn next_data(file: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
     Ok(Some((start, end)))
 }
 
-/// Makes a block device of the file; it is one for as long as the file returned is open, or it is mounted.
+/// Attaches the file to a loop device, which exists as long as the returned file is open or the device is mounted.
 fn attach(file: &File, label: &str) -> io::Result<(PathBuf, File)> {
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
     let mut name = [0; 64];

@@ -2,39 +2,38 @@
 
 use std::path::PathBuf;
 
-use crate::{
-    RuntimeError,
-    network::{PolicyError, Subnet},
-};
+use codiusd_net::Ipv4Cidr;
+
+use crate::{RuntimeError, network::PolicyError};
 
 /// The runtime can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// This process isn't root's.
+    /// This process doesn't run as root.
     #[error("running containers takes root")]
     NotRoot,
-    /// This process is root's, without what makes root able to.
+    /// This process runs as root but lacks the capabilities.
     #[error("running containers takes CAP_SYS_ADMIN and CAP_NET_ADMIN")]
     LacksCapabilities,
     /// Pods of another root have, or may get, addresses of the network.
     #[error("{taken} belongs to the codiusd in {}, or to pods it left running", .root.display())]
     SubnetInUse {
-        /// What was asked for.
-        subnet: Subnet,
-        /// What the other one has of it.
-        taken: Subnet,
-        /// The other one's root.
+        /// The requested network.
+        subnet: Ipv4Cidr,
+        /// The overlapping network of the other root.
+        taken: Ipv4Cidr,
+        /// The other root.
         root: PathBuf,
     },
-    /// A container made to see isn't as confined as pods must be.
+    /// The self-check's container isn't as confined as pods must be.
     #[error("the self-check's container isn't as pods must be ({step}): {cause}")]
     SelfCheck {
-        /// What was being done.
+        /// The step that failed.
         step: String,
-        /// What was found, and what would be right.
+        /// What was found, and what is expected.
         cause: String,
     },
-    /// Pods could send what they like.
+    /// The network policy can't be enforced.
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// Anything else.

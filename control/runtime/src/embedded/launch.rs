@@ -16,10 +16,13 @@ use tokio::{
 };
 
 use super::{
-    EmbeddedConfig, SHIM_ARGUMENT, claim,
-    keep::Held,
-    link::Wire,
-    record::{Answer, Bounds, ContainerOrder, LogBounds, Order, POD_FILE, PodRecord, SHIM_LOG, Scratch, VERSION, write_json},
+    EmbeddedConfig, SHIM_ARGUMENT,
+    adopt::Held,
+    shim_protocol::{
+        Bounds, ContainerRequest, LogBounds, POD_FILE, PodRecord, SHIM_LOG, Scratch, ShimReply, ShimRequest, VERSION, write_json,
+    },
+    subnet_lock,
+    veth::Veth,
 };
 use crate::{
     ContainerSpec, PodId, PodSpec, RuntimeError,
@@ -29,20 +32,20 @@ use crate::{
 
 /// Longest container name: it becomes part of file names.
 const NAME_LENGTH_MAX: usize = 64;
-/// Pods are killed before anything of the host when memory is short.
+/// When memory is short, pods are killed before any process of the host.
 const OOM_SCORE_ADJ: i32 = 500;
-/// A shim that has said why it failed has nothing left to do but to exit.
+/// How long a shim may take to exit after reporting a failure.
 const FAILED_EXIT: Duration = Duration::from_secs(1);
 /// Longest answer of a shim, in bytes.
 pub(crate) const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Prepares the images and says what the shim is to do.
+/// Prepares the images and builds the shim's order.
 pub(crate) async fn order(
     setup: &Setup<'_>,
     images: &ImageStore,
     spec: &PodSpec,
     slot: u32,
-) -> Result<(Order, Vec<LayerUse>), RuntimeError> {
+) -> Result<(ShimRequest, Vec<LayerUse>), RuntimeError> {
     check_names(spec)?;
     let (mut containers, mut uses) = (Vec::new(), Vec::new());
     for container in &spec.containers {
@@ -53,15 +56,20 @@ pub(crate) async fn order(
     Ok((describe(setup, spec, slot, containers)?, uses))
 }
 
-/// What a shim needs to know of the host.
+/// Host settings a shim needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) config: &'a EmbeddedConfig,
-    /// The file system a pod's disk is made after; none: what pods write is kept in memory.
+    /// The file system template for pods' disks; none: pods' writes are kept in memory.
     pub(crate) template: Option<&'a Path>,
 }
 
-pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers: Vec<ContainerOrder>) -> Result<Order, RuntimeError> {
+pub(crate) fn describe(
+    setup: &Setup<'_>,
+    spec: &PodSpec,
+    slot: u32,
+    containers: Vec<ContainerRequest>,
+) -> Result<ShimRequest, RuntimeError> {
     let Setup { config, template } = *setup;
     let incarnation: u64 = rand::random();
     let limits = &config.limits;
@@ -77,13 +85,13 @@ pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers:
         memory_bytes: spec.machine.memory_bytes,
         containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
     };
-    // A limit above our own can't be set.
+    // The limit can't exceed our own.
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| RuntimeError::of_io("reading own limits", errno.into()))?;
-    Ok(Order {
+    Ok(ShimRequest {
         pod,
         machine: spec.machine,
-        claim: claim::path(config.subnet),
-        wire: Wire { gateway: config.gateway(), address: config.address(slot), bytes_per_second: config.network.bytes_per_second },
+        claim: subnet_lock::path(config.subnet),
+        wire: Veth { gateway: config.gateway(), address: config.address(slot), bytes_per_second: config.network.bytes_per_second },
         uid_base: config.uids(slot),
         resolv_conf: config.resolv_conf(),
         read_only: config.read_only,
@@ -107,7 +115,7 @@ pub(crate) fn describe(setup: &Setup<'_>, spec: &PodSpec, slot: u32, containers:
     })
 }
 
-/// Container names become file names: those the manifest allows are fine, anything else must not get further.
+/// Container names become file names: rejects any that the manifest wouldn't allow.
 fn check_names(spec: &PodSpec) -> Result<(), RuntimeError> {
     let refuse = |why: &str| Err(RuntimeError::Failed { operation: format!("checking the names of containers: {why}"), source: None });
     let good = |name: &str| {
@@ -126,15 +134,15 @@ fn check_names(spec: &PodSpec) -> Result<(), RuntimeError> {
     }
 }
 
-/// Going below it needs a privilege this daemon may lack.
+/// Lowering the score below our own needs a privilege this daemon may lack.
 fn own_oom_score() -> i32 {
     fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse().ok()).unwrap_or_default()
 }
 
-async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<(ContainerOrder, Vec<LayerUse>), RuntimeError> {
+async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<(ContainerRequest, Vec<LayerUse>), RuntimeError> {
     let image = images.ensure(&container.image).await?;
     let process = process_of(&image.settings, container)?;
-    let order = ContainerOrder {
+    let order = ContainerRequest {
         name: container.name.clone(),
         layers: image.layers,
         argv: process.args,
@@ -146,20 +154,20 @@ async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Resu
     Ok((order, image.uses))
 }
 
-/// Runs a shim for the order; when this returns an error, the caller undoes what is in the pod's directory.
-pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: Order) -> Result<Held, RuntimeError> {
+/// Runs a shim for the order; on an error, the caller undoes what is in the pod's directory.
+pub(crate) async fn launch(config: &EmbeddedConfig, dir: &Path, order: ShimRequest) -> Result<Held, RuntimeError> {
     let mut shim = spawn(config, dir, &order).map_err(|error| RuntimeError::of_io("starting the pod's supervisor", error))?;
     let answered = converse(&mut shim, &order, config.limits.start_timeout).await;
-    if matches!(answered, Ok(Answer::Failed { .. })) {
-        // It has undone everything. When the caller hears of the failure, it is gone, too.
+    if matches!(answered, Ok(ShimReply::Failed { .. })) {
+        // The shim has undone everything. It has exited by the time the caller gets the error.
         timeout(FAILED_EXIT, shim.wait()).await.ok();
     }
-    // The daemon's child: somebody has to take note of its exit, whenever that is.
+    // The shim is the daemon's child, so it must be reaped whenever it exits.
     tokio::spawn(async move { shim.wait().await });
     let answer = answered.map_err(|error| RuntimeError::of_io("talking to the pod's supervisor", error))?;
     match answer {
-        Answer::Started { started_at_ms } => Ok(Held { dir: dir.to_owned(), record: order.pod, started_at_ms }),
-        Answer::Failed { fault, step, cause } => Err(failure(order.pod.id, fault, step, cause)),
+        ShimReply::Started { started_at_ms } => Ok(Held { dir: dir.to_owned(), record: order.pod, started_at_ms }),
+        ShimReply::Failed { fault, step, cause } => Err(failure(order.pod.id, fault, step, cause)),
     }
 }
 
@@ -173,26 +181,26 @@ fn failure(id: PodId, fault: Fault, step: String, cause: String) -> RuntimeError
     }
 }
 
-/// Makes the pod's directory; returns the file for what its shim says.
-pub(crate) fn prepare(dir: &Path, order: &Order) -> io::Result<fs::File> {
+/// Creates the pod's directory; returns the file for the shim's own log.
+pub(crate) fn prepare(dir: &Path, order: &ShimRequest) -> io::Result<fs::File> {
     fs::DirBuilder::new().mode(0o700).create(dir)?;
     write_json(&dir.join(POD_FILE), &order.pod)?;
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(SHIM_LOG))
 }
 
-fn spawn(config: &EmbeddedConfig, dir: &Path, order: &Order) -> io::Result<Child> {
+fn spawn(config: &EmbeddedConfig, dir: &Path, order: &ShimRequest) -> io::Result<Child> {
     let log = prepare(dir, order)?;
     Command::from(shim_command(config, dir, log)).spawn()
 }
 
-/// A shim for the pod in `dir`, which is told on its standard input what to do and answers on its output.
+/// A shim for the pod in `dir`, which reads its order from standard input and answers on standard output.
 pub(crate) fn shim_command(config: &EmbeddedConfig, dir: &Path, log: fs::File) -> std::process::Command {
     let mut shim = std::process::Command::new(&config.shim_exe);
     shim.arg(SHIM_ARGUMENT).arg(dir).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     shim
 }
 
-async fn converse(shim: &mut Child, order: &Order, limit: Duration) -> io::Result<Answer> {
+async fn converse(shim: &mut Child, order: &ShimRequest, limit: Duration) -> io::Result<ShimReply> {
     let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
         return Err(io::Error::other("it has no pipes"));
     };
@@ -203,7 +211,7 @@ async fn converse(shim: &mut Child, order: &Order, limit: Duration) -> io::Resul
         stdin.write_all(&line).await?;
         BufReader::new(stdout.take(ANSWER_BYTES_MAX)).read_line(&mut answer).await
     };
-    // Its stdin stays open all the while: closed, it would mean that this daemon is gone.
+    // The shim's stdin stays open throughout: end of file would mean that this daemon has died.
     timeout(limit, exchange).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
     Ok(serde_json::from_str(&answer)?)
 }

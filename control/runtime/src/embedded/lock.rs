@@ -1,7 +1,7 @@
 //! Who supervises a pod: the process that holds the lock on the pod's `lock` file.
 //!
-//! POSIX record locks, because the kernel tells who holds one, forked children don't inherit it, and it is gone with its
-//! holder whatever happens.
+//! Uses POSIX record locks, because the kernel reports the holder, forked children don't inherit them, and they end with the holder in
+//! every case.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::record::LOCK_FILE;
+use super::shim_protocol::LOCK_FILE;
 
 /// Takes the lock of the pod in `dir`; it is held until the file is closed.
 pub(crate) fn hold(dir: &Path) -> io::Result<File> {
@@ -30,13 +30,13 @@ pub(crate) fn hold(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// A live shim, safe from the reuse of its process id.
+/// A live shim, identified safely even if its process id is reused.
 #[derive(Debug)]
 pub(crate) struct Shim {
     pidfd: OwnedFd,
 }
 
-/// The shim of the pod in `dir`, if it lives.
+/// The shim of the pod in `dir`, if it is alive.
 pub(crate) fn shim_of(dir: &Path) -> io::Result<Option<Shim>> {
     let Some(pid) = holder(dir)? else { return Ok(None) };
     // SAFETY: plain numbers; the kernel checks them.
@@ -48,7 +48,7 @@ pub(crate) fn shim_of(dir: &Path) -> io::Result<Option<Shim>> {
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just given us this descriptor; nobody else has it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // It still holds the lock, so the process we opened is the one that did before.
+    // The lock has the same holder, so the opened process is the holder seen before.
     Ok((holder(dir)? == Some(pid)).then_some(Shim { pidfd }))
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn is_held(dir: &Path) -> io::Result<bool> {
 }
 
 impl Shim {
-    /// Sends a signal; fine when it has exited.
+    /// Sends a signal; succeeds if the shim has exited.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         // SAFETY: plain numbers and no siginfo; the kernel checks them.
         let sent =
@@ -66,7 +66,7 @@ impl Shim {
         if sent < 0 && Errno::last() != Errno::ESRCH { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Waits for its exit; returns whether it came in time.
+    /// Waits for the shim's exit; returns whether it exited in time.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + timeout;
         loop {

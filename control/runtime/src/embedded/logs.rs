@@ -1,7 +1,7 @@
 //! Containers' logs on disk: one line per record, in a file that is rotated once it has grown to its limit.
 //!
-//! `<milliseconds> stdout|stderr F|P <text>\n`: `F` is a full line, `P` the piece of one longer than the limit. The shim
-//! writes with [`Writer`], the daemon reads with [`tail`].
+//! `<milliseconds> stdout|stderr F|P <text>\n`: `F` is a full line, `P` a piece of a line longer than the limit. The shim writes with
+//! [`Writer`], the daemon reads with [`tail`].
 
 pub(crate) mod tail;
 
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::record::LogBounds;
+use super::shim_protocol::LogBounds;
 use crate::LogStream;
 
 /// The file of a container's log.
@@ -20,7 +20,7 @@ pub(crate) fn path(logs: &Path, container: &str) -> PathBuf {
     logs.join(format!("{container}.log"))
 }
 
-/// The file before it.
+/// The previous, rotated file.
 pub(crate) fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
@@ -41,7 +41,7 @@ impl Writer {
         Ok(Self { file: open(&path)?, path, written: 0, total: 0, file_bytes })
     }
 
-    /// Bytes written so far, whatever has become of them.
+    /// Bytes written so far, including those rotated away.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
@@ -67,7 +67,7 @@ fn open(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Cuts what one output delivers into lines.
+/// Splits an output's bytes into lines.
 #[derive(Debug)]
 pub(crate) struct Splitter {
     stream: LogStream,
@@ -80,7 +80,7 @@ impl Splitter {
         Self { stream, pending: Vec::new(), line_bytes: bounds.line_bytes.max(1) }
     }
 
-    /// Takes bytes as they came and writes the lines they complete.
+    /// Takes bytes as read and writes the lines they complete.
     pub(crate) fn feed(&mut self, now_ms: u64, bytes: &[u8], writer: &mut Writer) -> io::Result<()> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
@@ -98,7 +98,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// Writes a last line that had no end.
+    /// Writes the last line if it has no newline.
     pub(crate) fn finish(&mut self, now_ms: u64, writer: &mut Writer) -> io::Result<()> {
         if self.pending.is_empty() { Ok(()) } else { writer.line(now_ms, self.stream, true, &std::mem::take(&mut self.pending)) }
     }

@@ -1,24 +1,24 @@
-//! The pods a runtime holds, in memory: who has which name and which slot.
+//! The pods a runtime holds, in memory: which pod has which name and slot.
 //!
 //! ```text
 //! (absent) --reserve--> Starting --hold--> Held --release--> (absent)
 //!                          `-------release-------------------^
 //! ```
 //!
-//! Each pod has a lock that is held for as long as it is being started or stopped, so that a stop waits for the start it
-//! follows, and a second stop for the first.
+//! Each pod has a lock that is held while the pod is being started or stopped, so that a stop waits for the start before it, and a second
+//! stop for the first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Mutex;
 
-use super::keep::Held;
+use super::adopt::Held;
 use crate::PodId;
 
-/// One at a time may change a pod.
+/// Serialises changes to a pod.
 pub(crate) type PodLock = Arc<Mutex<()>>;
 
-/// Why a name can't be had.
+/// Why a name can't be reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     /// A pod has it.
@@ -39,19 +39,19 @@ struct Entry {
 pub(crate) struct Pods {
     entries: BTreeMap<PodId, Entry>,
     slots: u32,
-    /// The slot tried next: those just given back rest for longest.
+    /// The slot tried next: a slot just released is reused last.
     next: u32,
 }
 
 impl Pods {
-    /// A table of `slots` slots that holds the adopted pods.
+    /// A table of `slots` slots that contains the adopted pods.
     pub(crate) fn new(slots: u32, adopted: Vec<Held>) -> Self {
         let next = adopted.iter().map(|pod| pod.record.slot + 1).max().unwrap_or(0);
         let entry = |pod: Held| (pod.record.id.clone(), Entry { slot: pod.record.slot, lock: PodLock::default(), held: Some(pod) });
         Self { entries: adopted.into_iter().map(entry).collect(), slots, next }
     }
 
-    /// Takes the name and a free slot for a start.
+    /// Reserves the name and a free slot for a start.
     pub(crate) fn reserve(&mut self, id: &PodId, starting_max: usize) -> Result<(u32, PodLock), Denied> {
         if self.entries.contains_key(id) {
             return Err(Denied::Taken);
@@ -67,14 +67,14 @@ impl Pods {
         Ok((slot, lock))
     }
 
-    /// The start has succeeded.
+    /// Records that the start has succeeded.
     pub(crate) fn hold(&mut self, pod: Held) {
         if let Some(entry) = self.entries.get_mut(&pod.record.id) {
             entry.held = Some(pod);
         }
     }
 
-    /// The start has failed, or the pod is gone.
+    /// Releases name and slot after a failed start or a stop.
     pub(crate) fn release(&mut self, id: &PodId) {
         self.entries.remove(id);
     }

@@ -1,5 +1,5 @@
-//! Whether this process may do what running containers takes: asked first, because each step that fails for want of it
-//! fails in words of its own.
+//! Whether this process has the privileges to run containers: checked first, because otherwise each step that needs them would fail with a
+//! message of its own.
 
 use std::{fs, io};
 

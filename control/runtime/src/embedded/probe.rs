@@ -1,8 +1,8 @@
-//! The start-up self-check: a container of nothing, made like any other, looked at, and removed.
+//! The start-up self-check: creates an empty container like any other, inspects it, and removes it.
 //!
-//! What a kernel or a security module doesn't do, it often doesn't do silently. So before anybody's pod runs, the shim makes
-//! a container whose first process stops where it would execute the image's program, and reads back from the kernel that it
-//! is as confined as it should be (`shim/confined.rs`, `cgroup::verify`); as it does of every container later.
+//! Kernels and security modules may silently leave out a restriction. So before any pod runs, the shim creates a container whose first
+//! process stops where it would execute the image's program, and reads back from the kernel that it is confined as required
+//! (`shim/verify.rs`, `cgroup::verify`). The same check runs for every later container.
 
 use std::{
     io::{self, Read, Write},
@@ -15,39 +15,39 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    OpenError, keep,
+    OpenError, adopt,
     launch::{self, Setup, unavailable},
-    record::{Answer, ContainerOrder, DISK_FULL_STEP, DISK_STEP, Order, PodRecord},
+    shim_protocol::{ContainerRequest, DISK_FULL_STEP, DISK_STEP, PodRecord, ShimReply, ShimRequest},
 };
 use crate::{Machine, PodId, PodSpec};
 
-/// Not the hash of any manifest that will be seen.
+/// Not the hash of any real manifest.
 const ID: &str = "probeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-/// Room enough for a process that does nothing.
+/// Enough for an idle process.
 const MACHINE: Machine = Machine { vcpus: 1, memory_bytes: 32 << 20, disk_bytes: Machine::DISK_DEFAULT };
-/// From its answer to the end of a shim that has nothing left to do.
+/// How long the shim may take from its answer to its exit.
 const EXIT: Duration = Duration::from_secs(5);
 
-/// How the check went.
+/// The result of the check.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// As it should.
+    /// Containers are confined.
     Confined,
     /// Containers can't have a disk of their own here.
     NoDisk(String),
-    /// They could if there was room.
+    /// They could, but the host's disk is full.
     DiskFull(String),
 }
 
-/// The pod that is looked at.
+/// The pod that is checked.
 pub(crate) fn id() -> Result<PodId, OpenError> {
     ID.parse().map_err(|error| unavailable("naming the self-check's pod", io::Error::other::<crate::pod::BadPodId>(error)).into())
 }
 
-/// Makes the container in `slot`, and leaves nothing of it. Blocks.
+/// Creates the container in `slot`, and removes everything of it. Blocks.
 pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Outcome, OpenError> {
     let spec = PodSpec { id: id()?, machine: MACHINE, containers: Vec::new() };
-    let container = ContainerOrder {
+    let container = ContainerRequest {
         name: "probe".to_owned(),
         layers: Vec::new(),
         argv: vec!["probe".to_owned()],
@@ -56,19 +56,19 @@ pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Out
         user: String::new(),
         volumes: Vec::new(),
     };
-    let order = Order { probe: true, ..launch::describe(setup, &spec, slot, vec![container])? };
+    let order = ShimRequest { probe: true, ..launch::describe(setup, &spec, slot, vec![container])? };
     let dir = pods_dir.join(PodRecord::directory(&order.pod.id, order.pod.incarnation));
     let answer = run(setup, &dir, &order);
-    keep::undo(&dir, &setup.config.cgroup()).map_err(|error| unavailable("clearing up after the self-check", error))?;
+    adopt::undo(&dir, &setup.config.cgroup()).map_err(|error| unavailable("clearing up after the self-check", error))?;
     match answer.map_err(|error| unavailable("running the self-check", error))? {
-        Answer::Started { .. } => Ok(Outcome::Confined),
-        Answer::Failed { step, cause, .. } if step == DISK_STEP => Ok(Outcome::NoDisk(cause)),
-        Answer::Failed { step, cause, .. } if step == DISK_FULL_STEP => Ok(Outcome::DiskFull(cause)),
-        Answer::Failed { step, cause, .. } => Err(OpenError::SelfCheck { step, cause }),
+        ShimReply::Started { .. } => Ok(Outcome::Confined),
+        ShimReply::Failed { step, cause, .. } if step == DISK_STEP => Ok(Outcome::NoDisk(cause)),
+        ShimReply::Failed { step, cause, .. } if step == DISK_FULL_STEP => Ok(Outcome::DiskFull(cause)),
+        ShimReply::Failed { step, cause, .. } => Err(OpenError::SelfCheck { step, cause }),
     }
 }
 
-fn run(setup: &Setup<'_>, dir: &Path, order: &Order) -> io::Result<Answer> {
+fn run(setup: &Setup<'_>, dir: &Path, order: &ShimRequest) -> io::Result<ShimReply> {
     let log = launch::prepare(dir, order)?;
     let mut shim = launch::shim_command(setup.config, dir, log).spawn()?;
     let answer = converse(&mut shim, order, Instant::now() + setup.config.limits.start_timeout);
@@ -77,7 +77,7 @@ fn run(setup: &Setup<'_>, dir: &Path, order: &Order) -> io::Result<Answer> {
     answer
 }
 
-fn converse(shim: &mut Child, order: &Order, deadline: Instant) -> io::Result<Answer> {
+fn converse(shim: &mut Child, order: &ShimRequest, deadline: Instant) -> io::Result<ShimReply> {
     let (Some(mut stdin), Some(mut stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
         return Err(io::Error::other("it has no pipes"));
     };
@@ -98,7 +98,7 @@ fn converse(shim: &mut Child, order: &Order, deadline: Instant) -> io::Result<An
     Ok(serde_json::from_slice(&answer)?)
 }
 
-/// Sees it out, and ends it if it stays.
+/// Waits for the shim's exit, and kills it at the deadline.
 fn end(shim: &mut Child, deadline: Instant) -> io::Result<()> {
     while shim.try_wait()?.is_none() {
         if Instant::now() >= deadline {
@@ -110,7 +110,7 @@ fn end(shim: &mut Child, deadline: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// What the file system of pods is copied from, if pods can have disks here.
+/// The template pods' file systems are copied from, if pods can have disks here.
 pub(crate) fn template(setup: &super::EmbeddedConfig) -> Option<std::path::PathBuf> {
     if setup.limits.scratch == super::ScratchLimit::Memory {
         return None;
@@ -121,8 +121,5 @@ pub(crate) fn template(setup: &super::EmbeddedConfig) -> Option<std::path::PathB
 }
 
 pub(crate) fn warn_of_memory(cause: &str) {
-    tracing::warn!(
-        cause,
-        "pods can't have disks of their own: what they write is kept in their memory, half of it at most (CODIUS_POD_DISK)"
-    );
+    tracing::warn!(cause, "pods get no disks of their own: they write to their memory, half of it at most (pods.disk, CODIUS_POD_DISK)");
 }

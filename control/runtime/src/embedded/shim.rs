@@ -3,7 +3,7 @@
 //! ```text
 //! daemon                         shim
 //!   | order (stdin, one line) --->| lock, mount namespace, control group, sandbox, containers created
-//!   |                             | stdin closed by now? the daemon is gone: undo
+//!   |                             | stdin closed by now? the daemon has died: undo
 //!   |<-- answer (stdout, a line) -| containers started, status.json written
 //!   |                             | log lines and exits, until all containers have exited
 //!   | SIGTERM ------------------->| SIGTERM to every first process, SIGKILL after the grace
@@ -14,12 +14,11 @@
 //! there is one thread: here. The containers die with the shim (parent-death signal), however it ends.
 
 mod command;
-mod confined;
 mod container;
 mod failure;
 mod identity;
+mod mount_points;
 mod mounts;
-mod points;
 mod prepared;
 mod root;
 mod sandbox;
@@ -28,6 +27,7 @@ mod serve;
 mod spec;
 mod surroundings;
 mod sys;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -46,8 +46,9 @@ use nix::{
 };
 
 use super::{
-    Defence, cgroup, claim, link, lock,
-    record::{Answer, DISK_FULL_STEP, DISK_STEP, Order, STATUS_FILE, Status, VERSION, write_json},
+    Defence, cgroup, lock,
+    shim_protocol::{DISK_FULL_STEP, DISK_STEP, STATUS_FILE, ShimReply, ShimRequest, Status, VERSION, write_json},
+    subnet_lock, veth,
 };
 use crate::image::LayerUse;
 use container::Created;
@@ -57,14 +58,14 @@ use prepared::Prepared;
 /// The first argument that makes this program a shim.
 pub const SHIM_ARGUMENT: &str = "pod-shim";
 
-/// Where the shim, in its own mount namespace, keeps what the pod needs.
+/// Directory of the pod's working files, in the shim's own mount namespace.
 const BENCH: &str = "/run";
-/// When memory is short, the shim goes last: it is small and holds what must be undone. The second is for a daemon that
-/// runs without CAP_SYS_RESOURCE.
+/// When memory is short, the shim is killed last: it is small and holds what must be undone. The second value is for a daemon that runs
+/// without CAP_SYS_RESOURCE.
 const OOM_SCORES: [&str; 2] = ["-900", "0"];
 
-/// The whole life of a shim. `main` calls it, with what follows [`SHIM_ARGUMENT`], before it does anything else: no thread
-/// may have been started.
+/// The shim's main function. `main` calls it with the arguments after [`SHIM_ARGUMENT`], before anything else: no thread may have been
+/// started.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let (Some(dir), None) = (args.next(), args.next()) else {
@@ -76,7 +77,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => {
             let cause = failure.cause();
             eprintln!("{}: {cause}", failure.step);
-            answer(&Answer::Failed { fault: failure.fault, step: failure.step, cause }).ok(); // nobody may be listening any more
+            answer(&ShimReply::Failed { fault: failure.fault, step: failure.step, cause }).ok(); // the daemon may have died
             ExitCode::FAILURE
         }
     }
@@ -86,16 +87,16 @@ fn run(dir: &Path) -> Result<(), Failure> {
     let dir = fs::canonicalize(dir).step("opening the pod's directory")?;
     let _lock = detach(&dir).step("detaching from the daemon")?;
     let order = read_order().step("reading the order")?;
-    let _claim = claim::share(&order.claim).step("keeping the pod's network")?;
+    let _claim = subnet_lock::share(&order.claim).step("keeping the pod's network")?;
     let done = supervise(&dir, &order);
-    // All of it, whatever fails; the first failure is told.
+    // Runs every step even if one fails; reports the first failure.
     let emptied = cgroup::destroy(&order.pod.cgroup).step("removing the control group");
-    mounts::abandon(&order).ok(); // not mounted yet, or it will take a moment longer
-    let unwired = link::detach(&order.pod.link, &order.pod.cgroup).step("removing the link");
+    mounts::abandon(&order).ok(); // not mounted yet, or the unmount takes a moment longer
+    let unwired = veth::detach(&order.pod.link, &order.pod.cgroup).step("removing the link");
     done.and(emptied).and(unwired)
 }
 
-fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
+fn supervise(dir: &Path, order: &ShimRequest) -> Result<(), Failure> {
     let _layers = keep_layers(order)?;
     mounts::enter().step("making the mount namespace")?;
     let disk = mounts::scratch(dir, order);
@@ -108,31 +109,31 @@ fn supervise(dir: &Path, order: &Order) -> Result<(), Failure> {
     containers.iter_mut().try_for_each(|container| container.start(order))?;
     let started_at_ms = now_ms();
     if order.probe {
-        return answer(&Answer::Started { started_at_ms }).step("answering");
+        return answer(&ShimReply::Started { started_at_ms }).step("answering");
     }
     let pod = serve::supervise(dir, order, containers).step("opening the logs")?;
     write_json(&dir.join(STATUS_FILE), &Status { version: VERSION, started_at_ms }).step("recording the start")?;
-    answer(&Answer::Started { started_at_ms }).step("answering")?;
+    answer(&ShimReply::Started { started_at_ms }).step("answering")?;
     close_standard_streams().step("closing the standard streams")?;
     serve::until_all_exited(order, pod, disk).step("supervising")
 }
 
-/// The layers can't be removed from under the pod as long as this process lives.
-fn keep_layers(order: &Order) -> Result<Vec<LayerUse>, Failure> {
+/// Keeps the layers from being removed while this process lives.
+fn keep_layers(order: &ShimRequest) -> Result<Vec<LayerUse>, Failure> {
     let step = "keeping the image";
     let take = |layer: &std::path::PathBuf| LayerUse::take(layer).step(step)?.ok_or_else(|| Failure::host(step));
     order.containers.iter().flat_map(|container| &container.layers).map(take).collect()
 }
 
-fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
+fn create(dir: &Path, order: &ShimRequest) -> Result<Vec<Created>, Failure> {
     let filters = match order.without {
         Some(Defence::Seccomp) => Vec::new(),
-        Some(Defence::SetUserId) => Vec::new(), // applying one takes the right to new privileges away
+        Some(Defence::SetUserId) => Vec::new(), // applying a filter sets `no_new_privs`
         _ => seccomp::filters().step("compiling the system call filter")?,
     };
     cgroup::create(&order.pod.cgroup, order.machine, order.bounds.pids).step("setting the pod's limits")?;
     sandbox::create(order)?;
-    fs::DirBuilder::new().mode(0o700).create(dir.join(super::record::LOGS_DIR)).step("making the log directory")?;
+    fs::DirBuilder::new().mode(0o700).create(dir.join(super::shim_protocol::LOGS_DIR)).step("making the log directory")?;
     let mut containers = Vec::new();
     for container in &order.containers {
         surroundings::prepare(order, container).step("preparing what the container sees of itself")?;
@@ -148,36 +149,36 @@ fn create(dir: &Path, order: &Order) -> Result<Vec<Created>, Failure> {
     Ok(containers)
 }
 
-/// Away from the daemon's session, directory and fate; returns the lock that says this pod has a shim.
+/// Detaches from the daemon's session, directory and lifetime; returns the lock that marks the pod as having a shim.
 fn detach(dir: &Path) -> io::Result<fs::File> {
     std::env::set_current_dir("/")?;
     umask(Mode::from_bits_truncate(0o022));
     unistd::setsid()?;
-    prctl::set_child_subreaper(true)?; // what a container's first process leaves behind comes to us
+    prctl::set_child_subreaper(true)?; // orphans of a container's first process are reparented to us
     protect_from_oom();
     lock::hold(dir)
 }
 
-/// As far as it may; a shim without this is none the worse at its work.
+/// Lowers the OOM score as far as permitted; the shim works without this, too.
 fn protect_from_oom() {
     let set = |score: &&str| fs::write("/proc/self/oom_score_adj", score).is_ok();
     OOM_SCORES.iter().find(|score| set(score));
 }
 
-fn read_order() -> io::Result<Order> {
+fn read_order() -> io::Result<ShimRequest> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
 }
 
-/// Its end of our stdin stays open until it has our answer.
+/// The daemon keeps its end of our stdin open until it has our answer.
 fn daemon_is_gone() -> io::Result<bool> {
     let stdin = io::stdin();
     let mut polled = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
 }
 
-fn answer(answer: &Answer) -> io::Result<()> {
+fn answer(answer: &ShimReply) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     let mut stdout = io::stdout().lock();

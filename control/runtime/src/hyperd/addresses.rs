@@ -1,8 +1,8 @@
-//! Which address the next pod gets. hyperd hands the same out again after a restart, whoever has it, and never takes one back; so
-//! pods come with addresses of ours.
+//! Chooses the next pod's address. After a restart hyperd assigns addresses that are still in use, and it never frees any; so we give pods
+//! their addresses.
 //!
-//! Nothing is written down: an address is taken if a pod that hyperd holds has it, if somebody at the bridge does, or if a start that is
-//! under way is going to.
+//! Nothing is stored: an address is taken if a pod that hyperd holds has it, if a neighbour at the bridge has it, or if a start under way
+//! has reserved it.
 
 use std::{
     collections::HashSet,
@@ -16,19 +16,19 @@ use std::{
 use serde::Serialize;
 use tokio::task;
 
-use super::{Inner, error::HyperdError, survey, unavailable};
+use super::{Inner, error::HyperdError, inventory, unavailable};
 use crate::{
     PodId, RuntimeError,
-    network::{Guard, PolicyError, Pool, Seated},
+    network::{Enforcer, PolicyError, Pool, Seated},
 };
 
-/// What starts that are under way are going to have, and how many there are.
+/// Addresses reserved by starts under way, and the number available.
 #[derive(Debug)]
 pub(super) struct Addresses {
     state: Mutex<State>,
-    /// For pods of this host, as of the last survey.
+    /// Number of addresses for pods of this host, as of the last survey.
     for_pods: AtomicU64,
-    /// Held from the look at who has which address until one is reserved, and while a reservation ends.
+    /// Held from the check of the addresses in use until one is reserved, and while a reservation ends.
     choosing: tokio::sync::Mutex<()>,
 }
 
@@ -49,12 +49,12 @@ impl Addresses {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many pods of this host can have one.
+    /// How many pods of this host can have an address.
     pub(super) fn for_pods(&self) -> u64 {
         self.for_pods.load(Ordering::Relaxed)
     }
 
-    /// Counts those of the pool that are ours or nobody's. `held` are all that pods have, `ours` those of this host's.
+    /// Counts the addresses of the pool that are ours or free. `held` are those of all pods, `ours` those of this host's.
     pub(super) fn count(&self, pool: Pool, held: &HashSet<Ipv4Addr>, ours: &HashSet<Ipv4Addr>, seated: &Seated) {
         let state = self.state();
         let is_anothers = |address: &Ipv4Addr| {
@@ -84,7 +84,7 @@ pub(super) struct NewInterface {
     mac: String,
 }
 
-/// An interface for one start, that no other start gets until this is dropped.
+/// An interface for one start, reserved until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     addresses: Arc<Addresses>,
@@ -93,7 +93,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Ends the reservation: whoever looks from now on finds the pod, or nothing of it.
+    /// Ends the reservation: from now on a survey finds the pod, or nothing of it.
     pub(super) async fn end(self) {
         let addresses = Arc::clone(&self.addresses);
         let _choosing = addresses.choosing.lock().await;
@@ -107,15 +107,15 @@ impl Drop for Lease {
     }
 }
 
-/// The pods' bridge: its name, addresses and who is there.
+/// The pods' bridge: its name, its addresses and its neighbours.
 type Bridge = (String, Pool, Seated);
 
 impl Inner {
-    /// An interface for a new pod; none if the operator has the pods' network in hand.
+    /// An interface for a new pod; none if the operator manages the pods' network.
     pub(super) async fn lease(&self) -> Result<Option<Lease>, RuntimeError> {
         let Some(guard) = self.guard.clone() else { return Ok(None) };
         let _choosing = self.addresses.choosing.lock().await;
-        let held = survey::held(self).await.map_err(|error| unavailable("asking hyperd for addresses in use", error))?;
+        let held = inventory::held(self).await.map_err(|error| unavailable("asking hyperd for addresses in use", error))?;
         let taken = held.iter().filter_map(|holder| holder.address).filter_map(v4).collect();
         let (bridge, pool, seated) = look(guard).await?;
         let address = self.addresses.reserve(pool, taken, &seated).ok_or_else(|| no_room(pool))?;
@@ -131,13 +131,13 @@ impl Inner {
 
     /// Whether no other pod has the address of this one.
     pub(super) async fn is_alone(&self, id: &PodId, address: IpAddr) -> Result<bool, HyperdError> {
-        let held = survey::held(self).await?;
+        let held = inventory::held(self).await?;
         Ok(!held.iter().any(|holder| holder.id != id.as_str() && holder.address == Some(address)))
     }
 }
 
-/// Looks at the pods' bridge; an error says what is missing of it.
-pub(super) async fn look(guard: Arc<Guard>) -> Result<Bridge, RuntimeError> {
+/// Reads the state of the pods' bridge; an error names what it lacks.
+pub(super) async fn look(guard: Arc<Enforcer>) -> Result<Bridge, RuntimeError> {
     let looked = task::spawn_blocking(move || {
         let (name, pool) = guard.bridge()?;
         Ok::<_, PolicyError>((name.to_owned(), pool, guard.seated()?))
@@ -154,7 +154,7 @@ fn no_room(pool: Pool) -> RuntimeError {
     RuntimeError::NoRoom { what: "all addresses are in use".to_owned(), source: Some(Box::new(cause)) }
 }
 
-/// What is of IPv4.
+/// The IPv4 address, if it is one.
 pub(super) fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),

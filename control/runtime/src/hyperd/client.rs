@@ -16,14 +16,14 @@ use url::form_urlencoded;
 
 use super::{error::HyperdError, metrics::Metrics};
 
-/// Longest answer that is read whole, in bytes.
+/// Maximum size of an answer that is read as a whole, in bytes.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
-/// Longest line of an answer that is looked at, in bytes.
+/// Maximum length of an answer's line that is parsed, in bytes.
 const LINE_MAX: usize = 64 * 1024;
 /// How long hyperd may take to accept a connection: it answers within a second of its start.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What hyperd is asked.
+/// A call of hyperd's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Create,
@@ -41,7 +41,7 @@ impl Call {
     pub(super) const ALL: [Self; 9] =
         [Self::Create, Self::Delete, Self::Info, Self::List, Self::Logs, Self::Pull, Self::Start, Self::Stop, Self::Version];
 
-    /// As the metrics have it.
+    /// The label in the metrics.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -70,7 +70,7 @@ impl Call {
         }
     }
 
-    /// How long it may take: a create boots a virtual machine, which hyperd itself gives up after 60 s.
+    /// The call's time limit: a create boots a virtual machine, which hyperd itself gives up after 60 s.
     fn timeout(self) -> Duration {
         let seconds = match self {
             Self::Create | Self::Start => 90,
@@ -82,21 +82,21 @@ impl Call {
     }
 }
 
-/// Talks to one hyperd.
+/// A client of one hyperd.
 #[derive(Debug)]
 pub(super) struct Client {
     socket: PathBuf,
     metrics: Metrics,
 }
 
-/// An answer whose body is still to be read.
+/// An answer whose body hasn't been read yet.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) body: Incoming,
-    /// Process id of the daemon, as the kernel says it.
+    /// Process id of the daemon, as reported by the kernel.
     pub(super) peer: Option<i32>,
     status: StatusCode,
-    /// Ends with this: hyperd sees us hang up.
+    /// Closed when this is dropped: hyperd then sees the connection close.
     pub(super) connection: AbortOnDropHandle<()>,
 }
 
@@ -105,12 +105,12 @@ impl Client {
         Self { socket, metrics }
     }
 
-    /// A running pod can't be told from others.
+    /// Counts a running pod that can't be distinguished from others.
     pub(super) fn misplaced(&self) {
         self.metrics.misplaced.inc();
     }
 
-    /// Asks, and reads the whole answer.
+    /// Sends a call, and reads the whole answer.
     pub(super) async fn call(&self, call: Call, query: &[(&str, &str)], body: Option<Vec<u8>>) -> Result<Bytes, HyperdError> {
         self.call_with_peer(call, query, body).await.map(|(bytes, _)| bytes)
     }
@@ -131,7 +131,7 @@ impl Client {
         .await
     }
 
-    /// Asks, and shows each line of the answer to `look` as it comes.
+    /// Sends a call, and passes each line of the answer to `look` as it arrives.
     pub(super) async fn lines(&self, call: Call, query: &[(&str, &str)], mut look: impl FnMut(&[u8])) -> Result<(), HyperdError> {
         self.timed(call, async {
             let open = self.accepted(call, query).await?;
@@ -155,7 +155,7 @@ impl Client {
         .await
     }
 
-    /// Asks, and leaves the body to be read as it comes.
+    /// Sends a call, and leaves the body unread.
     pub(super) async fn open(&self, call: Call, query: &[(&str, &str)]) -> Result<Open, HyperdError> {
         self.timed(call, self.accepted(call, query)).await
     }
@@ -167,7 +167,7 @@ impl Client {
         outcome
     }
 
-    /// An answer that isn't a refusal.
+    /// The answer, or an error if hyperd refused the call.
     async fn accepted(&self, call: Call, query: &[(&str, &str)]) -> Result<Open, HyperdError> {
         let open = self.request(call, query, None).await?;
         if open.status.is_success() {
@@ -184,7 +184,7 @@ impl Client {
         let lost = |error: hyper::Error| HyperdError::from((call, error.into()));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            // What goes wrong with it is seen by the request, too.
+            // The request reports its errors, too.
             let _ = connection.await;
         }));
         let (method, path) = call.route();

@@ -1,4 +1,4 @@
-//! From a pod's description to a running machine, and back to nothing, whatever breaks on the way.
+//! From a pod's description to a running machine, and back to nothing after a failure at any point.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,19 +16,20 @@ use super::{
 };
 use crate::{PodId, PodSpec, RunningPod, RuntimeError};
 
-/// How long a create that was lost sight of is looked after: hyperd gives a boot up after 60 s.
+/// How long a create with a lost answer is polled: hyperd gives up a boot after 60 s.
 const CREATE_ENDS_WITHIN: Duration = Duration::from_secs(90);
-/// How long containers may take from being told to start until they have begun.
+/// How long containers may take from the start call until they have begun.
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
-/// How long begun containers are watched for a command that can't be run: hyperd calls them running until their guest says so.
+/// How long started containers are watched for a command that can't be run: hyperd reports them as running until their guest reports the
+/// failure.
 const WATCHED_FOR: Duration = Duration::from_millis(250);
-/// Between two looks at a pod that is changing.
+/// Interval between polls of a pod that is changing.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What a shell and hyperd's guest say when a command can't be run.
+/// Exit codes of a shell and of hyperd's guest when a command can't be run.
 const CANNOT_RUN: [i32; 2] = [126, 127];
 
 impl Inner {
-    /// Starts a pod; the caller has its turn.
+    /// Starts a pod; the caller holds its turn.
     pub(super) async fn start(&self, spec: PodSpec) -> Result<RunningPod, RuntimeError> {
         let _admitted = self.admitted.try_acquire().map_err(|_| RuntimeError::Busy)?;
         self.killers.check(&spec)?;
@@ -50,7 +51,7 @@ impl Inner {
                 Err(HyperdError::MissingImage.into_runtime(&spec.id, "an image was gone when it was needed; try again"))
             }
             Err(HyperdError::GuestKilled(text)) => Err(self.killers.killed(&spec, &text)),
-            // Another's pod, or another attempt's: nothing of ours to undo.
+            // The pod belongs to someone else, or to another attempt: nothing of ours to undo.
             Err(error @ (HyperdError::NameTaken(_) | HyperdError::Away(_))) => {
                 return Err(error.into_runtime(&spec.id, "creating its virtual machine"));
             }
@@ -66,7 +67,7 @@ impl Inner {
         if apart.is_err()
             && let Err(error) = self.stop(&spec.id).await
         {
-            tracing::warn!(pod = %spec.id, error = &error as &dyn std::error::Error, "what is left of a failed start can't be removed yet");
+            tracing::warn!(pod = %spec.id, error = &error as &dyn std::error::Error, "remains of a failed pod start not removed yet");
         }
         if let Some(lease) = lease {
             lease.end().await;
@@ -74,14 +75,14 @@ impl Inner {
         apart
     }
 
-    /// Boots the pod's machine and makes its containers. A create is never sent twice blindly: hyperd goes on with it when
-    /// the connection is lost.
+    /// Boots the pod's machine and creates its containers. A create is never blindly repeated: hyperd continues with it when the connection
+    /// is lost.
     async fn create(&self, spec: &PodSpec, attempt: Attempt, interface: Option<&NewInterface>) -> Result<(), HyperdError> {
         let mut pod = NewPod::of(spec, attempt, interface);
         let mut outcome = self.send_create(&pod).await;
         if let Err(HyperdError::NameLeaked { name, container }) = &outcome {
-            // The last resort: what a failed create has left is taken over, and goes with the pod.
-            tracing::warn!(pod = %spec.id, name, "hyperd has a container of that name from a failed create; adopting it");
+            // The last resort: adopts the container that a failed create has left, so that it is deleted with the pod.
+            tracing::warn!(pod = %spec.id, name, "hyperd already has a container of this name from a failed create; adopting it");
             if let Some(leaked) = pod.containers.iter_mut().find(|ours| ours.name == *name) {
                 leaked.id = Some(container.clone());
                 outcome = self.send_create(&pod).await;
@@ -89,7 +90,7 @@ impl Inner {
         }
         match outcome {
             Err(HyperdError::Lost(cause)) => {
-                tracing::warn!(pod = %spec.id, error = cause.as_ref() as &dyn std::error::Error, "hyperd didn't answer a create; looking whether it goes on");
+                tracing::warn!(pod = %spec.id, error = cause.as_ref() as &dyn std::error::Error, "hyperd did not answer a create; checking whether it continues");
                 if self.created_after_all(&spec.id, attempt).await { Ok(()) } else { Err(HyperdError::Lost(cause)) }
             }
             outcome => outcome,
@@ -101,7 +102,7 @@ impl Inner {
         self.client.call(Call::Create, &[], Some(body)).await.map(drop)
     }
 
-    /// Waits for the end of a create whose answer was lost; whether the pod is there then, and is of this attempt.
+    /// Waits for the end of a create whose answer was lost; returns whether the pod then exists and belongs to this attempt.
     async fn created_after_all(&self, id: &PodId, attempt: Attempt) -> bool {
         match self.settled(id).await {
             Ok(info) => {
@@ -112,7 +113,7 @@ impl Inner {
         }
     }
 
-    /// The pod once no create is at work on it any more.
+    /// The pod, once no create is working on it any more.
     async fn settled(&self, id: &PodId) -> Result<Info, HyperdError> {
         let deadline = Instant::now() + CREATE_ENDS_WITHIN;
         loop {
@@ -137,7 +138,7 @@ impl Inner {
                 Ok(Some(run)) => return Ok(run),
                 Ok(None) if begun.is_none() && !told => told = self.tell_to_start(id).await.map_err(fail)?,
                 Err(error @ RuntimeError::Start { .. }) => return Err(error),
-                // One lost answer is no failed start.
+                // One lost answer doesn't fail the start.
                 Ok(None) | Err(_) if Instant::now() < deadline => {}
                 Ok(None) => {
                     let step = "its containers don't begin to run".to_owned();
@@ -149,7 +150,7 @@ impl Inner {
         }
     }
 
-    /// Whether the answer came; it does no harm to tell it twice.
+    /// Sends the start call; returns whether it was answered. Repeating it is harmless.
     async fn tell_to_start(&self, id: &PodId) -> Result<bool, HyperdError> {
         match self.client.call(Call::Start, &[("podId", id.as_str())], None).await {
             Ok(_) => Ok(true),
@@ -158,7 +159,7 @@ impl Inner {
         }
     }
 
-    /// The pod, if its containers have run for long enough; `begun` remembers since when.
+    /// The pod, if its containers have run for long enough; `begun` holds the time since when.
     async fn look_at_start(&self, id: &PodId, attempt: Attempt, begun: &mut Option<Instant>) -> Result<Option<RunningPod>, RuntimeError> {
         let fail = |error: HyperdError| error.into_runtime(id, "starting its containers");
         let info = self.info(id).await.map_err(fail)?;
@@ -181,7 +182,8 @@ impl Inner {
         Ok(Some(run))
     }
 
-    /// Deletes the pod and all it had; the caller has its turn. Not while it is being created: hyperd would leak its containers' names.
+    /// Deletes the pod and everything of it; the caller holds its turn. Not while it is being created: hyperd would leak its containers'
+    /// names.
     pub(super) async fn stop(&self, id: &PodId) -> Result<(), RuntimeError> {
         self.delete(id).await?;
         folders::remove(&self.logs, id).await;
@@ -198,7 +200,7 @@ impl Inner {
         self.seen.forget(id);
         match self.client.call(Call::Delete, &[("podId", id.as_str())], None).await {
             Ok(_) | Err(HyperdError::NoSuchPod) => Ok(()),
-            // It may be gone, and it may have taken the daemon along.
+            // The pod may be deleted, and the daemon may have died of it.
             Err(HyperdError::Lost(cause)) => match self.info(id).await {
                 Err(HyperdError::NoSuchPod) => Ok(()),
                 _ => Err(fail(HyperdError::Lost(cause))),
@@ -208,7 +210,7 @@ impl Inner {
     }
 }
 
-/// What to say of a pod whose command isn't there or isn't a program.
+/// The error for a pod whose command doesn't exist or isn't a program.
 fn unable_to_run(info: &Info) -> Option<String> {
     let ended = info.status.container_status.iter().filter(|status| status.phase.has_ended());
     let failed = ended.map(|status| (status, status.terminated.exit_code)).find(|(_, code)| CANNOT_RUN.contains(code));
@@ -218,8 +220,8 @@ fn unable_to_run(info: &Info) -> Option<String> {
     })
 }
 
-/// What is known of a pod from its `/pod/info`. The address is right from the first start on; a pod that was stopped is never
-/// started again, because its address would be wrong then.
+/// A running pod, from its `/pod/info`. The address is right from the first start on; a stopped pod is never started again, because its
+/// address would be wrong then.
 pub(super) fn running(info: &Info, attempt: Attempt) -> Result<RunningPod, HyperdError> {
     let address = first_address(&info.status.pod_ip).ok_or(HyperdError::Unreadable)?;
     let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(info.created_at);

@@ -1,6 +1,6 @@
-//! Folders of pods' logs. hyperd makes one for each pod, and removes none.
+//! Log folders of pods. hyperd creates one for each pod, and removes none.
 //!
-//! Only what is named like a Codius pod that hyperd doesn't know is removed, and of that only files: whatever else is there stays.
+//! Removes only folders with the name of a Codius pod that hyperd doesn't know, and only files in them: everything else stays.
 
 use std::{
     fs, io,
@@ -13,23 +13,23 @@ use tokio::task;
 use super::{Inner, error::HyperdError};
 use crate::PodId;
 
-/// Removes a pod's folder. The caller has its turn, and the pod isn't there any more.
+/// Removes a pod's folder. The caller holds its turn, and the pod doesn't exist any more.
 pub(super) async fn remove(logs: &Path, id: &PodId) {
     let folder = logs.join(id.as_str());
     let removed = task::spawn_blocking(move || remove_files(&folder)).await;
     if let Err(error) = removed.map_err(io::Error::other).flatten() {
-        tracing::warn!(pod = %id, %error, "the folder of the pod's log at hyperd can't be removed");
+        tracing::warn!(pod = %id, %error, "hyperd's log folder of the pod not removed");
     }
 }
 
-/// Removes the folders of pods that hyperd doesn't know: it was killed, or deleted them while we were away.
+/// Removes the folders of pods that hyperd doesn't know: it was killed, or deleted them while codiusd was down.
 pub(super) async fn sweep(inner: Arc<Inner>) {
     let logs = inner.logs.clone();
-    // Not being there is having none.
+    // A missing directory counts as empty.
     let found = task::spawn_blocking(move || pods_in(&logs)).await.map_err(io::Error::other).flatten().unwrap_or_default();
     for id in found {
         let turn = inner.turns.of(&id);
-        // Who has the turn removes it, or needs it.
+        // The holder of the turn removes it, or needs it.
         let Ok(_mine) = turn.try_lock() else { continue };
         if matches!(inner.info(&id).await, Err(HyperdError::NoSuchPod)) {
             remove(&inner.logs, &id).await;

@@ -1,5 +1,5 @@
-//! Which run of the daemon this is. A pod that was made under another one serves on, but its log is dead, and it will block in
-//! `write` after a megabyte or two.
+//! Identifies the current run of the daemon. A pod created under an earlier one continues to serve, but its log is dead, and it will block
+//! in `write` after a megabyte or two.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,20 +10,20 @@ use super::{
     error::HyperdError,
 };
 
-/// A run of hyperd, from its start to its end; equal with a chance of one in 2^32 for two of them.
+/// One run of hyperd, from its start to its end; two runs are equal with a probability of one in 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Generation(pub(super) u32);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Version {
-    /// The daemon's process id, as it sees it itself.
+    /// The daemon's process id, in its own namespace.
     #[serde(rename = "ID")]
     id: serde_json::Value,
 }
 
-/// The run of the daemon that answers now: its process id as it says it, and as the kernel says it with the time it was
-/// started. In a container the first is often the same for every run; behind a relay the second is.
+/// The run of the daemon that answers now: its process id as it reports it, and as the kernel reports it together with the start time. In a
+/// container the first is often the same for every run; behind a relay the second is.
 pub(super) async fn current(client: &Client) -> Result<Generation, HyperdError> {
     let (answer, peer) = client.call_with_peer(Call::Version, &[], None).await?;
     let version: Version = read(&answer)?;
@@ -36,12 +36,12 @@ pub(super) async fn current(client: &Client) -> Result<Generation, HyperdError> 
     Ok(Generation(u32::from_be_bytes([a, b, c, d])))
 }
 
-/// Which boot of the machine this is: process ids and ticks begin anew with each.
+/// Which boot of the machine this is: process ids and ticks start over with each.
 async fn boot() -> String {
     tokio::fs::read_to_string("/proc/sys/kernel/random/boot_id").await.unwrap_or_default()
 }
 
-/// When a process was started, in clock ticks after the machine (field 22 of /proc/PID/stat).
+/// The start time of a process, in clock ticks since boot (field 22 of /proc/PID/stat).
 async fn started(pid: i32) -> Option<u64> {
     let stat = tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await.ok()?;
     // The second field is the program's name in parentheses, and may hold anything.
@@ -49,7 +49,7 @@ async fn started(pid: i32) -> Option<u64> {
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// A JSON answer.
+/// Parses a JSON answer.
 pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Bytes) -> Result<T, HyperdError> {
     serde_json::from_slice(answer).map_err(|_| HyperdError::Unreadable)
 }

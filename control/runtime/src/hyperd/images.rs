@@ -1,4 +1,4 @@
-//! Pulls. Everything is pulled before a create: hyperd looks at images only after it has booted a machine, and leaks names then.
+//! Pulls. All images are pulled before a create: hyperd checks for images only after it has booted a machine, and then leaks names.
 
 use std::{
     collections::HashSet,
@@ -14,24 +14,24 @@ use super::{
 };
 use crate::RuntimeError;
 
-/// Images that are remembered as being there.
+/// Maximum number of images remembered as present.
 const KNOWN_MAX: usize = 10_000;
 
-/// A line of a pull's progress. By tag, failures are in a 200.
+/// A line of a pull's progress. For a pull by tag, hyperd reports failures inside a 200 answer.
 #[derive(Deserialize)]
 struct Progress {
     #[serde(default)]
     error: Option<String>,
 }
 
-/// Images that this hyperd had: for them a registry that is away is no obstacle.
+/// Images that this hyperd had: for these, an unreachable registry is no obstacle.
 #[derive(Debug, Default)]
 pub(super) struct Images {
     known: Mutex<HashSet<String>>,
 }
 
 impl Images {
-    /// Remembers an image as being there.
+    /// Remembers an image as present.
     pub(super) fn remember(&self, image: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < KNOWN_MAX {
@@ -39,14 +39,14 @@ impl Images {
         }
     }
 
-    /// Remembers the images of a pod that hyperd has made.
+    /// Remembers the images of a pod that hyperd has created.
     pub(super) fn remember_all(&self, info: &Info) {
         for container in &info.spec.containers {
             self.remember(&container.image);
         }
     }
 
-    /// It turned out not to be there.
+    /// Forgets an image that turned out to be missing.
     pub(super) fn forget(&self, image: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(image);
     }
@@ -55,7 +55,7 @@ impl Images {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(image)
     }
 
-    /// Lets hyperd pull `image`; it asks the registry each time, also for an image that it has.
+    /// Makes hyperd pull `image`; it queries the registry each time, even for an image that it has.
     pub(super) async fn pull(&self, client: &Client, image: &str) -> Result<(), RuntimeError> {
         let said = match pull(client, image).await {
             Ok(None) => {
@@ -67,7 +67,7 @@ impl Images {
             Err(error) => return Err(RuntimeError::Unavailable { operation: "pulling images".to_owned(), source: Some(Box::new(error)) }),
         };
         if self.is_known(image) && !is_about_the_image(&said) {
-            tracing::warn!(image, said, "the registry doesn't answer; hyperd had the image before");
+            tracing::warn!(image, said, "registry does not answer; using the image hyperd has");
             return Ok(());
         }
         let reason = pull_reason(&said).to_owned();
@@ -75,7 +75,7 @@ impl Images {
     }
 }
 
-/// What went wrong, in hyperd's words.
+/// The error, in hyperd's words.
 async fn pull(client: &Client, image: &str) -> Result<Option<String>, HyperdError> {
     let mut failure = None;
     let look = |line: &[u8]| {

@@ -1,8 +1,8 @@
-//! Images that end the guest when a container is made of them, remembered for a while: hyperd says so only after it has booted a
-//! machine, and nothing of an image can be looked at before.
+//! Images that end the guest when a container is created from them, remembered for a while: hyperd reports it only after it has booted a
+//! machine, and provides no way to inspect an image before.
 //!
-//! An image is remembered by its digest, whoever asks for it. One that has run here is innocent whatever somebody has made of it: then
-//! only the pod is remembered.
+//! An image is remembered by its digest, for all uploaders. One that has run here is never blamed, because a pod's description may be the
+//! cause: then only the pod is remembered.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,13 +13,13 @@ use std::{
 use super::names;
 use crate::{ContainerSpec, PodSpec, RuntimeError};
 
-/// How long no machine is booted for what has ended a guest.
+/// How long no machine is booted for an image or pod that has ended a guest.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Images, and pods, that are remembered; beyond that the oldest make room.
+/// Maximum number of images and pods remembered; beyond that the oldest are forgotten.
 const REMEMBERED_MAX: usize = 1000;
-/// Images that are remembered as having run.
+/// Maximum number of images remembered as having run.
 const RAN_MAX: usize = 10_000;
-/// What is said of such an image.
+/// The error message for such an image.
 const REASON: &str = "the virtual machine of its pod ends when a container is made of it, before any program of it is run; known to do that is an \
                       image with an /etc/passwd and no /etc/group: add the file that is missing";
 
@@ -38,19 +38,19 @@ impl Killers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error if a machine was booted in vain for this image lately.
+    /// Returns an error if this image recently ended a guest.
     pub(super) fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
         if self.known().has(digest(image), Instant::now()) { Err(refused(image)) } else { Ok(()) }
     }
 
-    /// The same of all that a pod is made of.
+    /// The same for a pod and all its images.
     pub(super) fn check(&self, spec: &PodSpec) -> Result<(), RuntimeError> {
         spec.containers.iter().try_for_each(|container| self.check_image(&container.image))?;
         let is_known = self.known().has(spec.id.as_str(), Instant::now());
         if is_known { Err(refused(&images(spec.containers.iter()))) } else { Ok(()) }
     }
 
-    /// The pod runs.
+    /// Records that the pod runs.
     pub(super) fn ran(&self, spec: &PodSpec) {
         let mut known = self.known();
         for container in &spec.containers {
@@ -60,7 +60,7 @@ impl Killers {
         }
     }
 
-    /// The guest has ended when the pod's containers were made; `text` is what hyperd says, and may name one of them.
+    /// Records that the guest ended when the pod's containers were created; `text` is hyperd's message, and may name one of them.
     pub(super) fn killed(&self, spec: &PodSpec, text: &str) -> RuntimeError {
         let is_named = |container: &&ContainerSpec| text.contains(&names::of_pod(&spec.id, &container.name));
         let named: Vec<&ContainerSpec> = spec.containers.iter().filter(is_named).collect();
@@ -68,7 +68,7 @@ impl Killers {
         let now = Instant::now();
         let mut known = self.known();
         known.refuse(spec.id.as_str(), now);
-        // Which of several it was isn't known.
+        // If there are several, the culprit isn't known.
         let mut digests: Vec<&str> = blamed.iter().map(|container| digest(&container.image)).collect();
         digests.dedup();
         if let [digest] = digests[..]
@@ -99,7 +99,7 @@ fn refused(image: &str) -> RuntimeError {
     RuntimeError::ImageRefused { image: image.to_owned(), reason: REASON.to_owned() }
 }
 
-/// What an image is, whatever it is called.
+/// The image's digest, regardless of its name.
 fn digest(image: &str) -> &str {
     image.rsplit_once('@').map_or(image, |(_, digest)| digest)
 }
@@ -132,7 +132,7 @@ mod tests {
     fn the_same_image_is_refused_and_no_other() {
         let text =
             |spec: &PodSpec| format!("finished with errors: map[{}__00: Create new container failed]", names::of_pod(&spec.id, "c1"));
-        /// Images that ran before, those of the pod that ended its guest, whether hyperd names c1; who is refused after that.
+        /// Images that ran before, those of the pod that ended its guest, whether hyperd names c1; what is refused after that.
         type Row = (&'static [&'static str], &'static [&'static str], bool, &'static [&'static str]);
         let table: [Row; 6] = [
             (&[], &["x/bad@1"], false, &["a: x/bad@1", "b: other/name@1"]),

@@ -1,7 +1,7 @@
-//! Logs of containers: frames from hyperd, lines to whoever reads.
+//! Logs of containers: converts hyperd's frames to lines.
 //!
-//! Each container's log is a stream of its own, read only as fast as the reader takes it. hyperd never ends a followed log of
-//! a container that had exited before; so while it is silent, the container is looked after.
+//! Each container's log is a stream of its own, read only as fast as the reader consumes it. hyperd never ends a followed log of a
+//! container that had already exited; so during silence the container's state is checked.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -19,27 +19,27 @@ use super::{
 };
 use crate::{LogLine, LogLines, LogStream, PodId, RuntimeError};
 
-/// Longest piece of a line, in bytes; a longer line comes in several.
+/// Maximum length of a piece of a line, in bytes; a longer line is split.
 const LINE_MAX: usize = 64 * 1024;
-/// Silence after which a followed container is looked after. hyperd ends a log about 3 s after the container.
+/// Silence after which a followed container's state is checked. hyperd ends a log about 3 s after the container.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Frames start with the stream, three zeros, and the length of what follows.
+/// A frame starts with the stream, three zeros, and the length of the payload.
 const HEADER: usize = 8;
 
-/// Frames taken apart into lines, with no more in memory than a chunk and a piece of a line.
+/// Splits frames into lines, with at most a chunk and a piece of a line in memory.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     bytes: BytesMut,
-    /// Of the frame whose payload is being read.
+    /// The frame whose payload is being read.
     open: Option<(LogStream, usize)>,
 }
 
-/// What isn't a frame: hyperd says an error in bare text.
+/// Bytes that aren't a frame: hyperd reports an error as bare text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotFramed;
 
 impl Frames {
-    /// Takes a chunk in, and answers the lines that are whole now.
+    /// Takes a chunk, and returns the lines that are now complete.
     pub(super) fn take(&mut self, chunk: &[u8]) -> Result<Vec<(LogStream, Bytes)>, NotFramed> {
         self.bytes.extend_from_slice(chunk);
         let mut lines = Vec::new();
@@ -82,12 +82,12 @@ struct Reader {
     open: Open,
     frames: Frames,
     pod: PodId,
-    /// As hyperd has it.
+    /// The name in hyperd.
     name: String,
-    /// As the manifest has it.
+    /// The name in the manifest.
     container: String,
     follow: bool,
-    /// Whether the container was seen to have ended.
+    /// Whether the container is known to have ended.
     ended: bool,
     ready: VecDeque<LogLine>,
 }
@@ -102,10 +102,10 @@ impl Reader {
             let frame = match time::timeout(SILENCE, self.open.body.frame()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(frame)) => frame.map_err(|error| self.broken(HyperdError::from((Call::Logs, error.into()))))?,
-                // hyperd writes what there is at once.
+                // hyperd sends existing lines at once.
                 Err(silence) if !self.follow => return Err(self.broken(HyperdError::from((Call::Logs, silence.into())))),
                 Err(_silence) if self.ended => return Ok(None),
-                // One more silence for what it wrote last.
+                // One more period of silence, for its last lines.
                 Err(_silence) => {
                     self.ended = self.inner.has_ended(&self.pod, &self.name).await;
                     continue;
@@ -195,7 +195,7 @@ mod tests {
             assert!(frames.bytes.len() < LINE_MAX + 5000 + HEADER);
         }
         assert_eq!(seen, 10 * LINE_MAX + 7);
-        // A length nobody could send is waited for, not made room for.
+        // A huge length is waited for, without allocating memory for it.
         let mut frames = Frames::default();
         assert_eq!(frames.take(&[1, 0, 0, 0, 255, 255, 255, 255, b'x']), Ok(Vec::new()));
         assert!(frames.bytes.capacity() < 1024);

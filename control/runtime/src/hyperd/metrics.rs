@@ -1,4 +1,4 @@
-//! What calls to hyperd take, and how they fail.
+//! Durations and failures of calls to hyperd.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{client::Call, error::HyperdError};
 /// Upper bounds of the histogram, in seconds: a list takes milliseconds, a boot seconds, a pull minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 90.0, 600.0];
 
-/// Handles resolved once: what can happen is in the scrape from the start, as zero.
+/// Handles created once, so that every label is in the scrape from the start, as zero.
 #[derive(Debug)]
 pub(super) struct Metrics {
     seconds: Vec<(Call, Histogram)>,
@@ -25,7 +25,7 @@ impl Metrics {
         let failures =
             IntCounterVec::new(Opts::new("codius_hyperd_failures_total", "Calls to hyperd that failed, by kind of failure."), &["kind"])?;
         registry.register(Box::new(failures.clone()))?;
-        let help = "Running pods that shared an address with another pod, or weren't at the pods' bridge; they are started anew.";
+        let help = "Running pods that shared an address with another pod, or were not on the pods' bridge; codiusd restarts them.";
         let misplaced = IntCounter::new("codius_hyperd_misplaced_pods_total", help)?;
         registry.register(Box::new(misplaced.clone()))?;
         Ok(Self {

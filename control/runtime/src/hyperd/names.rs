@@ -1,25 +1,25 @@
 //! Names of containers: `<pod>__<container>__<attempt>`.
 //!
-//! hyperd's container names are global, and a create that fails can leave one taken for good, where nothing lists or removes
-//! it. So each attempt has names of its own. The attempt also says under which run of the daemon the pod was made: all that
-//! must be known of a pod is in hyperd itself, and no second record can disagree with it.
+//! hyperd's container names are global, and a failed create can leave one taken permanently, where nothing lists or removes it. So each
+//! attempt has names of its own. The attempt also encodes the run of the daemon under which the pod was created: everything that must be
+//! known of a pod is in hyperd itself, and no second record can disagree with it.
 
 use super::generation::Generation;
 use crate::PodId;
 
 const SEPARATOR: &str = "__";
 
-/// One try to create a pod.
+/// One attempt to create a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Attempt(u64);
 
 impl Attempt {
-    /// A new one, under the daemon that runs now.
+    /// A new attempt, under the current run of the daemon.
     pub(super) fn new(generation: Generation) -> Self {
         Self(u64::from(generation.0) << 32 | u64::from(rand::random::<u32>()))
     }
 
-    /// The run of the daemon it was made under.
+    /// The run of the daemon under which it was made.
     pub(super) fn generation(self) -> Generation {
         let bytes = self.0.to_be_bytes();
         Generation(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
@@ -30,18 +30,18 @@ impl Attempt {
         self.0
     }
 
-    /// A container's name at hyperd.
+    /// A container's name in hyperd.
     pub(super) fn name_of(self, pod: &PodId, container: &str) -> String {
         format!("{}{SEPARATOR}{:016x}", of_pod(pod, container), self.0)
     }
 }
 
-/// What the names of a container have in common in all attempts.
+/// The common prefix of a container's names in all attempts.
 pub(super) fn of_pod(pod: &PodId, container: &str) -> String {
     format!("{pod}{SEPARATOR}{container}")
 }
 
-/// Pod, container and attempt of a name, with or without the slash hyperd shows in some places.
+/// Parses a name into pod, container and attempt, with or without the slash hyperd adds in some places.
 pub(super) fn parse(name: &str) -> Option<(PodId, &str, Attempt)> {
     let name = name.strip_prefix('/').unwrap_or(name);
     let (rest, attempt) = name.rsplit_once(SEPARATOR)?;

@@ -1,4 +1,4 @@
-//! What is sent to hyperd and what is read of its answers. Fields it leaves out when they are empty have defaults.
+//! Requests to hyperd and the parts of its answers that are read. Fields it omits when they are empty have defaults.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{addresses::NewInterface, names::Attempt};
 use crate::{ContainerSpec, PodSpec};
 
-/// A pod that says nothing gets this much, in MiB.
+/// Memory of a pod that doesn't specify any, in MiB.
 const MEMORY_DEFAULT: u64 = 128;
 const MIB: u64 = 1024 * 1024;
 
@@ -18,7 +18,7 @@ pub(super) struct NewPod {
     resource: Resource,
     log: Log,
     pub(super) containers: Vec<NewContainer>,
-    /// None: hyperd makes one up.
+    /// If empty, hyperd chooses one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     interfaces: Vec<NewInterface>,
 }
@@ -29,15 +29,15 @@ struct Resource {
     memory: u64,
 }
 
-/// Where output goes. Always said: what one pod asked for is the default of those that ask for nothing. Never `none`: the daemon
-/// dies when such a pod is deleted.
+/// Log driver. Always specified: hyperd uses one pod's setting as the default of later ones without any. Never `none`: the daemon crashes
+/// when such a pod is deleted.
 #[derive(Debug, Serialize)]
 struct Log {
     r#type: &'static str,
     config: LogConfig,
 }
 
-/// How much of a container's output is kept: this much in this many files, the oldest making room.
+/// How much of a container's output is kept: this size in this many files, the oldest being overwritten.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct LogConfig {
@@ -47,7 +47,7 @@ struct LogConfig {
 
 const LOG: Log = Log { r#type: "json-file", config: LogConfig { max_size: "1m", max_file: "2" } };
 
-/// One container of it. `Debug` shows no variables: they may be private.
+/// One container of the pod. `Debug` shows no variables: they may be private.
 #[derive(Serialize)]
 pub(super) struct NewContainer {
     pub(super) name: String,
@@ -57,7 +57,7 @@ pub(super) struct NewContainer {
     #[serde(skip_serializing_if = "Option::is_none")]
     workdir: Option<String>,
     envs: Vec<Variable>,
-    /// Adopts a container that was left by a create that failed.
+    /// Adopts a container left by a failed create.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
 }
@@ -98,7 +98,7 @@ impl NewPod {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Info {
-    /// The machine it ran in first; not always the one it runs in.
+    /// The machine it first ran in; not always the current one.
     #[serde(default)]
     pub(super) vm: String,
     /// Unix seconds.
@@ -126,7 +126,7 @@ pub(super) struct InfoContainer {
 #[serde(rename_all = "camelCase")]
 pub(super) struct InfoStatus {
     pub(super) phase: String,
-    /// Addresses with the length of their prefix.
+    /// Addresses with their prefix lengths.
     #[serde(default, rename = "podIP")]
     pub(super) pod_ip: Vec<String>,
     #[serde(default)]
@@ -141,11 +141,11 @@ pub(super) struct ContainerStatus {
     pub(super) terminated: Terminated,
 }
 
-/// What hyperd says of a container that was there when its machine went; programs may end with it, too.
+/// hyperd's exit code for a container whose machine ended; programs may exit with it, too.
 const ENDED_WITH_MACHINE: i32 = 255;
 
 impl ContainerStatus {
-    /// Whether this is how containers of a machine that has gone look.
+    /// Whether the containers look as if their machine had ended.
     pub(super) fn looks_lost(&self) -> bool {
         self.phase == ContainerPhase::Failed && self.terminated.exit_code == ENDED_WITH_MACHINE
     }
@@ -158,7 +158,7 @@ pub(super) struct Terminated {
     pub(super) exit_code: i32,
 }
 
-/// What has become of a container.
+/// The state of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ContainerPhase {
@@ -180,14 +180,14 @@ impl ContainerPhase {
         }
     }
 
-    /// Whether it has come to its end.
+    /// Whether it has ended.
     pub(super) fn has_ended(self) -> bool {
         matches!(self, Self::Failed | Self::Succeeded)
     }
 }
 
 impl Info {
-    /// Whether a create is still at work on it.
+    /// Whether a create is still working on it.
     pub(super) fn is_being_created(&self) -> bool {
         self.status.phase == "Pending"
     }
@@ -197,7 +197,7 @@ impl Info {
     }
 }
 
-/// All that is read of a pod that may be anybody's.
+/// The fields read of any pod, ours or others'.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct PodSize {
     #[serde(default)]
@@ -218,7 +218,7 @@ struct SizeSpec {
     memory: Option<u64>,
 }
 
-/// The first of addresses with the length of their prefix.
+/// The first of several addresses with prefix lengths.
 pub(super) fn first_address(pod_ip: &[String]) -> Option<IpAddr> {
     pod_ip.first()?.split('/').next()?.parse().ok()
 }
@@ -259,7 +259,7 @@ impl<'a> PodRow<'a> {
         Some(Self { id, vm, status })
     }
 
-    /// Whether its machine is there; `failed` is any pod without one.
+    /// Whether its machine exists; `failed` is any pod without one.
     pub(super) fn holds_memory(&self) -> bool {
         self.status != "failed"
     }

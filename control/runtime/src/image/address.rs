@@ -1,5 +1,5 @@
-//! Addresses a registry may be at: those of the internet. A reference is a stranger's: it must not make this host talk to
-//! its own network, whatever name leads there.
+//! Addresses a registry may have: public ones. References are untrusted: they must not make this host connect to its own network, whatever
+//! name resolves there.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Resolves names, and leaves out what isn't of the internet: what was checked is what is connected to.
+/// Resolves names, and removes addresses that aren't public: only checked addresses are connected to.
 #[derive(Debug)]
 pub(super) struct PublicOnly;
 
@@ -25,12 +25,12 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// The name leads into a private network.
+/// The name resolves to a private network.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("it has no address on the internet (CODIUS_REGISTRIES_PRIVATE)")]
+#[error("it has no address on the internet (images.private, CODIUS_REGISTRIES_PRIVATE)")]
 pub(super) struct NotPublic;
 
-/// Whether an address is one of the internet: neither this machine, nor its network, nor reserved.
+/// Whether an address is public: not this machine's, not of its network, and not reserved.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -40,7 +40,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let within = |network: [u8; 4], bits: u32| address.to_bits() >> (32 - bits) == Ipv4Addr::from(network).to_bits() >> (32 - bits);
-    // IANA's special-purpose registry (RFC 6890 and later): what isn't globally reachable.
+    // IANA's special-purpose registry (RFC 6890 and later): addresses that aren't globally reachable.
     let special = [
         ([0, 0, 0, 0], 8),
         ([10, 0, 0, 0], 8),
@@ -62,9 +62,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
-        // IPv4 in other clothes: translated by NAT64.
+        // IPv4 addresses translated by NAT64.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
-        // Documentation, Teredo and its neighbours, 6to4.
+        // Documentation, Teredo and neighbouring ranges, 6to4.
         [0x2001, second, ..] if second == 0xdb8 || second < 0x200 => false,
         [0x2002 | 0x3fff, ..] => false,
         [first, ..] => first >> 13 == 1,

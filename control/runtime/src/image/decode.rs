@@ -1,16 +1,16 @@
-//! The decoders of what strangers' images hold, by themselves: what `tests/fuzz` feeds.
+//! The decoders of untrusted images, alone: what `tests/fuzz` feeds.
 
 use super::{
     manifest::{Config, Document},
     unpack,
 };
 
-/// Reads an archive to its end, and answers how many bytes its files have without their holes; none if it can't be read.
+/// Reads an archive to its end, and returns the size of its files without holes, in bytes; none if it can't be read.
 pub fn archive(bytes: &[u8]) -> Option<u64> {
     unpack::content_of(bytes)
 }
 
-/// Whether a manifest or index can be read, and what of its parts would be looked at.
+/// Whether a manifest or index can be read, including the parts that would be used.
 pub fn manifest(bytes: &[u8]) -> bool {
     match Document::parse(bytes) {
         Ok(Document::Index(entries)) => entries.iter().any(|entry| entry.leads().is_some() && entry.digest().is_some()),

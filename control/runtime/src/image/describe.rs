@@ -1,5 +1,5 @@
-//! From a digest to what is run of it: through indexes, indexes of indexes and whatever else is in them, to one manifest and its
-//! config. None of it is large, so all of it can be known before anything is paid.
+//! From a digest to the image to run: through indexes, nested indexes and their other entries, to one manifest and its config. All of these
+//! are small, so they can be read before anything is paid.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::RuntimeError;
 
-/// Indexes above one another, at most.
+/// Maximum nesting of indexes.
 const DEPTH_MAX: usize = 4;
-/// Indexes, manifests and configs looked at for one image, at most.
+/// Maximum number of indexes, manifests and configs read for one image.
 const DOCUMENTS_MAX: usize = 32;
-/// Platforms that are named when none of them is this machine's.
+/// Maximum number of platforms named when none of them is this machine's.
 const NAMED_MAX: usize = 16;
 
-/// An image, but for what is in its layers.
+/// An image, without the content of its layers.
 #[derive(Clone, Debug)]
 pub(super) struct Described {
     pub(super) settings: ImageSettings,
@@ -26,14 +26,14 @@ pub(super) struct Described {
     pub(super) layers: Vec<DescribedLayer>,
 }
 
-/// A layer as it is downloaded, and what it is when it is unpacked.
+/// A layer's blob, and its digest when unpacked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DescribedLayer {
     pub(super) blob: Blob,
     pub(super) diff_id: Digest,
 }
 
-/// What `image` is on `machine`.
+/// Resolves `image` for `machine`.
 pub(super) async fn describe(source: &Source, image: &ImageRef, machine: Machine) -> Result<Described, RuntimeError> {
     let bytes_left = source.limits().json_bytes_max.saturating_mul(2);
     let mut walk = Walk { source, image, machine, seen: HashSet::new(), bytes_left, others: BTreeSet::new() };
@@ -41,14 +41,14 @@ pub(super) async fn describe(source: &Source, image: &ImageRef, machine: Machine
     walk.layers(&manifest, config)
 }
 
-/// A look at the documents of one image.
+/// The traversal of one image's documents.
 struct Walk<'a> {
     source: &'a Source,
     image: &'a ImageRef,
     machine: Machine,
     seen: HashSet<Digest>,
     bytes_left: u64,
-    /// What the image is for, as far as it isn't for this machine.
+    /// Platforms of the image other than this machine's.
     others: BTreeSet<String>,
 }
 
@@ -95,7 +95,7 @@ impl Walk<'_> {
         Err(self.refused(&format!("it is an index of indexes, more than {DEPTH_MAX} deep")))
     }
 
-    /// The entries that may be for this machine: images, the best first and those that don't say last; and indexes.
+    /// Entries that may be for this machine: images, the best match first and those without a platform last; and indexes.
     fn sort(&mut self, entries: Vec<Descriptor>) -> (Vec<Descriptor>, Vec<Descriptor>) {
         let (mut images, mut indexes) = (Vec::new(), Vec::new());
         for entry in entries {
@@ -119,7 +119,7 @@ impl Walk<'_> {
         (images.into_iter().map(|(_, entry)| entry).collect(), indexes)
     }
 
-    /// The document an entry names; none if it was looked at before, or has a digest nobody here can check.
+    /// The document of an entry; none if it was read before, or has an unsupported kind of digest.
     async fn follow(&mut self, entry: &Descriptor) -> Result<Option<Document>, RuntimeError> {
         match entry.digest() {
             Some(digest) if !self.seen.contains(&digest) => self.document(digest).await.map(Some),

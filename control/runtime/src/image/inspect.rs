@@ -1,6 +1,6 @@
-//! What can be said of an image before anything is paid: all that its manifest and config say. Registries are asked for nothing by whoever
-//! asks us for nothing, so that it is bounded how long, how many at a time and how often; where a bound is reached the upload goes on,
-//! and what is wrong with its image is found out when it is pulled.
+//! Checks of an image before anything is paid: everything its manifest and config contain. Unpaid uploads must not load registries without
+//! limit, so these requests are bounded in duration, concurrency and rate; where a limit is reached the upload continues, and errors in its
+//! image are found when it is pulled.
 
 use std::{
     collections::HashMap,
@@ -19,31 +19,31 @@ use super::{
 };
 use crate::RuntimeError;
 
-/// How long an upload waits for what a registry says.
+/// How long an upload waits for a registry's answer.
 pub(super) const WITHIN: Duration = Duration::from_secs(2);
-/// Registries asked at once.
+/// Concurrent requests to registries.
 const PLACES: usize = 8;
-/// Images asked for one after the other. Registries ration what they tell (Docker Hub: 100 manifests in six hours): most of that is for
+/// Burst of images that are requested. Registries limit requests (Docker Hub: 100 manifests in six hours): most of that is reserved for
 /// pods that are paid for.
 const RATION: u32 = 40;
-/// When there is one more.
+/// Interval at which the rate limit allows one more.
 const RATION_EVERY: Duration = Duration::from_secs(600);
-/// How long it is believed that an image is what it is, that it can't be run, and that its registry doesn't answer.
+/// How long answers are cached: that an image is valid, that it can't be run, and that its registry doesn't answer.
 const GOOD_LIFE: Duration = Duration::from_secs(600);
 const BAD_LIFE: Duration = Duration::from_secs(60);
 const SILENCE_LIFE: Duration = Duration::from_secs(30);
-/// Images remembered at once, and how much each may take, in bytes.
+/// Images cached at once, and the maximum size of each, in bytes.
 const REMEMBERED_MAX: usize = 256;
 const REMEMBERED_BYTES_MAX: usize = 64 * 1024;
 
-/// What asking for an image has come to.
+/// The outcome of requesting an image.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Described(Described),
     /// The registry doesn't have it.
     Missing(String),
     Refused(String),
-    /// The registry didn't say.
+    /// The registry didn't answer.
     Silence,
 }
 
@@ -62,7 +62,7 @@ impl Outcome {
         }
     }
 
-    /// The same for whoever asked; nothing, if it isn't known.
+    /// The outcome as the uploader's result; none if it isn't known.
     pub(super) fn told(self, image: &ImageRef) -> Result<Option<Described>, RuntimeError> {
         match self {
             Self::Described(described) => Ok(Some(described)),
@@ -86,13 +86,13 @@ impl Outcome {
     }
 }
 
-/// Whether asking again wouldn't help: the registry has understood, and says no.
+/// Whether a retry wouldn't help: the registry understood the request, and refused it.
 fn is_final(error: Option<&FetchError>) -> bool {
     const PASSING: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
     matches!(error, Some(FetchError::Status(status)) if status.is_client_error() && !PASSING.contains(status))
 }
 
-/// What was asked for, and how much more may be.
+/// Cached outcomes, and the remaining rate limit.
 #[derive(Debug)]
 pub(super) struct Inspections {
     places: Semaphore,
@@ -112,13 +112,13 @@ impl Inspections {
         Self { places: Semaphore::new(PLACES), known: Mutex::default(), ration: Mutex::new(ration) }
     }
 
-    /// What was found out about an image not long ago.
+    /// A recent outcome for an image.
     pub(super) fn known(&self, image: &ImageRef) -> Option<Outcome> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(image.as_str()).filter(|(_, until)| *until > Instant::now()).map(|(outcome, _)| outcome.clone())
     }
 
-    /// A place to ask a registry from, if there is one; `rationed` unless the registry is the operator's.
+    /// A permit to query a registry, if one is free; `rationed` unless the registry is the operator's.
     pub(super) fn place(&self, rationed: bool) -> Option<tokio::sync::SemaphorePermit<'_>> {
         let place = self.places.try_acquire().ok()?;
         let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);

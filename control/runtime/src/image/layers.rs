@@ -1,8 +1,7 @@
-//! The directories of unpacked layers: how much they take, and who uses them.
+//! The directories of unpacked layers: their size, and their use.
 //!
-//! Whoever uses a layer (a start under way here, the shim of a pod) holds a share of a lock on its directory, so that it is
-//! in use for as long as that process lives and not a moment longer; nothing is written down that could be wrong after a
-//! crash. Whoever would remove it needs the lock alone.
+//! Each user of a layer (a start under way here, the shim of a pod) holds a shared lock on its directory, so that the layer is in use
+//! exactly as long as that process lives; no stored state can be wrong after a crash. Removing a layer takes the exclusive lock.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -14,9 +13,9 @@ use std::{
 
 use rustix::fs::XattrFlags;
 
-/// On a layer's directory: how much it takes, in bytes, as decimal digits.
+/// Attribute of a layer's directory: its size, in bytes, as decimal digits.
 const SIZE: &str = "trusted.codius.bytes";
-/// A file or directory takes this much beside its content, amply.
+/// Upper estimate of the space a file or directory takes beside its content.
 pub(super) const ENTRY_BYTES: u64 = 4096;
 
 /// Keeps a layer from being removed.
@@ -26,7 +25,7 @@ pub struct LayerUse {
 }
 
 impl LayerUse {
-    /// Takes a layer into use; none if it isn't there (any more).
+    /// Marks a layer as used; none if it doesn't exist (any more).
     pub(crate) fn take(layer: &Path) -> io::Result<Option<Self>> {
         let Some(directory) = open(layer)? else { return Ok(None) };
         match directory.try_lock_shared() {
@@ -37,7 +36,7 @@ impl LayerUse {
     }
 }
 
-/// The layer's directory, locked alone: nobody uses it, nobody will.
+/// Locks the layer's directory exclusively, so that it is and stays unused.
 pub(super) fn unused(layer: &Path) -> io::Result<Option<File>> {
     let Some(directory) = open(layer)? else { return Ok(None) };
     match directory.try_lock() {
@@ -47,12 +46,12 @@ pub(super) fn unused(layer: &Path) -> io::Result<Option<File>> {
     Ok(is_still(layer, &directory)?.then_some(directory))
 }
 
-/// Takes note of what a layer takes.
+/// Stores a layer's size.
 pub(super) fn note_size(layer: &Path, bytes: u64) -> io::Result<()> {
     Ok(rustix::fs::setxattr(layer, SIZE, bytes.to_string().as_bytes(), XattrFlags::empty())?)
 }
 
-/// What a layer takes, in bytes; measured if nobody has taken note of it.
+/// A layer's size, in bytes; measured if it wasn't stored.
 pub(super) fn size(layer: &Path) -> io::Result<u64> {
     let mut digits = [0; 20];
     let noted = rustix::fs::getxattr(layer, SIZE, &mut digits[..]).ok();

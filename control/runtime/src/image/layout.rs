@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::{Digest, platform::architecture};
 
-/// Where a blob of `local/NAME` may be: in the directory itself, or in its sub-directory `NAME`.
+/// Possible paths of a blob of `local/NAME`: in the directory itself, or in its sub-directory `NAME`.
 pub(super) fn blob_paths(directory: &Path, name: &str, digest: &Digest) -> [PathBuf; 2] {
     let blob = |layout: PathBuf| layout.join("blobs/sha256").join(digest.hex());
     [blob(directory.to_owned()), blob(directory.join(name))]
 }
 
-/// A file of an image that is written.
+/// A file of an image to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile<'a> {
     /// Its path, without a leading `/`.
@@ -27,23 +27,23 @@ pub struct NewFile<'a> {
     pub mode: u32,
 }
 
-/// An image of one layer that is written.
+/// An image of one layer to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct NewImage<'a> {
     /// The last part of its reference, `local/NAME@...`.
     pub name: &'a str,
-    /// What it holds.
+    /// Its files.
     pub files: &'a [NewFile<'a>],
-    /// What is run.
+    /// Its entrypoint.
     pub entrypoint: &'a [&'a str],
-    /// As whom, `uid:gid`.
+    /// Its user, `uid:gid`.
     pub user: &'a str,
     /// Ports it listens on, such as `8080/tcp`.
     pub ports: &'a [&'a str],
 }
 
-/// Writes an image as a layout and answers its reference, `local/NAME@sha256:...`. The same image is the same bytes each
-/// time; what is in the directory already stays.
+/// Writes an image as a layout and returns its reference, `local/NAME@sha256:...`. The same image always yields the same bytes; existing
+/// content of the directory is kept.
 pub fn write(directory: &Path, image: &NewImage<'_>) -> io::Result<String> {
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;

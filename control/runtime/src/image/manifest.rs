@@ -1,4 +1,4 @@
-//! The JSON of image indexes, manifests and configs (OCI Image Format 1.1, Docker schema 2 has the same fields).
+//! The JSON of image indexes, manifests and configs (OCI Image Format 1.1; Docker schema 2 has the same fields).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Two media types end in `+prettyjws` and `+json`.
 const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
-/// Configs of images. Some registries forget what a config is and call it bytes (distribution/distribution 1621) or a page (moby/moby 22378).
+/// Media types of image configs. Some registries lose a config's type and serve it as bytes (distribution/distribution 1621) or as a page
+/// (moby/moby 22378).
 const CONFIGS: &[&str] = &[
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
@@ -21,13 +22,13 @@ const CONFIGS: &[&str] = &[
     "text/html",
     "",
 ];
-/// On a descriptor that is about an image of the same index: its provenance, its bill of materials (BuildKit).
+/// Annotation of a descriptor that refers to an image of the same index: its provenance, its bill of materials (BuildKit).
 const REFERENCE: &str = "vnd.docker.reference.type";
 
-/// Media types asked for.
+/// Media types accepted.
 pub(super) const ACCEPTED: &[&str] = &[OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 
-/// What an image says of how it is run.
+/// How an image says it is run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ImageSettings {
@@ -40,18 +41,18 @@ pub struct ImageSettings {
     /// `NAME=value`.
     #[serde(default)]
     pub env: Option<Vec<String>>,
-    /// Where it starts.
+    /// Working directory.
     #[serde(default)]
     pub working_dir: Option<String>,
     /// `user[:group]`, names or numbers.
     #[serde(default)]
     pub user: Option<String>,
-    /// Directories that are to be there; what is said of them means nothing.
+    /// Directories that must exist; the values of the map have no meaning.
     #[serde(default)]
     pub volumes: Option<BTreeMap<String, Value>>,
 }
 
-/// Words, or one that isn't in a list: Docker reads both.
+/// A list of words, or a single string: Docker reads both.
 fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -66,14 +67,14 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String
     }))
 }
 
-/// A blob, by what it must be.
+/// A blob's descriptor.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Descriptor {
     #[serde(deserialize_with = "or_default")]
     media_type: String,
     pub(super) digest: String,
-    /// In bytes, as it is downloaded; believed only when it is too large.
+    /// Size of the download, in bytes; trusted only to reject a blob that is too large.
     pub(super) size: u64,
     #[serde(deserialize_with = "or_default")]
     pub(super) platform: Option<Platform>,
@@ -85,12 +86,12 @@ pub(super) struct Descriptor {
     urls: Vec<String>,
 }
 
-/// What an entry of an index may lead to.
+/// The type of document an entry of an index refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leads {
     ToIndex,
     ToManifest,
-    /// Its media type isn't said: what it is shows when it is there.
+    /// No media type: the document itself shows its type.
     Somewhere,
 }
 
@@ -103,8 +104,8 @@ impl Descriptor {
         essence(&self.media_type)
     }
 
-    /// What an entry of an index leads to; nothing, if it isn't about an image to run. Media types that aren't known are to be
-    /// ignored (OCI Image Index), and so are artifacts that only accompany an image.
+    /// The type of document an entry refers to; none, if it isn't an image to run. Unknown media types are to be ignored (OCI Image Index),
+    /// as are artifacts that only accompany an image.
     pub(super) fn leads(&self) -> Option<Leads> {
         if !self.artifact_type.is_empty() || self.annotations.contains_key(REFERENCE) {
             return None;
@@ -117,12 +118,13 @@ impl Descriptor {
         }
     }
 
-    /// Whether a layer is only promised to be at other places than the registry (OCI's "non-distributable" layers, Docker's "foreign" ones).
+    /// Whether the manifest refers to other places than the registry for a layer (OCI's "non-distributable" layers, Docker's "foreign"
+    /// ones).
     pub(super) fn is_elsewhere(&self) -> bool {
         !self.urls.is_empty()
     }
 
-    /// Why a layer can't be one of an image, if its media type says so; content is recognised by what it is, not by this.
+    /// Why a blob can't be a layer, if its media type says so; the format is detected from the content, not from the type.
     pub(super) fn layer_fault(&self) -> Option<String> {
         let media_type = self.media_type();
         let archive = media_type.is_empty() || media_type == "application/octet-stream" || media_type.contains("tar");
@@ -139,7 +141,7 @@ fn essence(media_type: &str) -> String {
     media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// `null` is how Go writes what isn't there.
+/// Go writes a missing value as `null`.
 pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
@@ -159,7 +161,7 @@ pub(super) struct Manifest {
 }
 
 impl Manifest {
-    /// What this is instead of an image, if it is something else: registries hold charts, signatures and models, too.
+    /// The kind of artifact, if this isn't an image: registries hold charts, signatures and models, too.
     pub(super) fn artifact(&self) -> Option<String> {
         let media_type = self.config.media_type();
         (!CONFIGS.contains(&&*media_type)).then_some(media_type)
@@ -171,7 +173,7 @@ impl Manifest {
 pub(super) enum BadDocument {
     #[error("its manifest says that it is {0}, which isn't an image")]
     Other(String),
-    #[error("its manifest is of Docker's schema 1, which isn't run any more: push the image anew with a Docker of 2017 or later")]
+    #[error("its manifest is Docker schema 1, which is not supported: push the image again with Docker 17.06 or later")]
     Schema1,
     #[error("its manifest can't be read")]
     Unreadable,
@@ -195,8 +197,8 @@ struct Fields {
 }
 
 impl Document {
-    /// Reads a document by what it has, if it doesn't say what it is. One that could be read in two ways isn't read at all: a
-    /// digest has to stand for one image (CVE-2021-41190).
+    /// Detects a document's type by its fields if it has no media type. An ambiguous document is rejected: a digest must stand for exactly
+    /// one image (CVE-2021-41190).
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, BadDocument> {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|_| BadDocument::Unreadable)?;
         let media_type = essence(&fields.media_type);
@@ -214,7 +216,7 @@ impl Document {
                 Ok(Self::Manifest(Box::new(Manifest { config, layers: layers.unwrap_or_default() })))
             }
             Fields { manifests, config: None, layers: None, .. } if index && (manifests.is_some() || !manifest) => {
-                // What can't be read is no more an entry we know than one of an unknown type.
+                // An entry that can't be parsed is ignored like one of an unknown type.
                 let entries = manifests.unwrap_or_default().into_iter().filter_map(|entry| serde_json::from_value(entry).ok());
                 Ok(Self::Index(entries.collect()))
             }

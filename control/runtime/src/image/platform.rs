@@ -1,4 +1,4 @@
-//! Which machines an image is for, and which machine this is.
+//! The platforms of images, and that of this machine.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::manifest::or_default;
 
-/// What an image, or an entry of an index, is for.
+/// The platform of an image, or of an entry of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(super) struct Platform {
@@ -27,21 +27,21 @@ impl fmt::Display for Platform {
     }
 }
 
-/// This machine, as far as images care.
+/// This machine, as far as it matters to images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Machine {
     pub(super) architecture: &'static str,
-    /// How much of its architecture the processor has: of amd64, the micro-architecture level (x86-64 psABI).
+    /// The processor's level of its architecture: for amd64, the micro-architecture level (x86-64 psABI).
     pub(super) level: u8,
 }
 
 impl Machine {
-    /// The one we run on.
+    /// The machine this process runs on.
     pub(super) fn this() -> Self {
         Self { architecture: architecture(), level: level() }
     }
 
-    /// How well an image runs here, more is better; not at all if none. What is left empty isn't asked for.
+    /// How well an image runs here, higher is better; none if it doesn't. Empty fields match anything.
     pub(super) fn rank(self, platform: &Platform) -> Option<u8> {
         let os = platform.os.to_ascii_lowercase();
         let named = match &*platform.architecture.to_ascii_lowercase() {
@@ -67,7 +67,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// This machine's architecture, as images call it.
+/// This machine's architecture, in the names images use.
 pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,30 +1,30 @@
-//! Image config and pod spec together: what is run. Whatever has to be looked up in the image's files (its user, its
-//! program) is looked up later, where all layers are seen as one.
+//! Merges image config and pod spec into the process to run. Lookups in the image's files (its user, its program) happen later, when all
+//! layers are merged.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::ImageSettings;
 use crate::{ContainerSpec, RuntimeError};
 
-/// What is searched for commands if the image doesn't say.
+/// The PATH of an image that doesn't set one.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Users and groups of a pod are below this.
+/// Uids and gids of a pod are below this.
 const IDS: u32 = 65_536;
-/// Most volumes of an image: each is a directory of the pod's disk.
+/// Maximum number of volumes of an image: each is a directory on the pod's disk.
 const VOLUMES_MAX: usize = 256;
 
-/// What is run in a container.
+/// The process of a container.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Process {
     /// Command and arguments.
     pub args: Vec<String>,
     /// `NAME=value`; holds private values.
     pub env: Vec<String>,
-    /// Where it starts; an absolute path without `.` and `..`.
+    /// Working directory; an absolute path without `.` and `..`.
     pub cwd: String,
     /// `user[:group]`, as the image has it.
     pub user: String,
-    /// Directories the image wants to be there; absolute paths without `.` and `..`.
+    /// Directories the image requires; absolute paths without `.` and `..`.
     pub volumes: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Process {
     }
 }
 
-/// What an image and what is asked of it come to.
+/// Merges an image's settings and a container's spec.
 pub fn process_of(settings: &ImageSettings, spec: &ContainerSpec) -> Result<Process, RuntimeError> {
     let refuse = |reason: String| RuntimeError::ImageRefused { image: spec.image.clone(), reason };
     let args = args(settings, spec);
@@ -61,9 +61,9 @@ pub fn process_of(settings: &ImageSettings, spec: &ContainerSpec) -> Result<Proc
     Ok(Process { args, env, cwd: clean(cwd), user, volumes })
 }
 
-/// As Docker puts them together: the pod's command takes the place of the image's, its entrypoint stays.
+/// As Docker combines them: the pod's command replaces the image's, the image's entrypoint stays.
 fn args(settings: &ImageSettings, spec: &ContainerSpec) -> Vec<String> {
-    // An entrypoint of one empty word stands for none.
+    // An entrypoint of one empty word means none.
     let entrypoint = settings.entrypoint.iter().flatten().cloned();
     let entrypoint: Vec<String> = entrypoint.collect();
     let entrypoint = if entrypoint.len() == 1 && entrypoint[0].is_empty() { Vec::new() } else { entrypoint };
@@ -71,7 +71,7 @@ fn args(settings: &ImageSettings, spec: &ContainerSpec) -> Vec<String> {
     entrypoint.into_iter().chain(command.into_iter().flatten().cloned()).collect()
 }
 
-/// What is wrong with `user[:group]`, whomever its files name: a number is nobody else's.
+/// What is wrong with `user[:group]`, independent of the image's files: a number is never a name.
 fn user_fault(user: &str) -> Option<String> {
     let is_number = |half: &&str| {
         let digits = half.strip_prefix(['+', '-']).unwrap_or(half);
@@ -85,7 +85,7 @@ fn user_fault(user: &str) -> Option<String> {
     Some(format!("its user {user:?} has the number {beyond}, and those of a pod are 0 to {}", IDS - 1))
 }
 
-/// Absolute, and `.` and `..` taken for what they say, not for what links would make of them.
+/// Makes a path absolute and resolves `.` and `..` textually, ignoring links.
 fn clean(path: &str) -> String {
     let mut cleaned = PathBuf::from("/");
     for component in Path::new(path).components() {
@@ -98,7 +98,7 @@ fn clean(path: &str) -> String {
     cleaned.to_string_lossy().into_owned()
 }
 
-/// The image's variables, overridden by the pod's. An entry of the image without `=` stands for nothing.
+/// The image's variables, overridden by the pod's. An entry of the image without `=` is ignored.
 fn environment(image: Option<&[String]>, pod: &[(String, String)]) -> Result<Vec<String>, String> {
     let mut variables: Vec<(&str, &str)> = vec![("PATH", PATH)];
     let image: Vec<(&str, &str)> = image.unwrap_or_default().iter().filter_map(|variable| variable.split_once('=')).collect();

@@ -1,14 +1,14 @@
-//! What an image may be called: always with the digest of its content.
+//! Image references: always with the digest of the content.
 
 use super::Digest;
 use crate::RuntimeError;
 
 /// Longest reference, in bytes.
 const LENGTH_MAX: usize = 512;
-/// Images of a layout on this host are named as if this were a registry.
+/// Prefix of images from a layout on this host, in the place of a registry.
 const LOCAL: &str = "local/";
 
-/// A pinned image: `[registry/]name@sha256:<64 hex digits>`, or `local/NAME@sha256:...` for one of a layout.
+/// A pinned image: `[registry/]name@sha256:<64 hex digits>`, or `local/NAME@sha256:...` for one from a layout.
 #[derive(Clone, Debug)]
 pub struct ImageRef {
     text: String,
@@ -23,7 +23,7 @@ pub(super) enum Name {
 }
 
 impl ImageRef {
-    /// Reads a reference.
+    /// Parses a reference.
     pub fn parse(text: &str) -> Result<Self, RuntimeError> {
         let refuse =
             |reason: &str| RuntimeError::ReferenceRefused { image: text.chars().take(LENGTH_MAX).collect(), reason: reason.to_owned() };
@@ -41,12 +41,12 @@ impl ImageRef {
         Ok(Self { text: text.to_owned(), name, digest })
     }
 
-    /// The reference as it was given.
+    /// The reference as given.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it is of a layout on this host.
+    /// Whether it refers to a layout on this host.
     pub fn is_local(&self) -> bool {
         matches!(self.name, Name::Local(_))
     }
@@ -56,7 +56,7 @@ impl ImageRef {
     }
 }
 
-/// A name that is one path component, and not a special one.
+/// A name that is a single path component, and not a special one.
 fn is_plain(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     first && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_'))

@@ -1,9 +1,8 @@
 //! Blobs and manifests from registries, by digest (OCI Distribution 1.1, Docker's token authentication).
 //!
-//! Where a registry is, where it redirects to and where its tokens are to be had is said by strangers. So there is one way
-//! out ([`Registries::send`]): it speaks TLS, and connects to addresses of the internet only, at every step. What the
-//! operator named in the settings is excepted. A client of our own because of this: none of the crates that pull images
-//! lets its caller choose addresses and see redirects.
+//! The addresses of a registry, its redirects and its token service are untrusted. So there is a single point of egress
+//! ([`Registries::send`]): it uses TLS, and connects only to public addresses, at every step. Registries named in the operator's settings
+//! are exempt. This needs a client of our own: none of the crates that pull images lets its caller choose addresses and see redirects.
 
 use std::{
     collections::HashMap,
@@ -28,19 +27,19 @@ use super::{
 /// How long a registry may take to accept a connection, and between two reads.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// From one address to the next: a registry, its blobs' host, and some more.
+/// Maximum number of redirects: a registry, its blobs' host, and some more.
 const REDIRECTS_MAX: usize = 5;
-/// An answer that holds a token, in bytes.
+/// Maximum size of an answer with a token, in bytes.
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
-/// A token is good for at least a minute (Docker's token authentication specification).
+/// A token is valid for at least a minute (Docker's token authentication specification).
 const TOKEN_LIFE: Duration = Duration::from_secs(50);
-/// Tokens remembered at once.
+/// Tokens cached at once.
 const TOKENS_MAX: usize = 256;
 
 /// A failed fetch; `Display` is fit for uploaders.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("it needs a login this host doesn't have (CODIUS_REGISTRY_CREDENTIALS)")]
+    #[error("it needs a login this host doesn't have (images.credentials, CODIUS_REGISTRY_CREDENTIALS)")]
     Login,
     #[error(transparent)]
     NotPublic(#[from] NotPublic),
@@ -64,18 +63,18 @@ impl From<reqwest::Error> for FetchError {
     }
 }
 
-/// What of a registry is fetched.
+/// The part of an image to fetch.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     Blob,
     Manifest,
 }
 
-/// All registries.
+/// A client for all registries.
 pub(super) struct Registries {
-    /// Finds addresses of the internet only.
+    /// Resolves only public addresses.
     public: Client,
-    /// Finds any.
+    /// Resolves any address.
     anywhere: Client,
     config: RegistryConfig,
     tokens: Mutex<HashMap<String, (HeaderValue, Instant)>>,
@@ -83,11 +82,11 @@ pub(super) struct Registries {
 
 impl Registries {
     pub(super) fn new(config: RegistryConfig) -> reqwest::Result<Self> {
-        // Whoever links this may have chosen a provider before; any will do.
+        // Another part of the program may have installed a provider; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
             let agent = concat!("codiusd/", env!("CARGO_PKG_VERSION"));
-            // Without a proxy: it would look up names by itself.
+            // Without a proxy, which would resolve names itself.
             let builder = Client::builder().user_agent(agent).redirect(redirect::Policy::none()).no_proxy();
             builder.connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT)
         };
@@ -95,7 +94,7 @@ impl Registries {
         Ok(Self { public, anywhere, config, tokens: Mutex::default() })
     }
 
-    /// Asks for a part of an image; its content is still to be read, and to be checked.
+    /// Requests a part of an image; its content is still to be read and verified.
     pub(super) async fn fetch(&self, reference: &Reference, part: Part, digest: &str) -> Result<Response, FetchError> {
         let registry = reference.resolve_registry();
         let repository = reference.repository();
@@ -117,7 +116,7 @@ impl Registries {
         if response.status() == StatusCode::UNAUTHORIZED { Err(FetchError::Login) } else { successful(response) }
     }
 
-    /// Goes where the registry sends us. What authorises us there is nobody else's.
+    /// Follows the registry's redirects. Credentials are never sent to another origin.
     async fn follow(&self, first: &Url, token: Option<HeaderValue>) -> Result<Response, FetchError> {
         let mut at = first.clone();
         for _ in 0..=REDIRECTS_MAX {
@@ -136,7 +135,7 @@ impl Registries {
         Err(FetchError::Understood)
     }
 
-    /// The one way out.
+    /// The single point of egress.
     async fn send(&self, url: &Url, headers: HeaderMap) -> Result<Response, FetchError> {
         let host = url.host().ok_or(FetchError::Understood)?;
         let named = |list: &[String]| {
@@ -155,7 +154,7 @@ impl Registries {
                 Host::Ipv6(address) => Some(IpAddr::V6(address)),
                 Host::Domain(_) => None,
             };
-            // These aren't looked up.
+            // Literal addresses skip the resolver.
             if literal.is_some_and(|address| !is_public(address)) {
                 return Err(NotPublic.into());
             }
@@ -164,7 +163,7 @@ impl Registries {
         Ok(client.get(url.clone()).headers(headers).send().await?)
     }
 
-    /// A token for reading a repository, as the registry's refusal says it is to be had.
+    /// Fetches a token for reading a repository, as the registry's refusal specifies.
     async fn log_in(&self, registry: &str, repository: &str, refusal: &HeaderMap) -> Result<HeaderValue, FetchError> {
         let credential = self.config.credentials.iter().find(|credential| credential.registry == registry);
         let challenge = refusal.get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).ok_or(FetchError::Understood)?;
@@ -223,7 +222,7 @@ fn successful(response: Response) -> Result<Response, FetchError> {
     if response.status() == StatusCode::OK { Ok(response) } else { Err(FetchError::Status(response.status())) }
 }
 
-/// A header that no log shows.
+/// A header that is redacted in logs.
 fn secret(text: &str) -> Result<HeaderValue, FetchError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| FetchError::Understood)?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Blobs from a registry or an OCI layout, by digest. Nothing leaves this room unchecked.
+//! Blobs from a registry or an OCI layout, by digest. Every blob is verified before it is returned.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -19,22 +19,22 @@ use super::{
 };
 use crate::RuntimeError;
 
-/// Bytes read at once.
+/// Bytes per read.
 const CHUNK: usize = 128 * 1024;
 
 type Chunks = BoxStream<'static, std::io::Result<Bytes>>;
 
-/// A layer, as it is downloaded.
+/// A layer's blob.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blob {
     pub(super) digest: Digest,
-    /// What the manifest says, or else the limit, in bytes.
+    /// The size from the manifest, or else the limit, in bytes.
     pub(super) bytes_max: u64,
-    /// Its registry may not have it: the manifest names other places, which are a stranger's choice and aren't asked.
+    /// The registry may lack the blob: the manifest names other places, which are untrusted and never queried.
     pub(super) elsewhere: bool,
 }
 
-/// Where blobs come from.
+/// A source of blobs.
 #[derive(Clone)]
 pub(super) struct Source {
     registries: Arc<Registries>,
@@ -60,19 +60,19 @@ impl Source {
         &self.limits
     }
 
-    /// Whether this host runs images from there at all, those it has already included.
+    /// Whether this host runs images from this registry at all, including those already pulled.
     pub(super) fn allows(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         self.policy.check(image)
     }
 
-    /// Whether the operator named its registry as one of their own.
+    /// Whether the operator's settings name its registry as their own.
     pub(super) fn is_own(&self, image: &ImageRef) -> bool {
         let Name::Registry(reference) = image.name() else { return true };
         let registry = reference.resolve_registry();
         self.policy.insecure.iter().chain(&self.policy.private).any(|own| own == registry)
     }
 
-    /// A manifest or index.
+    /// Fetches a manifest or index.
     pub(super) async fn manifest(&self, image: &ImageRef, digest: &Digest) -> Result<Vec<u8>, RuntimeError> {
         match image.name() {
             Name::Local(_) => self.json(image, digest).await,
@@ -83,7 +83,7 @@ impl Source {
         }
     }
 
-    /// A small blob: a config, or a manifest in a layout.
+    /// Fetches a small blob: a config, or a manifest in a layout.
     pub(super) async fn json(&self, image: &ImageRef, digest: &Digest) -> Result<Vec<u8>, RuntimeError> {
         let chunks = self.blob(image, digest).await?;
         self.collect(image, digest, chunks).await
@@ -95,7 +95,7 @@ impl Source {
         Ok(bytes)
     }
 
-    /// A layer, into a file.
+    /// Fetches a layer into a file.
     pub(super) async fn layer(&self, image: &ImageRef, layer: &Blob, into: &mut File) -> Result<(), RuntimeError> {
         let chunks = self.blob(image, &layer.digest).await.map_err(|error| {
             if layer.elsewhere && is_missing(&error) {
@@ -130,11 +130,11 @@ impl Source {
                 return Ok(file);
             }
         }
-        Err(refused(image, "no image layout of this host holds it (CODIUS_IMAGE_LAYOUTS)"))
+        Err(refused(image, "no image layout of this host holds it (images.layouts, CODIUS_IMAGE_LAYOUTS)"))
     }
 }
 
-/// Copies a blob, and checks its size and digest.
+/// Copies a blob, and verifies its size and digest.
 async fn copy(
     image: &ImageRef,
     digest: &Digest,
@@ -160,7 +160,7 @@ async fn copy(
     }
 }
 
-/// Whether the registry has said that it doesn't have it.
+/// Whether the registry reported that it doesn't have it.
 fn is_missing(error: &RuntimeError) -> bool {
     let RuntimeError::ImageUnavailable { source: Some(source), .. } = error else { return false };
     matches!(source.downcast_ref(), Some(FetchError::Status(StatusCode::NOT_FOUND)))
@@ -174,12 +174,12 @@ pub(super) fn unavailable(image: &ImageRef, reason: &str, source: impl std::erro
     RuntimeError::ImageUnavailable { image: image.as_str().to_owned(), reason: reason.to_owned(), source: Some(Box::new(source)) }
 }
 
-/// The same, of something said before.
+/// The same, from a cached reason.
 pub(super) fn unavailable_here(image: &ImageRef, reason: &str) -> RuntimeError {
     RuntimeError::ImageUnavailable { image: image.as_str().to_owned(), reason: reason.to_owned(), source: None }
 }
 
-/// What the host's disk says: that it is full isn't for ever, anything else is the operator's.
+/// Classifies an error of the host's disk: a full disk is temporary, anything else is for the operator to fix.
 pub(super) fn disk(operation: &str, source: std::io::Error) -> RuntimeError {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -1,7 +1,7 @@
-//! What has been unpacked, and unpacking what hasn't.
+//! The store of unpacked images.
 //!
-//! `layers/<chain id>` is a finished layer, `images/<digest>.json` says which layers an image has: an image that was
-//! unpacked once needs neither registry nor layout again. Anything named `*.tmp` is unfinished and removed at start.
+//! `layers/<chain id>` is a finished layer, `images/<digest>.json` lists an image's layers: an image that was unpacked once needs neither
+//! registry nor layout again. `*.tmp` is unfinished and removed at start.
 
 use std::{
     collections::HashMap,
@@ -25,12 +25,12 @@ use super::{
     unpack::{self, Budget, LayerError, UnpackError},
 };
 use super::{
+    disk_budget::{DiskBudget, Request, Reservation},
     layers::{self, LayerUse},
-    room::{Promise, Request, Room},
 };
 use crate::RuntimeError;
 
-/// How much larger than its layers' blobs an image usually is when it is unpacked, amply.
+/// Upper estimate of the ratio of an image's unpacked size to that of its layers' blobs.
 const USUAL_RATIO: u64 = 4;
 
 /// The images of this host; cheap to clone.
@@ -42,17 +42,17 @@ struct Inner {
     root: PathBuf,
     source: Source,
     limits: ImageLimits,
-    room: Arc<Room>,
+    room: Arc<DiskBudget>,
     pulls: Semaphore,
     inspections: Inspections,
-    /// One place for each image that is being pulled: who comes second waits, and finds it done.
+    /// One permit per image being pulled: a second pull waits, and finds the image unpacked.
     turns: Mutex<HashMap<Digest, Weak<Semaphore>>>,
 }
 
-/// What a record holds. 1: volumes are among the settings; records without a version are older.
+/// Version of the records. 1: volumes are among the settings; records without a version are older.
 const RECORD_VERSION: u32 = 1;
 
-/// What is remembered of an unpacked image.
+/// The record of an unpacked image.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Record {
     #[serde(default)]
@@ -61,25 +61,26 @@ pub(super) struct Record {
     settings: ImageSettings,
 }
 
-/// An image that was unpacked before.
+/// An image with a record.
 struct Recorded {
     image: Image,
-    /// An older release wrote less of it down than is used today: it is asked for again, and does as it is while it can't be had.
+    /// An older release recorded less than is used today: the registry is queried again, and the old record is used while it is
+    /// unreachable.
     is_older: bool,
 }
 
 impl ImageStore {
-    /// Opens (or makes) the directory of images. Blocks.
+    /// Opens (or creates) the directory of images. Blocks.
     pub fn open(config: ImageConfig) -> Result<Self, RuntimeError> {
-        let prepare = || -> io::Result<(Source, Room)> {
+        let prepare = || -> io::Result<(Source, DiskBudget)> {
             for directory in ["", "images", "layers", "blobs"] {
-                // Containers' set-up runs as an unprivileged user of this machine: it must be able to pass through.
+                // The set-up of containers runs as an unprivileged user of this machine, which must be able to traverse the directory.
                 fs::DirBuilder::new().recursive(true).mode(0o711).create(config.root.join(directory))?;
             }
             for directory in ["layers", "blobs", "images"] {
                 remove_unfinished(&config.root.join(directory))?;
             }
-            Ok((Source::new(&config)?, Room::open(config.root.clone(), config.limits.disk_bytes_max)?))
+            Ok((Source::new(&config)?, DiskBudget::open(config.root.clone(), config.limits.disk_bytes_max)?))
         };
         let (source, room) = prepare().map_err(|error| disk("open the image store", error))?;
         let (limits, pulls) = (config.limits, Semaphore::new(config.limits.pulls_max));
@@ -87,8 +88,8 @@ impl ImageStore {
         Ok(Self(Arc::new(Inner { root: config.root, source, limits, room, pulls, inspections, turns: Mutex::default() })))
     }
 
-    /// What an image says of itself, without downloading its layers; nothing, if its registry doesn't say so soon. An error
-    /// if it can't be run here, as far as can be known.
+    /// An image's settings, without downloading its layers; none if its registry doesn't answer in time. Fails if the image can't be run
+    /// here, as far as is known.
     pub async fn inspect(&self, image: &str) -> Result<Option<ImageSettings>, RuntimeError> {
         let image = ImageRef::parse(image)?;
         self.0.source.allows(&image)?;
@@ -104,7 +105,7 @@ impl ImageStore {
         or_older(described.map(|described| described.map(|described| described.settings)), older)
     }
 
-    /// The image, downloaded and unpacked if it isn't yet.
+    /// The image, downloaded and unpacked if necessary.
     pub async fn ensure(&self, image: &str) -> Result<Image, RuntimeError> {
         let image = ImageRef::parse(image)?;
         self.0.source.allows(&image)?;
@@ -125,13 +126,13 @@ impl ImageStore {
     }
 }
 
-/// What has come of asking for an image, or what there is of it from an older release: that ran before, and does still.
+/// The result of a query, or the older release's record if the query failed: such an image ran before, and still does.
 fn or_older<T>(asked: Result<T, RuntimeError>, older: Option<T>) -> Result<T, RuntimeError> {
     match (asked, older) {
         (Err(error), Some(older)) => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "an image of an older release can't be had anew, and is used as it is"
+                "an image of an older release cannot be pulled again; codiusd uses it as it is"
             );
             Ok(older)
         }
@@ -159,13 +160,13 @@ impl Inner {
         self.root.join("layers").join(chain_id)
     }
 
-    /// An image that was unpacked before, if all its layers are still there; they are in use from now on.
+    /// An image that was unpacked before, if all its layers still exist; marks them as used.
     async fn recorded(&self, image: &ImageRef) -> Option<Recorded> {
         let (record, layers) = (self.record_path(&image.digest), self.root.join("layers"));
         task::spawn_blocking(move || recorded(&record, &layers)).await.ok()?
     }
 
-    /// Asks a registry what an image is, for somebody who hasn't paid.
+    /// Queries a registry for an image on behalf of an unpaid upload.
     async fn ask(&self, image: &ImageRef) -> Result<Option<Described>, RuntimeError> {
         let Some(_place) = self.inspections.place(!self.source.is_own(image)) else { return Ok(None) };
         let asked = time::timeout(inspect::WITHIN, describe(&self.source, image, Machine::this())).await;
@@ -175,7 +176,7 @@ impl Inner {
     }
 
     async fn pull(&self, image: &ImageRef, deadline: Instant) -> Result<Image, RuntimeError> {
-        tracing::info!(image = image.as_str(), "pulling");
+        tracing::info!(image = image.as_str(), "image pull started");
         let known = match self.inspections.known(image) {
             Some(Outcome::Described(described)) => Some(described),
             _ => None,
@@ -188,7 +189,7 @@ impl Inner {
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
         let chain: Vec<String> = chain_ids(&diff_ids).iter().map(Digest::hex).collect();
         let wanted: Vec<Wanted> = layers.into_iter().zip(&chain).map(|(layer, id)| Wanted { layer, path: self.layer_path(id) }).collect();
-        // What it will be unpacked is anybody's guess: first a usual one, then as much as there can be.
+        // The unpacked size is unknown: reserves a usual size first, then as much as there can be.
         let mut uses = Vec::with_capacity(wanted.len());
         let (likely, most) = self.estimate(&wanted);
         let first = Request { least: likely, wanted: likely, most };
@@ -202,7 +203,7 @@ impl Inner {
         Ok(Image { layers: wanted.into_iter().map(|layer| layer.path).collect(), settings, uses })
     }
 
-    /// How much room an image takes, usually and at most, with one layer on its way here.
+    /// The space an image takes, usually and at most, including one layer's download.
     fn estimate(&self, layers: &[Wanted]) -> (u64, u64) {
         let all = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.layer.blob.bytes_max));
         let largest = layers.iter().map(|layer| layer.layer.blob.bytes_max).max().unwrap_or_default();
@@ -210,7 +211,7 @@ impl Inner {
         (all.saturating_mul(USUAL_RATIO).min(unpacked).saturating_add(largest), unpacked.saturating_add(largest))
     }
 
-    /// Pulls the layers that aren't here; false if there wasn't enough room for what they turned out to be.
+    /// Pulls the missing layers; returns false if their actual size exceeded the reservation.
     async fn pull_layers(
         &self,
         image: &ImageRef,
@@ -253,14 +254,14 @@ impl Inner {
         tokio::fs::rename(&unfinished, &path).await
     }
 
-    /// Downloads and unpacks one layer; answers what is left of the image's budget. Inner error: what is wrong with it.
+    /// Downloads and unpacks one layer; returns the rest of the image's budget. Inner error: what is wrong with the layer.
     async fn pull_layer(
         &self,
         image: &ImageRef,
         layer: &Wanted,
         below: Vec<PathBuf>,
         budget: Budget,
-        promise: Arc<Promise>,
+        promise: Arc<Reservation>,
     ) -> Result<Result<(Budget, LayerUse), LayerError>, RuntimeError> {
         let download =
             Unfinished(self.root.join("blobs").join(format!("{}-{:08x}.tmp", layer.layer.blob.digest.hex(), rand::random::<u32>())));
@@ -268,7 +269,7 @@ impl Inner {
         self.source.layer(image, &layer.layer.blob, &mut file).await?;
         drop(file);
         let (path, diff_id) = (layer.path.clone(), layer.layer.diff_id);
-        // It goes on when nobody waits any more; so does the promise of its room.
+        // It continues when the caller is cancelled; so does the reservation of its space.
         let unpacked = task::spawn_blocking(move || {
             let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
             let before = budget.bytes_left();
@@ -277,7 +278,7 @@ impl Inner {
             layers::note_size(&directory.0, bytes)?;
             let gone = || io::Error::other("it was removed meanwhile");
             let used = LayerUse::take(&directory.0)?.ok_or_else(gone)?;
-            // Another image with the same layers may have been faster: both have the same content.
+            // Another image with the same layer may have been faster: both have the same content.
             match fs::rename(&directory.0, &path) {
                 Ok(()) => {
                     promise.use_up(bytes);
@@ -300,17 +301,17 @@ struct Wanted {
 fn no_room(image: &ImageRef) -> RuntimeError {
     tracing::warn!(
         image = image.as_str(),
-        "no room for another image: those that are here are in use (CODIUS_IMAGE_DISK), or the disk is full"
+        "no room for another image: those that are here are in use (images.disk, CODIUS_IMAGE_DISK), or the disk is full"
     );
     disk("make room for an image", io::ErrorKind::StorageFull.into())
 }
 
-/// A file or directory that goes when this does, unless it has been renamed.
+/// A file or directory that is removed when this is dropped, unless it has been renamed.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // What can't be removed now is removed at the next start.
+        // Leftovers are removed at the next start.
         let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
     }
 }
@@ -320,7 +321,7 @@ fn recorded(record: &Path, layers: &Path) -> Option<Recorded> {
     let Record { version, layers: chain, settings } = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
     let layers: Vec<PathBuf> = chain.iter().map(|chain_id| layers.join(chain_id)).collect();
     let uses = layers.iter().map(|layer| LayerUse::take(layer).ok()?).collect::<Option<Vec<_>>>()?;
-    // When it was used last: who wasn't for longest makes room.
+    // Time of last use: the least recently used image is removed first.
     file.set_modified(SystemTime::now()).ok();
     Some(Recorded { image: Image { layers, settings, uses }, is_older: version < RECORD_VERSION })
 }

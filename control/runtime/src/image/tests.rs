@@ -1,20 +1,21 @@
-//! Images as they come, and as an enemy makes them.
+//! Images as tools write them, and as attackers craft them.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `kit` | archives and images byte by byte, and where they are unpacked |
-//! | `archives` | what archives can say, and what nobody could understand |
-//! | `hostile` | layers that reach for the host |
+//! | `kit` | archives and images built byte by byte, and unpacking them |
+//! | `archives` | what archives can express, and ambiguous ones |
+//! | `hostile` | layers that try to reach the host |
 //! | `inspect` | what is known of an image before it is paid for |
-//! | `layers` | what a layer means, and how large it may be |
-//! | `index` | which image of an index is taken, and what isn't one |
-//! | `store` | whole images from layouts, whole and tampered with |
+//! | `layers` | the meaning of layers, and their size limits |
+//! | `index` | which image of an index is chosen, and entries that aren't images |
+//! | `store` | whole images from layouts, intact and tampered with |
 //! | `registry` | the same from a registry |
-//! | `writers` | trees through the tools that write archives, and back |
-//! | `room` | which images go when there are too many, and which stay |
-//! | `process` | what is run, as whom |
+//! | `writers` | trees written by archive tools, and unpacked again |
+//! | `disk_budget` | which images are removed when there are too many, and which stay |
+//! | `process` | the process to run, and its user |
 
 mod archives;
+mod disk_budget;
 mod hostile;
 mod index;
 mod inspect;
@@ -22,6 +23,5 @@ mod kit;
 mod layers;
 mod process;
 mod registry;
-mod room;
 mod store;
 mod writers;

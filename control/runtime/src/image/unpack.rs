@@ -1,14 +1,14 @@
-//! One layer's tar into a directory, whatever it holds.
+//! Unpacks one layer's untrusted tar into a directory.
 //!
-//! Every path is resolved by the kernel with the layer's directory as its root (`openat2`, `RESOLVE_IN_ROOT`): neither `..`, nor
-//! absolute links, nor links planted by earlier entries lead out of it. The last component is always created anew (`O_EXCL`,
-//! `O_NOFOLLOW`), never written through.
+//! The kernel resolves every path with the layer's directory as its root (`openat2`, `RESOLVE_IN_ROOT`): neither `..`, nor absolute links,
+//! nor links planted by earlier entries lead out of it. The last component is always newly created (`O_EXCL`, `O_NOFOLLOW`), never written
+//! through.
 //!
-//! A whiteout hides what the layers below have of a name, and leaves alone what its own layer has, wherever in the archive
-//! it comes (OCI Image Layer 1.1, "Whiteouts"): a directory that is both is an opaque one.
+//! A whiteout hides a name in the layers below, but not in its own layer, wherever in the archive it comes (OCI Image Layer 1.1,
+//! "Whiteouts"): a name that is both a whiteout and a directory is an opaque directory.
 //!
-//! Whatever an archive says is done or refused: nothing comes out different without a word. Left out are only device nodes (a pod
-//! gets its own few) and the extended attributes that mean nothing in a pod ([`tree::set_xattrs`]).
+//! Every entry is either unpacked exactly or refused: nothing is silently changed. Only device nodes (a pod gets its own few) and extended
+//! attributes without a meaning in a pod ([`tree::set_xattrs`]) are left out.
 
 mod archive;
 mod below;
@@ -38,18 +38,18 @@ pub(super) use stream::Budget;
 use stream::{Gate, LayerReader};
 use tree::{Attributes, Existing, Kept, make_opaque, remove, set_xattrs, whiteout};
 
-/// Users and groups of an image are below this: it is how many a pod has.
+/// Uids and gids of an image are below this: the number a pod has.
 const IDS: i64 = 65_536;
-/// Directories above one another, at most; paths have no more components.
+/// Maximum nesting of directories; also the maximum number of components of a path.
 const DEPTH_MAX: usize = 128;
-/// Marks a name that is removed from the layers below (OCI Image Layer 1.1, "Whiteouts").
+/// Prefix that marks a name as removed from the layers below (OCI Image Layer 1.1, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
-/// Marks a directory whose content below is hidden.
+/// Marks a directory as opaque: its content in the layers below is hidden.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Other names that begin so are the records of aufs, which are nobody's business.
+/// Other names with this prefix are records of aufs, which are ignored.
 const AUFS: &[u8] = b".wh..wh.";
 
-/// A layer that isn't unpacked.
+/// Why a layer isn't unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnpackError {
     #[error("{0}")]
@@ -79,7 +79,7 @@ pub(super) enum UnpackError {
 }
 
 impl From<Errno> for UnpackError {
-    /// What the kernel says of a path is the archive's fault, the rest is the disk's.
+    /// The kernel's errors about a path are the archive's fault, all others the disk's.
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::INVAL | Errno::LOOP | Errno::MLINK | Errno::NAMETOOLONG | Errno::NOENT | Errno::NOTDIR | Errno::XDEV => Self::Path,
@@ -88,7 +88,7 @@ impl From<Errno> for UnpackError {
     }
 }
 
-/// Why a layer isn't unpacked, and at which of its entries; `Display` is fit for uploaders.
+/// Why a layer isn't unpacked, and the entry at fault; `Display` is fit for uploaders.
 #[derive(Debug)]
 pub(super) struct LayerError {
     pub(super) error: UnpackError,
@@ -97,7 +97,7 @@ pub(super) struct LayerError {
 
 impl LayerError {
     fn at(path: &[u8], error: UnpackError) -> Self {
-        /// As much of a path as is told.
+        /// Maximum length of a path in the message.
         const TOLD: usize = 200;
         let told: String = String::from_utf8_lossy(path).chars().take(TOLD).collect();
         Self { error, path: (!path.is_empty()).then_some(told) }
@@ -131,7 +131,7 @@ impl fmt::Display for LayerError {
     }
 }
 
-/// Unpacks the blob at `blob` into `directory`, which is made. `below` are the layers under it, lowest first.
+/// Unpacks the blob at `blob` into `directory`, which is created. `below` are the layers under it, lowest first.
 pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: Digest, budget: &Budget) -> Result<(), LayerError> {
     let gate = Gate::default();
     let mut source = LayerReader::open(File::open(blob)?, budget, &gate)?;
@@ -148,7 +148,7 @@ pub(super) fn layer(blob: &Path, directory: &Path, below: &[PathBuf], diff_id: D
     if source.digest() == diff_id { Ok(()) } else { Err(UnpackError::DiffId.into()) }
 }
 
-/// How many bytes the files of an archive have without their holes; none if it can't be read.
+/// The size of an archive's files without holes, in bytes; none if it can't be read.
 pub(super) fn content_of(archive: &[u8]) -> Option<u64> {
     let (mut archive, mut sum) = (Archive::new(archive), 0);
     while let Some(entry) = archive.next().ok()? {
@@ -236,7 +236,7 @@ impl Unpacker<'_> {
         let Some(segments) = &entry.segments else {
             return copy(content, &mut new_file(parent, name)?);
         };
-        // Holes count as what they become when they are written to. Before anything is made.
+        // Holes count at full size, because a pod may write to them. Checked before anything is created.
         let dense: u64 = segments.iter().map(|segment| segment.length).sum();
         self.budget.take_bytes(entry.size.saturating_sub(dense))?;
         let mut file = new_file(parent, name)?;
@@ -247,13 +247,13 @@ impl Unpacker<'_> {
         Ok(file.set_len(entry.size)?)
     }
 
-    /// The directory an entry goes into. What of it no entry has made looks as it does in the layers below.
+    /// Opens an entry's parent directory. Components without an entry are created with their attributes from the layers below.
     fn parent(&self, parents: &[OsString]) -> Result<OwnedFd, UnpackError> {
         let path: PathBuf = parents.iter().collect();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match open_in(&self.root, &path, flags) {
             Ok(directory) => return Ok(directory),
-            // A component of it isn't there yet, or only as a whiteout.
+            // A component doesn't exist yet, or only as a whiteout.
             Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -264,10 +264,10 @@ impl Unpacker<'_> {
         match existing {
             Existing::Nothing => {}
             Existing::Whiteout => remove(&above, name, 0)?,
-            // It leads nowhere: a dangling link, or a file.
+            // It isn't a directory: a dangling link, or a file.
             Existing::Directory | Existing::File => return Err(UnpackError::Path),
         }
-        self.budget.take_entry()?; // one entry of the archive can be a hundred directories
+        self.budget.take_entry()?; // one entry of the archive can create a hundred directories
         self.make_directory(&above, name, existing)?;
         let like = self.below.iter().rev().find_map(|layer| open_in(open_root(layer).ok()?, &path, flags).ok());
         if let (Existing::Nothing, Some(like)) = (existing, like) {
@@ -277,9 +277,9 @@ impl Unpacker<'_> {
         Ok(open_in(&self.root, &path, flags)?)
     }
 
-    /// A new directory; one in place of a whiteout hides what is below it.
+    /// Creates a directory; one that replaces a whiteout is opaque.
     fn make_directory(&self, parent: &OwnedFd, name: &OsStr, instead_of: Existing) -> Result<(), UnpackError> {
-        // Links make paths shorter than they are: whoever removes the directories goes the whole way.
+        // Links make paths shorter than the real ones, which is what removing the directories has to walk.
         if self.depth(parent)? >= DEPTH_MAX {
             return Err(UnpackError::Path);
         }
@@ -287,7 +287,7 @@ impl Unpacker<'_> {
         if instead_of == Existing::Whiteout { make_opaque(parent, name) } else { Ok(()) }
     }
 
-    /// How many directories below the layer's root a directory really is.
+    /// The real depth of a directory below the layer's root.
     fn depth(&self, directory: &OwnedFd) -> Result<usize, UnpackError> {
         let path = |fd: &OwnedFd| fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
         let separators = |path: std::ffi::CString| path.to_bytes().iter().filter(|byte| **byte == b'/').count();
@@ -313,12 +313,12 @@ impl Unpacker<'_> {
     }
 }
 
-/// Copies content of an archive; what is wrong with that isn't the disk's fault.
+/// Copies content of an archive; errors in the archive are distinguished from the disk's.
 fn copy(content: &mut impl Read, file: &mut File) -> Result<(), UnpackError> {
     io::copy(content, file).map(drop).map_err(|error| ArchiveError::Io(error).into())
 }
 
-/// A path's names, `..` resolved by them alone.
+/// A path's components, with `..` resolved textually.
 fn components(path: &[u8]) -> Result<Vec<OsString>, UnpackError> {
     let mut names: Vec<OsString> = Vec::new();
     for name in path.split(|byte| *byte == b'/') {
@@ -340,7 +340,7 @@ fn set_attributes(parent: &OwnedFd, name: &OsStr, entry: &Entry) -> Result<(), U
         gid: Gid::from_raw(id(entry.gid)?),
         mtime: entry.mtime,
     };
-    // The name was just made by us; it is no link unless the entry is.
+    // We just created the name; it is a link only if the entry is.
     attributes.set(parent, name, entry.kind == Kind::Symlink)?;
     if matches!(entry.kind, Kind::File | Kind::Directory) { set_xattrs(parent, name, &entry.xattrs) } else { Ok(()) }
 }

@@ -1,21 +1,21 @@
-//! Addresses of pods at a bridge: which there are, and what follows from one. Pure.
+//! Addresses of pods at a bridge, and what is derived from them. Pure.
 //!
-//! A pod's address says the name of its port at the bridge and its hardware address, and the port's name says the address. So
-//! the kernel's own list of ports tells who may send what, and a pod that is started anew at an address is the same neighbour.
+//! A pod's address determines the name of its port at the bridge and its hardware address, and the port's name determines the address. So
+//! the kernel's own list of ports defines who may send what, and a pod restarted at an address is the same neighbour.
 //!
-//! Pods get the highest addresses of the bridge's network: hyperd gives those it hands out itself from the lowest on.
+//! Pods get the highest addresses of the bridge's network: hyperd assigns its own from the lowest up.
 
 use std::{collections::HashSet, fmt, net::Ipv4Addr};
 
-use super::subnet::Subnet;
+use codiusd_net::Ipv4Cidr;
 
-/// Addresses of a large network that pods get: hyperd runs 1024 pods at most.
+/// Maximum number of addresses that pods get: hyperd runs 1024 pods at most.
 const SIZE_MAX: u32 = 1024;
-/// Shorter prefixes aren't those of a bridge, and longer ones have no room for a pod.
+/// Valid prefix lengths: shorter ones aren't a bridge's, and longer ones have no room for a pod.
 const PREFIXES: std::ops::RangeInclusive<u8> = 8..=30;
-/// What names of ports begin with; what follows are the network and the place in it.
+/// Prefix of port names; the network and the index in it follow.
 const PORT: &str = "ch";
-/// What hardware addresses begin with, locally administered; the rest is the address.
+/// Prefix of hardware addresses, locally administered; the IP address follows.
 const MAC: [u8; 2] = [0x02, 0xc0];
 
 /// A hardware address.
@@ -23,7 +23,7 @@ const MAC: [u8; 2] = [0x02, 0xc0];
 pub(crate) struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// That of whoever has the address, at any bridge.
+    /// The hardware address for an IP address, at any bridge.
     pub(super) fn of(address: Ipv4Addr) -> Self {
         let ([first, second], [a, b, c, d]) = (MAC, address.octets());
         Self([first, second, a, b, c, d])
@@ -43,34 +43,34 @@ pub struct Pool {
     /// The bridge's own address.
     pub gateway: Ipv4Addr,
     /// Its network.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Cidr,
 }
 
 impl Pool {
-    /// That of a bridge with this address; none if its network has no room for pods.
+    /// The pool of a bridge with this address; none if its network has no room for pods.
     pub(crate) fn of(gateway: Ipv4Addr, prefix: u8) -> Option<Self> {
-        let network = Subnet { network: gateway, prefix };
-        PREFIXES.contains(&prefix).then(|| Self { gateway, subnet: Subnet { network: network.address(0), prefix } })
+        let network = Ipv4Cidr { network: gateway, prefix };
+        PREFIXES.contains(&prefix).then(|| Self { gateway, subnet: Ipv4Cidr { network: network.address(0), prefix } })
     }
 
-    /// All of them, the highest first.
+    /// All addresses of the pool, the highest first.
     pub(crate) fn addresses(self) -> impl DoubleEndedIterator<Item = Ipv4Addr> {
         let last = self.subnet.size() - 1;
         let first = last.saturating_sub(SIZE_MAX - 1).max(1);
         (first..=last).rev().map(move |offset| self.subnet.address(offset)).filter(move |address| *address != self.gateway)
     }
 
-    /// Whether pods get this one.
+    /// Whether the address is one of the pool.
     pub(crate) fn contains(self, address: Ipv4Addr) -> bool {
         self.addresses().any(|each| each == address)
     }
 
-    /// How the ports of its pods begin.
+    /// The prefix of its pods' port names.
     pub(crate) fn port_prefix(self) -> String {
         format!("{PORT}{:08x}", self.subnet.network.to_bits())
     }
 
-    /// The port of the pod at an address.
+    /// The port name of the pod at an address.
     pub(crate) fn port(self, address: Ipv4Addr) -> String {
         let last = self.subnet.size() - 1;
         format!("{}{:03x}", self.port_prefix(), last.saturating_sub(address.to_bits() & self.subnet.size()))
@@ -88,7 +88,7 @@ impl Pool {
         Mac::of(address)
     }
 
-    /// One that nobody has, the next after `last`; one of the `doubtful` only if there is no other.
+    /// A free address, the next after `last`; one of the `doubtful` only if there is no other.
     pub(crate) fn choose(self, last: Option<Ipv4Addr>, taken: &HashSet<Ipv4Addr>, doubtful: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         let free = |address: &Ipv4Addr| !taken.contains(address);
         let sure = |address: &Ipv4Addr| free(address) && !doubtful.contains(address);

@@ -1,6 +1,6 @@
-//! A bridge that pods of another runtime are on. The table sees what is routed; what a bridge hands from one of its ports to
-//! another it sees only if the kernel is told to show it. So each port is isolated, and the bridge's traffic is shown to the
-//! table as well where the kernel can (`br_netfilter`): that also holds for the moment before a new port is isolated.
+//! A bridge with another runtime's pods. The table covers routed packets; those that a bridge forwards between its ports pass it only with
+//! `br_netfilter`. So each port is isolated, and the bridge's traffic also passes the table where the kernel supports it: that covers the
+//! moment before a new port is isolated.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -11,19 +11,19 @@ use std::{
 
 use super::{addresses::Pool, error::PolicyError, neighbours};
 
-/// A file for each bridge that somebody has. Gone after a boot.
+/// A file for each claimed bridge. Lost on reboot.
 const CLAIMS: &str = "/run/codius/bridges";
 
-/// How a bridge keeps its ports apart.
+/// How a bridge isolates its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Separation {
-    /// Whether the bridge is there at all.
+    /// Whether the bridge exists.
     pub(super) there: bool,
     /// Whether its own traffic passes the table.
     pub(super) filtered: bool,
-    /// Ports it has.
+    /// The number of its ports.
     pub(super) ports: usize,
-    /// Ports that were open to others until now.
+    /// The number of ports that weren't isolated until now.
     pub(super) were_open: usize,
 }
 
@@ -31,21 +31,21 @@ fn bridge_dir(bridge: &str) -> PathBuf {
     Path::new("/sys/class/net").join(bridge)
 }
 
-/// A bridge that no other codiusd has.
+/// A claim to a bridge, which no other codiusd can have.
 #[derive(Debug)]
 pub(super) struct Claim(File);
 
 impl Drop for Claim {
-    /// Closing the file isn't enough: a child process has it, too, from its fork until its exec.
+    /// Closing the file isn't enough: a child process holds it, too, from its fork until its exec.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the pods' bridge can't be given back yet");
+            tracing::warn!(%error, "bridge of the pods not released yet");
         }
     }
 }
 
-/// Takes the bridge, until the claim is dropped; none if another codiusd has it. Its table would be that of who came last, and
-/// each would put back its own for ever.
+/// Claims the bridge until the claim is dropped; none if another codiusd holds it. Otherwise both would keep replacing the table with their
+/// own.
 pub(super) fn claim(bridge: &str) -> io::Result<Option<Claim>> {
     DirBuilder::new().recursive(true).mode(0o700).create(CLAIMS)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(Path::new(CLAIMS).join(bridge))?;
@@ -56,7 +56,7 @@ pub(super) fn claim(bridge: &str) -> io::Result<Option<Claim>> {
     }
 }
 
-/// Addresses of the pods at a bridge.
+/// The pool of pod addresses at a bridge.
 pub(super) fn pool(bridge: &str) -> Result<Pool, PolicyError> {
     let failed = |source| PolicyError::Bridge { bridge: bridge.to_owned(), source };
     let no = |why| PolicyError::NoBridge { bridge: bridge.to_owned(), why };
@@ -76,12 +76,12 @@ pub(super) fn port_names(bridge: &str) -> io::Result<Vec<String>> {
     }
 }
 
-/// Whether there is a link of that name, wherever it is plugged in.
+/// Whether a link of that name exists, at any bridge or none.
 pub(super) fn is_link(name: &str) -> bool {
     Path::new("/sys/class/net").join(name).exists()
 }
 
-/// Keeps the bridge's ports apart from each other; repeatable. Fine when there is no such bridge (yet).
+/// Isolates the bridge's ports from each other; repeatable. Succeeds when there is no such bridge (yet).
 pub(super) fn separate(bridge: &str) -> io::Result<Separation> {
     let dir = bridge_dir(bridge);
     let found = look(bridge)?;
@@ -90,14 +90,14 @@ pub(super) fn separate(bridge: &str) -> io::Result<Separation> {
     }
     for switch in ["nf_call_iptables", "nf_call_ip6tables"] {
         match fs::write(dir.join("bridge").join(switch), "1") {
-            // The kernel can't: isolation alone has to do.
+            // The kernel doesn't support it: isolation alone must suffice.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
     }
     for port in ports(&dir)? {
         match fs::write(port.join("isolated"), "1") {
-            // It has gone meanwhile, or the kernel is older than 4.18.
+            // It was removed meanwhile, or the kernel is older than 4.18.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !port.exists() => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound && filtered(&dir) => {}
             done => done?,
@@ -106,7 +106,7 @@ pub(super) fn separate(bridge: &str) -> io::Result<Separation> {
     Ok(Separation { filtered: filtered(&dir), ..found })
 }
 
-/// How it stands, without a change.
+/// The current isolation, without changing it.
 pub(super) fn look(bridge: &str) -> io::Result<Separation> {
     let dir = bridge_dir(bridge);
     if !dir.join("bridge").exists() {

@@ -1,10 +1,10 @@
-//! Whether the kernel does what the policy says.
+//! Verifies that the kernel enforces the policy.
 
 use std::{fmt, fs, io, path::Path};
 
 use super::{
     addresses::Pool,
-    bandwidth, bridge, guard,
+    bandwidth, bridge, enforcer,
     kernel::{self, Rules},
     neighbours,
     policy::{Links, Policy},
@@ -18,11 +18,11 @@ const HOOKS: [(u32, &str); 5] = [(0, "prerouting"), (1, "input"), (2, "forward")
 /// How much a finding matters; shown as a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grade {
-    /// As it should be.
+    /// As required.
     Good,
-    /// Worth knowing; what is asked for holds.
+    /// Worth knowing; the policy holds.
     Note,
-    /// It doesn't hold.
+    /// The policy doesn't hold.
     Bad,
 }
 
@@ -36,12 +36,12 @@ impl fmt::Display for Grade {
     }
 }
 
-/// One thing that was looked at.
+/// One result of the check.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// How much it matters.
     pub grade: Grade,
-    /// What was found, and what to do about it.
+    /// The finding, and its remedy.
     pub text: String,
 }
 
@@ -49,7 +49,7 @@ fn finding(grade: Grade, text: impl Into<String>) -> Finding {
     Finding { grade, text: text.into() }
 }
 
-/// Compares policy and kernel. Takes root. Blocks.
+/// Compares policy and kernel. Requires root. Blocks.
 pub fn check(policy: &Policy) -> io::Result<Vec<Finding>> {
     let forwarding = setting("net/ipv4/ip_forward", "1", "the host routes for pods", "pods reach nobody");
     let mut findings = match &policy.links {
@@ -73,14 +73,14 @@ pub fn check(policy: &Policy) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Packets each row has stopped, for those that count.
+/// The number of packets that each counting row has stopped.
 pub fn stopped(policy: &Policy) -> io::Result<Vec<(&'static str, u64)>> {
-    let found = kernel::read(&guard::policy_id(policy))?;
+    let found = kernel::read(&enforcer::policy_id(policy))?;
     let packets = |id: &str| found.iter().filter(|part| part.row.as_deref() == Some(id)).map(|part| part.packets).sum();
     Ok(policy.rows.iter().map(|row| (row.id, packets(row.id))).collect())
 }
 
-/// The host's ends of the pods' links: as many as there are pods.
+/// The host ends of the pods' links: one per pod.
 pub fn links(links: &Links) -> io::Result<Vec<String>> {
     let dir = match links {
         Links::Prefix(_) => Path::new("/sys/class/net").to_owned(),
@@ -109,7 +109,7 @@ fn table(rules: &impl Rules) -> io::Result<Vec<Finding>> {
         )]
     } else {
         let say = |difference: &String| {
-            let remedy = "a running codiusd puts it back within a second or two; one with other settings has to be started anew";
+            let remedy = "a running codiusd puts it back within a second or two; one with other settings has to be restarted";
             finding(Grade::Bad, format!("{}: {difference} ({remedy})", rules.id()))
         };
         different.iter().map(say).collect()
@@ -139,7 +139,7 @@ fn pod_link(link: &str, bytes_per_second: u32) -> Vec<Finding> {
     found
 }
 
-/// A pod's wire is as it was when it was started: the setting may be a new one.
+/// A pod's link keeps the limit it was started with: the setting may have changed since.
 fn carried(link: &str, wanted: u32) -> Finding {
     let megabits = |bytes: u32| u64::from(bytes) * 8 / 1_000_000;
     match bandwidth::capped(link) {
@@ -148,7 +148,7 @@ fn carried(link: &str, wanted: u32) -> Finding {
         Ok(Some(carried)) => {
             finding(Grade::Note, format!("{link}: {} Mbit/s, which was pod_bandwidth when its pod was started", megabits(carried)))
         }
-        Ok(None) => finding(Grade::Bad, format!("{link}: its bandwidth isn't capped; a pod that is started anew has a wire with a cap")),
+        Ok(None) => finding(Grade::Bad, format!("{link}: its bandwidth is not capped; restart the pod for a link with a cap")),
         Err(error) => finding(Grade::Note, format!("{link}: {error}")),
     }
 }
@@ -166,7 +166,8 @@ fn bridge(name: &str, found: bridge::Separation) -> Finding {
     }
 }
 
-/// Whether pods at the bridge are known by the hardware addresses they were given, whatever they answer.
+/// Whether the pods at the bridge have permanent neighbour entries with their assigned hardware addresses, so that ARP answers have no
+/// effect.
 fn neighbours(name: &str, pool: Pool) -> io::Result<Finding> {
     let known = neighbours::known(name)?;
     let ports = bridge::port_names(name)?;
@@ -192,12 +193,11 @@ fn own_mac(name: &str) -> Finding {
     finding(Grade::Bad, format!("bridge {name} {text} (a running codiusd gives it one of its own)"))
 }
 
-/// Other programs' tables can't let pass what ours stops, with two exceptions that are looked for here; but they can stop what
-/// ours lets pass.
+/// Other programs' tables can't pass what ours stops, with two exceptions that are checked here; but they can stop what ours passes.
 fn others(policy: &Policy) -> io::Result<Vec<Finding>> {
     let pods = links(&policy.links)?;
     let mut found = Vec::new();
-    for chain in kernel::other_chains(&[guard::policy_id(policy), guard::sources_id(policy)])? {
+    for chain in kernel::other_chains(&[enforcer::policy_id(policy), enforcer::sources_id(policy)])? {
         let family = family(chain.family);
         let place = format!("chain {} of table {family} {}", chain.chain, chain.table);
         if family == "netdev" {

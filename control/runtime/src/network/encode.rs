@@ -1,15 +1,17 @@
-//! From a table to nf_tables messages (linux/netfilter/nf_tables.h).
+//! Encodes a table as nf_tables messages (linux/netfilter/nf_tables.h).
 
+use codiusd_net::{
+    Ipv4Cidr,
+    netlink::Message,
+    ports::{Ports, Protocol},
+};
 use nix::libc;
 
 use super::{
     kernel::{FAMILY_INET, TableId},
     policy::{Fate, Links},
-    ports::{Ports, Protocol},
-    subnet::Subnet,
     table::{BURST_PARTS, BURST_SECONDS, Chain, Hook, METER_SIZE, Match, Meter, Rule, Side, Table},
 };
-use crate::netlink::Message;
 
 const NFTABLES: u16 = 10;
 const FAMILY_UNSPECIFIED: u8 = 0;
@@ -42,11 +44,11 @@ const VERDICT_DROP: u32 = 0;
 pub(super) const VERDICT_ACCEPT: u32 = 1;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
-/// How nft knows the type of a set's keys.
+/// nft's number for the type of a set's keys.
 const TYPE_IPV4_ADDRESS: u32 = 7;
 const DYNSET_ADD: u32 = 0;
 const DYNSET_UPDATE: u32 = 1;
-/// What a limit counts.
+/// The unit of a limit.
 const PACKETS: u32 = 0;
 const BYTES: u32 = 1;
 /// Matches above the limit rather than below.
@@ -55,15 +57,15 @@ const FIB_SOURCE: u32 = 1;
 const FIB_INPUT: u32 = 8;
 const FIB_PRESENT: u32 = 32;
 const FIB_RESULT_LINK: u32 = 1;
-/// ICMP or ICMPv6, as the packet wants it: administratively prohibited.
+/// ICMP or ICMPv6, depending on the packet: administratively prohibited.
 const REJECT_ICMP: u32 = 2;
 const REJECT_PROHIBITED: u8 = 3;
-/// In a rule's user data.
+/// The type of a comment in a rule's user data.
 const COMMENT: u8 = 0;
 /// Longest comment nft shows.
 const COMMENT_BYTES_MAX: usize = 128;
 
-/// The batch after which the kernel has this table, whatever was there under its name. It takes all of it or nothing.
+/// The batch that makes the kernel have exactly this table, replacing any of its name. The kernel applies it atomically.
 pub(super) fn install(table: &Table) -> Vec<Message> {
     let mut batch = gone(FAMILY_INET, &table.name);
     batch.push(named(libc::NFT_MSG_NEWTABLE, &table.name));
@@ -76,14 +78,14 @@ pub(super) fn install(table: &Table) -> Vec<Message> {
     batch
 }
 
-/// The batch after which there is no such table.
+/// The batch that removes the table.
 pub(super) fn remove(table: &TableId) -> Vec<Message> {
     let mut batch = gone(table.family, &table.name);
     batch.push(end());
     batch
 }
 
-/// Deleting a table that isn't there would be an error: it is made sure of first.
+/// Creates the table before deleting it, because deleting a missing table is an error.
 pub(super) fn gone(family: u8, table: &str) -> Vec<Message> {
     let about = |kind| change_in(family, kind).text(1, table);
     vec![edge(BATCH_BEGIN), about(libc::NFT_MSG_NEWTABLE), about(libc::NFT_MSG_DELTABLE)]
@@ -100,7 +102,7 @@ fn edge(kind: u16) -> Message {
     Message::new(kind, 0, &[FAMILY_UNSPECIFIED, 0, subsystem[0], subsystem[1]])
 }
 
-/// A request of nf_tables.
+/// A request to nf_tables.
 pub(super) fn message(family: u8, kind: i32, flags: i32) -> Message {
     let kind = (NFTABLES << 8) | u16::try_from(kind).unwrap_or_default();
     Message::new(kind, flags, &[family, 0, 0, 0])
@@ -111,7 +113,7 @@ pub(super) fn any_family(kind: i32, flags: i32) -> Message {
     message(FAMILY_UNSPECIFIED, kind, flags)
 }
 
-/// A change of something in a table of a family.
+/// A change in a table of a family.
 pub(super) fn change_in(family: u8, kind: i32) -> Message {
     message(family, kind, libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_APPEND)
 }
@@ -210,7 +212,7 @@ fn add_match(list: Message, condition: &Match) -> Message {
     }
 }
 
-/// As it is compared: a prefix without its end, a name with all zeros that follow it in the kernel.
+/// The name as compared: a prefix without its end, a full name with the zeros that follow it in the kernel.
 fn link_name(links: &Links) -> Vec<u8> {
     match links {
         Links::Prefix(prefix) => prefix.as_bytes().to_vec(),
@@ -248,9 +250,9 @@ fn load_address(list: Message, offset: u32) -> Message {
     load(compare(meta(list, META_FAMILY), CMP_EQUAL, &[NFPROTO_IPV4]), NETWORK_HEADER, offset, 4)
 }
 
-fn in_subnet(list: Message, offset: u32, subnet: Subnet) -> Message {
+fn in_subnet(list: Message, offset: u32, subnet: Ipv4Cidr) -> Message {
     let loaded = load_address(list, offset);
-    // nft takes a mask of ones for one that says something.
+    // nft would show a mask of ones as an explicit condition.
     let loaded = if subnet.prefix == 32 { loaded } else { mask(loaded, subnet.mask().to_be_bytes()) };
     compare(loaded, CMP_EQUAL, &subnet.address(0).octets())
 }
@@ -268,7 +270,7 @@ fn add_ports(list: Message, ports: Ports) -> Message {
     compare(compare(loaded, CMP_AT_LEAST, &ports.first.to_be_bytes()), CMP_AT_MOST, &ports.last.to_be_bytes())
 }
 
-/// Looks the pod's address up in the meter, which has a `kind` of its own for each.
+/// Looks the pod's address up in the meter, with the state of `kind` per address.
 fn add_meter(list: Message, meter: &str, pod: Side, operation: u32, kind: &str, fill: impl FnOnce(Message) -> Message) -> Message {
     let offset = match pod {
         Side::Source => IPV4_SOURCE,

@@ -2,10 +2,10 @@
 
 use std::io;
 
-/// The policy can't be put in force.
+/// The policy can't be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The kernel refuses the table.
+    /// The kernel rejects the table.
     #[error(
         "the pods' network policy (nftables {table}) can't be installed: that takes CAP_NET_ADMIN and a kernel with \
          nf_tables (modules nf_tables, nft_ct, nft_limit, nft_connlimit, nft_reject_inet, nft_fib_inet, nft_masq, at a bridge nf_tables_bridge)"
@@ -17,15 +17,15 @@ pub enum PolicyError {
         #[source]
         source: io::Error,
     },
-    /// The kernel took it for something else.
+    /// The installed table differs from the intended one.
     #[error("the pods' network policy (nftables {table}) was changed while it was installed: {}", .differences.join("; "))]
     Changed {
         /// Its name.
         table: String,
-        /// In words.
+        /// As text.
         differences: Vec<String>,
     },
-    /// What the kernel has can't be compared with what it should have.
+    /// The kernel's table can't be compared with the intended one.
     #[error(
         "the pods' network policy (nftables {table}) can't be verified: that takes CAP_SYS_ADMIN and network namespaces, \
          to make the same table where nobody else changes it"
@@ -37,8 +37,8 @@ pub enum PolicyError {
         #[source]
         source: io::Error,
     },
-    /// Two policies under one name.
-    #[error("bridge {bridge} (hyper_bridge) is used by another codiusd; each needs a bridge of its own, and a hyperd on it")]
+    /// Two policies with one name.
+    #[error("bridge {bridge} (hyperd.bridge) is used by another codiusd; each needs a bridge of its own, and a hyperd on it")]
     BridgeInUse {
         /// Its name.
         bridge: String,
@@ -52,9 +52,9 @@ pub enum PolicyError {
         #[source]
         source: io::Error,
     },
-    /// There is nothing pods could be given an address of.
+    /// There is no network from which pods could get addresses.
     #[error(
-        "bridge {bridge} (hyper_bridge) {why}: start hyperd, or name the bridge it uses in hyper_bridge (Bridge and BridgeIP in \
+        "bridge {bridge} (hyperd.bridge) {why}: start hyperd, or name the bridge it uses in hyperd.bridge (Bridge and BridgeIP in \
          /etc/hyper/config); on any other pods would have no network policy"
     )]
     NoBridge {
@@ -63,7 +63,7 @@ pub enum PolicyError {
         /// What is missing.
         why: &'static str,
     },
-    /// Pods at the bridge could be taken for each other.
+    /// Pods at the bridge could be mistaken for each other.
     #[error("pods on bridge {bridge} can't be told apart by their addresses: that takes CAP_NET_ADMIN")]
     Neighbours {
         /// Its name.
@@ -72,7 +72,7 @@ pub enum PolicyError {
         #[source]
         source: io::Error,
     },
-    /// The kernel's settings.
+    /// A kernel setting can't be changed.
     #[error("the host can't be made to route for pods ({setting})")]
     Setting {
         /// The file.

@@ -1,20 +1,19 @@
-//! The table in the kernel: put there, taken away, read back and compared.
+//! The table in the kernel: installed, removed, read back and compared.
 //!
-//! The kernel's own words for a table differ between versions. So what is found is compared with what the same kernel says
-//! of the same table, freshly made in a network of its own ([`reference()`]); only handles and counts are left out.
+//! Kernel versions list a table differently. So the table found is compared with the same kernel's listing of the same table, freshly
+//! installed in a network namespace of its own ([`reference()`]); only handles and counts are ignored.
 
 use std::{io, thread};
 
+use codiusd_net::netlink::{Family, Message, Socket, attributes};
 use nix::{
     libc,
     sched::{CloneFlags, unshare},
-    sys::socket::SockProtocol,
 };
 
 use super::{encode, sources, table::Table};
-use crate::netlink::{Message, Socket, attributes};
 
-/// A rule's expressions, and in them name and data of each.
+/// Attributes of a rule's expressions, and of name and data of each.
 const EXPRESSIONS: u16 = 4;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -26,10 +25,10 @@ const HOOK_DEVICE: u16 = 3;
 const HOOK_DEVICES: u16 = 4;
 const GENERATION: u16 = 1;
 const SET_ELEMENTS: u16 = 3;
-/// A question is asked again this often if what it is about changes meanwhile.
+/// How often a read is repeated if its subject changes meanwhile.
 const TRIES_MAX: usize = 16;
 
-/// A kind of thing in a table: how to ask for it, where its names are, and which attributes say what it is.
+/// A kind of object in a table: how to request it, where its names are, and which attributes identify it.
 struct Kind {
     question: i32,
     table: u16,
@@ -46,23 +45,23 @@ const KINDS: [Kind; 4] = [
     Kind { question: libc::NFT_MSG_GETRULE, table: 1, chain: Some(2), name: 7, says: &[2, 4, 7], called: "rule" },
 ];
 
-/// Something in a table, as the kernel tells it.
+/// An object in a table, as listed by the kernel.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
-    /// What it is, for people.
+    /// Its description for messages.
     pub(super) called: String,
-    /// The row a rule says it comes from.
+    /// The row a rule comes from, by its comment.
     pub(super) row: Option<String>,
     /// Packets a rule has stopped.
     pub(super) packets: u64,
-    /// Everything that makes it what it is.
+    /// Everything that identifies it.
     identity: Vec<u8>,
 }
 
 pub(super) const FAMILY_INET: u8 = 1;
 pub(super) const FAMILY_BRIDGE: u8 = 7;
 
-/// A table as the kernel tells it from others.
+/// A table's key in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableId {
     pub(super) family: u8,
@@ -76,10 +75,10 @@ impl std::fmt::Display for TableId {
     }
 }
 
-/// What the kernel can be told to have for a table.
+/// A description of a table that can be installed.
 pub(super) trait Rules: std::fmt::Debug + Clone + Send + 'static {
     fn id(&self) -> TableId;
-    /// What to tell it.
+    /// The messages that install it.
     fn batch(&self) -> Vec<Message>;
 }
 
@@ -93,27 +92,27 @@ impl Rules for Table {
     }
 }
 
-/// Makes it the table of its name, in one transaction.
+/// Installs the table, replacing any of its name, in one transaction.
 pub(super) fn install(rules: &impl Rules) -> io::Result<()> {
     open()?.transact(rules.batch())
 }
 
-/// Removes the table of that name; fine when there is none.
+/// Removes the table of that name; succeeds if there is none.
 pub(super) fn remove(table: &TableId) -> io::Result<()> {
     open()?.transact(encode::remove(table))
 }
 
-/// Changes with every change of any table on this machine.
+/// Number that changes with every change of any table on this machine.
 pub(super) fn generation() -> io::Result<Vec<u8>> {
     let replies = open()?.ask(encode::message(FAMILY_INET, libc::NFT_MSG_GETGEN, 0))?;
     let body = replies.first().map(|reply| family_free(reply)).unwrap_or_default();
     Ok(attributes(body).find(|(kind, _)| *kind == GENERATION).map(|(_, value)| value.to_vec()).unwrap_or_default())
 }
 
-/// Everything in the table of that name; nothing if there is no such table.
+/// All objects in the table of that name; empty if there is no such table.
 ///
-/// Its parts are asked for one kind after the other. They belong together if no table has changed meanwhile, or if they are the same when
-/// they are asked for again: on a machine whose firewall is always being changed there may be no quiet moment.
+/// The objects are requested one kind at a time. They are consistent if no table has changed meanwhile, or if a second read returns the
+/// same: on a machine whose firewall changes all the time there may be no quiet moment.
 pub(super) fn read(table: &TableId) -> io::Result<Vec<Part>> {
     let mut earlier: Option<Vec<Part>> = None;
     for _ in 0..TRIES_MAX {
@@ -141,7 +140,7 @@ fn are_same(one: &[Part], other: &[Part]) -> bool {
     one.iter().map(|part| &part.identity).eq(other.iter().map(|part| &part.identity))
 }
 
-/// What the kernel would say of the table, had it been installed and never touched.
+/// How the kernel would list the table right after its installation.
 pub(super) fn reference(rules: &impl Rules) -> io::Result<Vec<Part>> {
     let rules = rules.clone();
     let elsewhere = move || {
@@ -152,7 +151,7 @@ pub(super) fn reference(rules: &impl Rules) -> io::Result<Vec<Part>> {
     thread::spawn(elsewhere).join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
 
-/// What is wrong with `found`, in words; nothing if it is as wanted.
+/// The differences between `found` and `wanted`, as text; empty if there are none.
 pub(super) fn differences(wanted: &[Part], found: &[Part]) -> Vec<String> {
     if found.is_empty() {
         return vec!["the table isn't there".to_owned()];
@@ -173,15 +172,15 @@ pub(super) fn differences(wanted: &[Part], found: &[Part]) -> Vec<String> {
 }
 
 fn open() -> io::Result<Socket> {
-    Socket::open(SockProtocol::NetlinkNetFilter)
+    Socket::open(Family::NetFilter)
 }
 
-/// What follows `struct nfgenmsg`.
+/// The data after `struct nfgenmsg`.
 fn family_free(reply: &[u8]) -> &[u8] {
     reply.get(4..).unwrap_or_default()
 }
 
-/// What is in the set of a table of sources, in an order of its own: those of other tables are the kernel's to fill.
+/// The elements of a source table's set, sorted: the sets of other tables are filled by the kernel.
 fn elements(table: &TableId) -> io::Result<Vec<Part>> {
     if table.family != FAMILY_BRIDGE {
         return Ok(Vec::new());
@@ -201,13 +200,13 @@ fn elements(table: &TableId) -> io::Result<Vec<Part>> {
 fn read_kind(kind: &Kind, table: &TableId) -> io::Result<Vec<Part>> {
     let question: Message = encode::message(table.family, kind.question, libc::NLM_F_DUMP).text(1, &table.name);
     let replies = match open()?.ask(question) {
-        // Some kinds are only looked up in a table that is there.
+        // Some kinds can be requested only of an existing table.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
         replies => replies?,
     };
     let ours = replies.iter().filter(|reply| reply.first() == Some(&table.family));
     let parts: Vec<Part> = ours.filter_map(|reply| part(kind, &table.name, reply)).collect();
-    // While a table is replaced the kernel may list both, and doesn't always say that it was changed.
+    // While a table is replaced the kernel may list both, and doesn't always report the change.
     let is_being_replaced = kind.question == libc::NFT_MSG_GETTABLE && parts.len() > 1;
     if is_being_replaced { Err(io::ErrorKind::Interrupted.into()) } else { Ok(parts) }
 }
@@ -236,7 +235,7 @@ fn part(kind: &Kind, table: &str, reply: &[u8]) -> Option<Part> {
     Some(Part { called, row, packets, identity })
 }
 
-/// Adds a rule's expressions to `identity`, without what its counter has counted; that is the answer.
+/// Appends a rule's expressions to `identity`, without the value of its counter, which is returned.
 fn counted(expressions: &[u8], identity: &mut Vec<u8>) -> u64 {
     let mut packets = 0;
     for (_, expression) in attributes(expressions) {
@@ -255,7 +254,7 @@ fn counted(expressions: &[u8], identity: &mut Vec<u8>) -> u64 {
     packets
 }
 
-/// The comment in a rule's user data: kind 0, length, text with its zero.
+/// The comment in a rule's user data: type 0, length, NUL-terminated text.
 fn comment(user_data: &[u8]) -> Option<String> {
     let [0, length, rest @ ..] = user_data else { return None };
     Some(text(rest.get(..usize::from(*length))?))
@@ -265,7 +264,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
 }
 
-/// A base chain of any table that sees what ours sees.
+/// A base chain of any table that gets the same packets as ours.
 #[derive(Debug)]
 pub(super) struct OtherChain {
     pub(super) family: u8,
@@ -273,7 +272,7 @@ pub(super) struct OtherChain {
     pub(super) chain: String,
     pub(super) hook: u32,
     pub(super) drops: bool,
-    /// Of the family `netdev`: the links it is at.
+    /// For the family `netdev`: the links it is attached to.
     pub(super) devices: Vec<String>,
 }
 

@@ -1,11 +1,11 @@
-//! What the kernel knows of a bridge's network: its address, who has which hardware address, and that of the bridge itself.
+//! The kernel's view of a bridge's network: its address, its neighbours' hardware addresses, and that of the bridge itself.
 
 use std::{fs, io, net::Ipv4Addr, path::Path};
 
-use nix::{libc, net::if_::if_nametoindex, sys::socket::SockProtocol};
+use codiusd_net::netlink::{Family, Message, Socket, attributes};
+use nix::{libc, net::if_::if_nametoindex};
 
 use super::addresses::{Mac, Pool};
-use crate::netlink::{Message, Socket, attributes};
 
 /// Bytes of `struct ifaddrmsg`, `struct ndmsg` and `struct ifinfomsg`.
 const ADDRESS_BYTES: usize = 8;
@@ -21,10 +21,10 @@ const INCOMPLETE: u16 = 0x01;
 const STALE: u16 = 0x04;
 const FAILED: u16 = 0x20;
 const PERMANENT: u16 = 0x80;
-/// How `/sys` says that somebody has chosen an interface's hardware address.
+/// The value in `/sys` for a hardware address that was set explicitly.
 const CHOSEN: &str = "3";
 
-/// Somebody a bridge has seen.
+/// A neighbour of a bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Neighbour {
     pub(super) address: Ipv4Addr,
@@ -33,23 +33,23 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// Whether it stays until somebody removes it.
+    /// Whether the entry stays until it is removed explicitly.
     pub(super) fn is_permanent(self) -> bool {
         self.state & PERMANENT != 0
     }
 
-    /// Whether it wasn't heard of for a while: it may be there or not.
+    /// Whether the neighbour hasn't been heard of for a while, and may not exist any more.
     pub(super) fn is_stale(self) -> bool {
         self.state & STALE != 0
     }
 }
 
-/// The bridge's address and prefix; none if there is no such link, or it has none.
+/// The bridge's address and prefix; none if there is no such link, or it has no address.
 pub(super) fn address(bridge: &str) -> io::Result<Option<(Ipv4Addr, u8)>> {
     let Some(index) = index(bridge)? else { return Ok(None) };
     let mut question = [0; ADDRESS_BYTES];
     question[0] = IPV4;
-    let all = Socket::open(SockProtocol::NetlinkRoute)?.ask(Message::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &question))?;
+    let all = Socket::open(Family::Route)?.ask(Message::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &question))?;
     let of_bridge = |found: &&Vec<u8>| {
         found.first() == Some(&IPV4)
             && found.get(2).is_some_and(|flags| flags & SECONDARY == 0)
@@ -61,12 +61,12 @@ pub(super) fn address(bridge: &str) -> io::Result<Option<(Ipv4Addr, u8)>> {
     }))
 }
 
-/// Who is known at the bridge, those asked for in vain left out.
+/// The bridge's neighbours, without those that didn't answer.
 pub(super) fn known(bridge: &str) -> io::Result<Vec<Neighbour>> {
     let Some(index) = index(bridge)? else { return Ok(Vec::new()) };
     let mut question = [0; NEIGHBOUR_BYTES];
     question[0] = IPV4;
-    let all = Socket::open(SockProtocol::NetlinkRoute)?.ask(Message::new(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &question))?;
+    let all = Socket::open(Family::Route)?.ask(Message::new(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &question))?;
     let neighbour = |found: &Vec<u8>| {
         let state = u16::from_ne_bytes(*found.get(8..10)?.first_chunk()?);
         if found.get(4..8) != Some(&index.to_ne_bytes()) || state & (INCOMPLETE | FAILED) != 0 {
@@ -79,14 +79,14 @@ pub(super) fn known(bridge: &str) -> io::Result<Vec<Neighbour>> {
     Ok(all.iter().filter_map(neighbour).collect())
 }
 
-/// Makes those pods neighbours for good that have a port at the bridge, and forgets those that have none any more.
+/// Makes the neighbour entries permanent of pods that have a port at the bridge, and deletes those of pods without one.
 pub(super) fn settle(bridge: &str, pool: Pool, ports: &[String]) -> io::Result<()> {
     let Some(index) = index(bridge)? else { return Ok(()) };
     let known = known(bridge)?;
     let here: Vec<Ipv4Addr> = ports.iter().filter_map(|port| pool.address_of(port)).collect();
     let is_settled =
         |address: Ipv4Addr| known.iter().any(|each| each.address == address && each.is_permanent() && each.mac == Some(pool.mac(address)));
-    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    let socket = Socket::open(Family::Route)?;
     for address in here.iter().filter(|address| !is_settled(**address)) {
         let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         socket.transact(vec![entry(libc::RTM_NEWNEIGH, flags, index, *address).attr(HARDWARE, &pool.mac(*address).0)])?;
@@ -95,7 +95,7 @@ pub(super) fn settle(bridge: &str, pool: Pool, ports: &[String]) -> io::Result<(
     left.map(|each| each.address).try_for_each(|address| forget(&socket, index, address))
 }
 
-/// Forgets all neighbours that [`settle`] has made.
+/// Deletes all neighbour entries that [`settle`] has made.
 pub(super) fn unsettle(bridge: &str, pool: Pool) -> io::Result<()> {
     settle(bridge, pool, &[])
 }
@@ -111,7 +111,7 @@ fn forget(socket: &Socket, index: u32, address: Ipv4Addr) -> io::Result<()> {
     }
 }
 
-/// `struct ndmsg`, and whose entry it is.
+/// `struct ndmsg`, and the entry's address.
 fn entry(kind: u16, flags: i32, index: u32, address: Ipv4Addr) -> Message {
     let mut header = [0; NEIGHBOUR_BYTES];
     header[0] = IPV4;
@@ -120,21 +120,21 @@ fn entry(kind: u16, flags: i32, index: u32, address: Ipv4Addr) -> Message {
     Message::new(kind, flags, &header).attr(DESTINATION, &address.octets())
 }
 
-/// Whether the bridge has a hardware address that doesn't follow its ports'.
+/// Whether the bridge has a hardware address that doesn't depend on its ports.
 pub(super) fn has_own_mac(bridge: &str) -> bool {
     let path = Path::new("/sys/class/net").join(bridge).join("addr_assign_type");
     fs::read_to_string(path).is_ok_and(|kind| kind.trim() == CHOSEN)
 }
 
-/// Gives the bridge a hardware address of its own, unless somebody has: otherwise it has the lowest of its ports', another when
-/// that pod ends, and the others go on sending to the one that is gone. Pods that are there are told.
+/// Sets the bridge's hardware address, unless it was set explicitly: by default a bridge uses the lowest of its ports', which changes when
+/// that pod ends, while the others keep sending to the old one. Announces the new address to running pods.
 pub(super) fn pin_mac(bridge: &str, pool: Pool) -> io::Result<()> {
     let Some(index) = index(bridge)?.filter(|_| !has_own_mac(bridge)) else { return Ok(()) };
     fs::write(Path::new("/proc/sys/net/ipv4/conf").join(bridge).join("arp_notify"), "1")?;
     let mut header = [0; LINK_BYTES];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     let message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &header).attr(libc::IFLA_ADDRESS, &pool.mac(pool.gateway).0);
-    Socket::open(SockProtocol::NetlinkRoute)?.transact(vec![message])
+    Socket::open(Family::Route)?.transact(vec![message])
 }
 
 fn index(link: &str) -> io::Result<Option<u32>> {

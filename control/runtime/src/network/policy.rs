@@ -1,22 +1,28 @@
-//! What pods may send to whom, as data: the rules in the kernel, `codiusd network show`, and the tests are made of these rows.
+//! What pods may send to whom, as data: the rules in the kernel, `codiusd network show`, and the tests are generated from these rows.
 //!
-//! Rows are tried in order, per [`Way`]; what none of them decides passes. Pods come and go without a change: rules name
+//! Rows are tried in order, per [`Way`]; a packet that none of them decides passes. Starting or stopping a pod changes nothing: rules match
 //! links, and count by address.
 
 use std::{fmt, net::Ipv4Addr};
 
-use super::{
-    ports::{BlockedPorts, Direction, MAIL, Ports, REFLECTORS, TELEPHONY},
-    subnet::Subnet,
+use codiusd_net::{
+    Ipv4Cidr,
+    ports::{MAIL, Ports, REFLECTORS, TELEPHONY},
 };
 
-/// Never the world: this network, loopback, multicast, reserved, broadcast.
-const RESERVED: &[Subnet] = &[Subnet::of([0, 0, 0, 0], 8), Subnet::of([127, 0, 0, 0], 8), Subnet::of([224, 0, 0, 0], 3)];
+use super::ports::{BlockedPorts, Direction};
+
+/// Never public: this network, loopback, multicast, reserved, broadcast.
+const RESERVED: &[Ipv4Cidr] = &[Ipv4Cidr::of([0, 0, 0, 0], 8), Ipv4Cidr::of([127, 0, 0, 0], 8), Ipv4Cidr::of([224, 0, 0, 0], 3)];
 /// Where clouds hand out credentials.
-const LINK_LOCAL: &[Subnet] = &[Subnet::of([169, 254, 0, 0], 16)];
+const LINK_LOCAL: &[Ipv4Cidr] = &[Ipv4Cidr::of([169, 254, 0, 0], 16)];
 /// RFC 1918, and RFC 6598 (behind a provider's NAT).
-const PRIVATE: &[Subnet] =
-    &[Subnet::of([10, 0, 0, 0], 8), Subnet::of([172, 16, 0, 0], 12), Subnet::of([192, 168, 0, 0], 16), Subnet::of([100, 64, 0, 0], 10)];
+const PRIVATE: &[Ipv4Cidr] = &[
+    Ipv4Cidr::of([10, 0, 0, 0], 8),
+    Ipv4Cidr::of([172, 16, 0, 0], 12),
+    Ipv4Cidr::of([192, 168, 0, 0], 16),
+    Ipv4Cidr::of([100, 64, 0, 0], 10),
+];
 
 /// The row that gives pods the host's address.
 const NAT: &str = "nat";
@@ -24,28 +30,28 @@ const NAT: &str = "nat";
 /// Links that pods are behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// All whose names begin so.
+    /// All with this name prefix.
     Prefix(String),
-    /// The one of that name, a bridge.
+    /// The bridge of that name.
     Bridge(String),
 }
 
-/// What an operator decides about pods' network.
+/// The operator's settings for the pods' network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRules {
-    /// Whether pods reach private networks (RFC 1918, RFC 6598).
+    /// Whether pods can reach private networks (RFC 1918, RFC 6598).
     pub egress_private: bool,
-    /// Ports that are closed besides those that always are.
+    /// Blocked ports, in addition to those that always are.
     pub blocked: Vec<BlockedPorts>,
-    /// Name servers of pods, wherever they are.
+    /// Name servers of pods, at any address.
     pub nameservers: Vec<Ipv4Addr>,
-    /// Ports of this host that pods reach.
+    /// Ports of this host that pods can reach.
     pub host_ports: Vec<Ports>,
-    /// Connections a pod may have at once, as the kernel counts them, each way.
+    /// Maximum number of concurrent connections of a pod, as the kernel counts them, in each direction.
     pub connections_max: u32,
-    /// Connections a pod may open, or be sent, in a second.
+    /// Maximum number of connections a pod may open, or receive, per second.
     pub connections_per_second: u32,
-    /// What a pod may send, and may be sent, in bytes a second; 0: no bound.
+    /// Maximum bandwidth of a pod in each direction, in bytes a second; 0: no limit.
     pub bytes_per_second: u32,
 }
 
@@ -63,7 +69,7 @@ impl Default for NetworkRules {
     }
 }
 
-/// From where to where. What a pod sends is looked at when it comes in, and again where it is bound for.
+/// Source and destination. A pod's packets are matched when they come in, and again by their destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From a pod to anywhere.
@@ -80,60 +86,60 @@ pub enum Way {
     HostToPod,
 }
 
-/// Which packets.
+/// Which packets a row matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// All.
     Anything,
     /// Those of IPv6.
     Ipv6,
-    /// Those whose source isn't where they came from.
+    /// Those whose source doesn't match the link they came in by.
     ForgedSource,
-    /// Those of connections that were let through, and errors about them.
+    /// Those of accepted connections, and errors about them.
     Known,
     /// Those to one of the networks.
-    Networks(&'static [Subnet]),
+    Networks(&'static [Ipv4Cidr]),
     /// Those to one of the ports.
     Ports(Vec<Ports>),
-    /// Questions to one of the name servers.
+    /// Queries to one of the name servers.
     Dns(Vec<Ipv4Addr>),
     /// Those of protocols other than TCP, UDP and ICMP.
     OtherProtocols,
-    /// Those that open one connection more than a pod may have.
+    /// Those that open a connection above a pod's limit.
     Connections(u32),
-    /// Those that open connections faster than a pod may, in a second.
+    /// Those that open connections faster than a pod may, per second.
     Rate(u32),
-    /// Those beyond what a pod may send or be sent, in bytes a second.
+    /// Those beyond a pod's bandwidth, in bytes a second.
     Bytes(u32),
     /// Those with a source in the network.
-    Source(Subnet),
+    Source(Ipv4Cidr),
 }
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on.
+    /// It passes.
     Pass,
-    /// It is gone.
+    /// It is dropped silently.
     Drop,
-    /// Its sender is told that it may not.
+    /// It is dropped, and its sender gets an error.
     Reject,
-    /// It gets the address of the link it leaves by for its source.
+    /// Its source becomes the address of the link it leaves by.
     Masquerade,
 }
 
 /// One row of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// A name for it, unique in the policy.
+    /// Its name, unique in the policy.
     pub id: &'static str,
-    /// From where to where.
+    /// Source and destination.
     pub way: Way,
     /// Which packets.
     pub what: What,
-    /// What becomes of them.
+    /// What happens to them.
     pub fate: Fate,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
 }
 
@@ -142,20 +148,20 @@ pub struct Row {
 pub struct Policy {
     /// Name of the table in the kernel, one per codiusd on a machine.
     pub table: String,
-    /// Where the pods are.
+    /// The links the pods are behind.
     pub links: Links,
-    /// What is decided, in this order.
+    /// The rows, in order.
     pub rows: Vec<Row>,
-    /// What each pod's link carries each way, in bytes a second; 0: no bound of the link's own.
+    /// The bandwidth of each pod's link in each direction, in bytes a second; 0: no limit on the link itself.
     pub carried: u32,
 }
 
 impl Policy {
-    /// The policy for pods behind `links`; those in `masquerade` leave under the host's address.
-    pub fn new(table: &str, links: Links, masquerade: Option<Subnet>, rules: &NetworkRules) -> Self {
+    /// The policy for pods behind `links`; addresses in `masquerade` are translated to the host's.
+    pub fn new(table: &str, links: Links, masquerade: Option<Ipv4Cidr>, rules: &NetworkRules) -> Self {
         let row = |id, way, what, fate, why| Row { id, way, what, fate, why };
         let (flows, rate) = (rules.connections_max, rules.connections_per_second);
-        // Links of our own carry no more; what others have made is counted.
+        // Our own links limit the bandwidth themselves; on links of others, bytes are counted.
         let (carried, bytes) = match links {
             Links::Prefix(_) => (rules.bytes_per_second, 0),
             Links::Bridge(_) => (0, rules.bytes_per_second),
@@ -164,7 +170,7 @@ impl Policy {
             row("ipv6-out", Way::FromPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
             row("forged", Way::FromPod, What::ForgedSource, Fate::Drop, "a pod speaks for itself alone"),
             row("out-bytes", Way::FromPod, What::Bytes(bytes), Fate::Drop, "the line is shared by all"),
-            row("host-known", Way::PodToHost, What::Known, Fate::Pass, "answers to the front door"),
+            row("host-known", Way::PodToHost, What::Known, Fate::Pass, "answers to the edge"),
             row("host-dns", Way::PodToHost, What::Dns(rules.nameservers.clone()), Fate::Pass, "names are resolved"),
             row("host-ports", Way::PodToHost, What::Ports(rules.host_ports.clone()), Fate::Pass, "opened by the operator"),
             row("host", Way::PodToHost, What::Anything, Fate::Drop, "the host's own services aren't the pods'"),
@@ -187,7 +193,7 @@ impl Policy {
             row("in-connections", Way::WorldToPod, What::Connections(flows), Fate::Reject, "the kernel's table is shared by all"),
             row("reflectors", Way::WorldToPod, What::Ports(REFLECTORS.to_vec()), Fate::Reject, "amplifiers of attacks on others"),
             row("in-blocked", Way::WorldToPod, blocked(rules, Direction::In), Fate::Reject, "closed by the operator"),
-            // Connections of the host's own programs aren't counted: the front door bounds them, and says why.
+            // Connections of the host's own programs aren't counted: the edge limits them, and reports why.
             row("host-ipv6", Way::HostToPod, What::Ipv6, Fate::Drop, "there are no rules for IPv6 yet"),
             row("host-bytes", Way::HostToPod, What::Bytes(bytes), Fate::Drop, "no pod keeps this host busy alone"),
         ];
@@ -198,24 +204,24 @@ impl Policy {
         Self { table: table.to_owned(), links, rows, carried }
     }
 
-    /// The same for a bridge with this network. If that is a private one, its pods leave under the host's address: hyperd sees to it,
-    /// too, but only when it is started.
+    /// The same for a bridge with this network. If it is private, its pods' addresses are translated to the host's: hyperd does this, too,
+    /// but only when it is started.
     #[must_use]
-    pub(super) fn at(&self, subnet: Subnet) -> Self {
+    pub(super) fn at(&self, subnet: Ipv4Cidr) -> Self {
         let is_private = PRIVATE.iter().any(|private| private.prefix <= subnet.prefix && private.overlaps(subnet));
         let mut policy = self.without(NAT);
         policy.rows.extend(is_private.then(|| nat(subnet)));
         policy
     }
 
-    /// The same without one row, for those who want to know whether it is that row that stops them.
+    /// The same without one row, to test whether that row is what stops a packet.
     #[must_use]
     pub fn without(&self, id: &str) -> Self {
         Self { rows: self.rows.iter().filter(|row| row.id != id).cloned().collect(), ..self.clone() }
     }
 }
 
-fn nat(pods: Subnet) -> Row {
+fn nat(pods: Ipv4Cidr) -> Row {
     let why = "pods have no address of their own in the world";
     Row { id: NAT, way: Way::PodToWorld, what: What::Source(pods), fate: Fate::Masquerade, why }
 }
@@ -225,7 +231,7 @@ fn blocked(rules: &NetworkRules, direction: Direction) -> What {
 }
 
 impl What {
-    /// Whether there can be such a packet at all.
+    /// Whether such a packet can exist.
     fn is_something(&self) -> bool {
         match self {
             Self::Ports(ports) => !ports.is_empty(),
@@ -236,9 +242,9 @@ impl What {
     }
 }
 
-/// From, to.
+/// Source, destination.
 impl Way {
-    /// In words: from whom, to whom.
+    /// As text: source and destination.
     pub fn ends(self) -> (&'static str, &'static str) {
         match self {
             Self::FromPod => ("pod", "anywhere"),
@@ -298,7 +304,7 @@ mod tests {
         let table =
             [("192.168.123.0/24", true), ("10.1.2.0/25", true), ("100.64.3.0/24", true), ("111.1.2.0/24", false), ("8.8.8.0/24", false)];
         for (network, expected) in table {
-            let subnet: Subnet = network.parse().unwrap();
+            let subnet: Ipv4Cidr = network.parse().unwrap();
             let policy = policy.at(subnet).at(subnet);
             let rows: Vec<&Row> = policy.rows.iter().filter(|row| row.fate == Fate::Masquerade).collect();
             assert_eq!(rows.len(), usize::from(expected), "{network}: {rows:?}");

@@ -1,19 +1,19 @@
-//! Whom pods ask for names.
+//! The pods' name servers.
 
 use std::{fs, net::Ipv4Addr};
 
 use super::policy::NetworkRules;
 
-/// The host's, and what stands behind the stub of systemd-resolved.
+/// The host's, and the upstreams of systemd-resolved's stub.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-/// Cloudflare and Quad9: if the host has none a pod could reach.
+/// Cloudflare and Quad9: used if the host has none that pods could reach.
 const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)];
-/// More are of no use: resolvers of C libraries ask three.
+/// C libraries use only the first three.
 const SERVERS_MAX: usize = 3;
 
 impl NetworkRules {
-    /// The same, with the name servers pods are told of: those that are set, or the host's own as far as pods can reach them: not
-    /// on its loopback, not link-local. Public ones if there are none.
+    /// The same, with the name servers filled in: the configured ones, or the host's own as far as pods can reach them (not on its
+    /// loopback, not link-local), or public ones if there are none.
     #[must_use]
     pub fn resolved(&self) -> Self {
         Self { nameservers: resolvers(&self.nameservers), ..self.clone() }

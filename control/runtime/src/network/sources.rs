@@ -1,14 +1,14 @@
-//! What may come in by a pod's port at a bridge: frames with the pod's own addresses, as a table of family `bridge`.
+//! Which frames may come in by a pod's port at a bridge: those with the pod's own addresses. A table of family `bridge`.
 //!
-//! Port, hardware address and address of each pod follow from each other ([`Pool`]), so the table is that of the bridge's network: it
-//! doesn't change when pods come and go, and a port is covered before it is there.
+//! Port, hardware address and address of each pod are derived from each other ([`Pool`]), so the table depends only on the bridge's
+//! network: it doesn't change when pods start or stop, and covers a port before it exists.
 //!
 //! | a frame | passes if |
 //! |---|---|
-//! | of IPv4 | its two senders are those of the port's pod |
-//! | of ARP | both who sends it and who it says to be are |
-//! | of anything else | never |
-//! | by a port that isn't such a pod's | its sender isn't one of such a pod's, or of the bridge |
+//! | IPv4 | its source hardware and IP addresses are those of the port's pod |
+//! | ARP | both the frame's source and the sender in its payload are |
+//! | anything else | never |
+//! | by a port that isn't such a pod's | its source isn't one of such a pod's, or of the bridge |
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -22,13 +22,13 @@ use super::{
     kernel::{FAMILY_BRIDGE, Rules, TableId},
     policy::Fate,
 };
-use crate::netlink::Message;
+use codiusd_net::netlink::Message;
 
 /// The set's name.
 pub(super) const SET: &str = "pods";
 const CHAIN: &str = "prerouting";
 const HOOK: u32 = 0;
-/// Before the bridge learns from a frame where its sender is.
+/// Before the bridge learns a sender's port from a frame.
 const PRIORITY: i32 = -300;
 const LINK_HEADER: u32 = 0;
 const ETHERNET_SOURCE: u32 = 6;
@@ -38,16 +38,16 @@ const ARP_SENDER: u32 = 14;
 const MAC_BYTES: u32 = 6;
 const ADDRESS_BYTES: u32 = 4;
 const META_PROTOCOL: u32 = 1;
-/// Registers of 16 bytes, and of 4 that begin in the same place.
+/// A 16-byte register, and the 4-byte ones that start at the same offset.
 const REGISTER_MAC: u32 = 2;
 const REGISTER_ADDRESS: u32 = 8 + 6;
-/// A name, a hardware address with what fills it up, an address.
+/// A name, a padded hardware address, an address.
 const KEY_BYTES: usize = libc::IFNAMSIZ + 8 + 4;
-/// How nft knows the types of an interface's name, a hardware address and an address.
+/// nft's numbers for the types of an interface's name, a hardware address and an address.
 const KEY_TYPES: [u32; 3] = [41, 9, 7];
 const TYPE_BITS: u32 = 6;
 const SET_ID: u32 = 1;
-/// Elements in one message.
+/// Elements per message.
 const ELEMENTS_MAX: usize = 256;
 const LOOKUP_INVERTED: u32 = 1;
 
@@ -58,12 +58,12 @@ pub(super) struct Sources {
     pub(super) pool: Pool,
 }
 
-/// What is compared with the set beside the port.
+/// What is compared with the set, in addition to the port.
 #[derive(Clone, Copy, Debug)]
 enum Sender {
     Ip,
     Arp,
-    /// Who it says to be.
+    /// The sender in the payload.
     ArpSaid,
 }
 
@@ -85,7 +85,7 @@ impl Sender {
         }
     }
 
-    /// Where hardware address and address are, and what nft calls them.
+    /// Where the hardware address and the IP address are, and nft's names for them.
     fn fields(self) -> [(u32, u32, &'static str); 2] {
         let (frame, arp) = ((LINK_HEADER, ETHERNET_SOURCE, "ether saddr"), (NETWORK_HEADER, ARP_SENDER, "arp saddr ip"));
         match self {
@@ -150,7 +150,7 @@ impl Sources {
         })
     }
 
-    /// Port, hardware address and address of a pod as they are compared, each with zeros up to the next four bytes.
+    /// Port, hardware address and address of a pod as compared, each padded with zeros to a multiple of four bytes.
     fn key(&self, address: Ipv4Addr) -> Vec<u8> {
         let mut key = self.pool.port(address).into_bytes();
         key.resize(libc::IFNAMSIZ, 0);
@@ -174,7 +174,7 @@ impl Sources {
         expression(list, "lookup", |lookup| lookup.text(1, SET).be32(2, REGISTER).be32(4, SET_ID).be32(5, LOOKUP_INVERTED))
     }
 
-    /// Ones where all hardware addresses of the network are the same.
+    /// Ones in the bits in which all hardware addresses of the network are the same.
     fn mac_mask(&self) -> [u8; 6] {
         let [a, b, c, d] = self.pool.subnet.mask().to_be_bytes();
         [0xff, 0xff, a, b, c, d]
@@ -199,7 +199,7 @@ fn masked(list: Message, mask: &[u8; 6]) -> Message {
     })
 }
 
-/// The table as a file that `nft -f` takes.
+/// The table as a file for `nft -f`.
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ports = self.pool.port_prefix();

@@ -1,20 +1,21 @@
-//! The policy as one nftables table of family `inet`: what is sent to the kernel, and shown in nft's own syntax.
+//! The policy as one nftables table of family `inet`: sent to the kernel, and shown in nft's own syntax.
 
 use std::fmt;
 
-use super::{
-    policy::{Fate, Links, Policy, Row, Way, What},
+use codiusd_net::{
+    Ipv4Cidr,
     ports::{Ports, Protocol},
-    subnet::Subnet,
 };
 
-/// Addresses a meter knows at once.
+use super::policy::{Fate, Links, Policy, Row, Way, What};
+
+/// Maximum number of addresses in a meter.
 pub(crate) const METER_SIZE: u32 = 65_535;
-/// After how many seconds without a new connection a rate is forgotten.
+/// Seconds without a new connection after which a rate is forgotten.
 pub(crate) const RATE_FORGOTTEN_SECONDS: u32 = 60;
-/// A second's worth may come at once, twice.
+/// Burst of a connection rate, in seconds' worth.
 pub(crate) const BURST_SECONDS: u32 = 2;
-/// A quarter of a second's bytes may come at once.
+/// Burst of bytes, as a fraction of a second's worth.
 pub(crate) const BURST_PARTS: u32 = 4;
 
 /// A table.
@@ -29,7 +30,7 @@ pub struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meter {
     pub(crate) name: &'static str,
-    /// None: until the last connection is gone.
+    /// None: until the last connection has ended.
     pub(crate) forgotten_seconds: Option<u32>,
 }
 
@@ -40,7 +41,7 @@ pub(crate) struct Chain {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// Where a chain is entered. Chains are named after it.
+/// The hook of a chain, which is named after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     /// Before connections are looked up.
@@ -94,25 +95,25 @@ pub(crate) enum Match {
     ToOther(Links),
     Established,
     Ipv6,
-    /// The way back to its source isn't the way it came.
+    /// The route back to its source isn't the link it came in by.
     ForgedSource,
-    Source(Subnet),
-    Destination(Subnet),
+    Source(Ipv4Cidr),
+    Destination(Ipv4Cidr),
     Ports(Ports),
     OtherProtocols,
-    /// Its pod has more connections than that.
+    /// Its pod has more connections than this.
     Connections {
         meter: &'static str,
         pod: Side,
         max: u32,
     },
-    /// Its pod opens more of them in a second.
+    /// Its pod opens more connections per second.
     Rate {
         meter: &'static str,
         pod: Side,
         max: u32,
     },
-    /// Its pod sends, or is sent, more bytes in a second.
+    /// Its pod sends, or receives, more bytes per second.
     Bytes {
         meter: &'static str,
         pod: Side,
@@ -144,11 +145,11 @@ impl From<&Policy> for Table {
     }
 }
 
-/// Where packets of the row pass, and how they are told there.
+/// The hook that packets of the row pass, and the conditions that select them there.
 fn place(row: &Row, links: &Links) -> (Hook, Vec<Match>) {
     let (from, to, other) = (Match::From(links.clone()), Match::To(links.clone()), Match::ToOther(links.clone()));
     match (row.way, row.fate) {
-        // Its source tells it: the link it came by is no longer known there.
+        // Identified by source: the incoming link isn't known any more at this hook.
         (_, Fate::Masquerade) => (Hook::Postrouting, vec![other]),
         (Way::FromPod, _) => (Hook::Prerouting, vec![from]),
         (Way::PodToHost, _) => (Hook::Input, vec![from]),
@@ -159,11 +160,11 @@ fn place(row: &Row, links: &Links) -> (Hook, Vec<Match>) {
     }
 }
 
-/// A rule's further conditions, for each of the row's rules; and the meters they need.
+/// The further conditions of each of the row's rules; and the meters they need.
 fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
     let dns = |server: &std::net::Ipv4Addr| {
         [Protocol::Udp, Protocol::Tcp]
-            .map(|protocol| vec![Match::Destination(Subnet { network: *server, prefix: 32 }), Match::Ports(Ports::one(protocol, 53))])
+            .map(|protocol| vec![Match::Destination(Ipv4Cidr { network: *server, prefix: 32 }), Match::Ports(Ports::one(protocol, 53))])
     };
     let (pod, connections, rate) = match row.way {
         Way::WorldToPod | Way::HostToPod => (Side::Destination, "in_connections", "in_rate"),
@@ -199,7 +200,7 @@ fn alternatives(row: &Row, meters: &mut Vec<Meter>) -> Vec<Vec<Match>> {
     }
 }
 
-/// The table as a file that `nft -f` takes.
+/// The table as a file for `nft -f`.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.name)?;

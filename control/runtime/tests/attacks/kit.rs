@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
+use codiusd_net::Ipv4Cidr;
 use codiusd_runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, Machine, PodId, PodSpec, RunningPod, Runtime,
-    embedded::Subnet,
     image::{
         ImageConfig, ImageLimits, RegistryConfig,
         layout::{self, NewFile, NewImage},
@@ -96,7 +96,7 @@ impl Host {
         let mut config = EmbeddedConfig::new(dir.path().join("state"), images);
         let pid = std::process::id();
         let [.., second, third] = pid.to_be_bytes();
-        config.subnet = Subnet { network: Ipv4Addr::new(10, 64 + second % 64, third, number * 32), prefix: 27 };
+        config.subnet = Ipv4Cidr { network: Ipv4Addr::new(10, 64 + second % 64, third, number * 32), prefix: 27 };
         config.link_prefix = format!("a{pid:06x}{number:02x}");
         config.instance = format!("codius-attack-{pid}-{number}");
         config.shim_exe = env::current_exe().unwrap();

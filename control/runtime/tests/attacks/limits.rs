@@ -68,6 +68,6 @@ async fn read_only(report: &mut Report) {
     let runtime = host.open();
     let attacks = host.in_pod(&runtime, 64, actions).await;
     for (attack, control) in attacks.iter().zip(&controls) {
-        report.row("writing where all is read-only", "pod_read_only", attack, Ok(control));
+        report.row("writing where all is read-only", "pods.read_only", attack, Ok(control));
     }
 }

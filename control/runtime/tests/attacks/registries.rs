@@ -128,7 +128,7 @@ async fn denied(report: &mut Report, target: &Listener) {
     let named = RegistryConfig { insecure: vec![address.clone()], ..RegistryConfig::default() };
     let control = pull(&address, target, named.clone()).await;
     let deny = RegistryConfig { deny: vec![format!("{address}/some")], ..named.clone() };
-    report.row("a registry that is denied", "registries_deny", &pull(&address, target, deny).await, Ok(&control));
+    report.row("a registry that is denied", "images.deny", &pull(&address, target, deny).await, Ok(&control));
     let allow = RegistryConfig { allow: vec!["ghcr.io".to_owned(), format!("{address}/so")], ..named };
-    report.row("a registry that isn't allowed", "registries_allow", &pull(&address, target, allow).await, Ok(&control));
+    report.row("a registry that isn't allowed", "images.allow", &pull(&address, target, allow).await, Ok(&control));
 }

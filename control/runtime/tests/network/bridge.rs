@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use codiusd_runtime::network::{self, Grade, Guard, Links, NetworkRules, Policy};
+use codiusd_runtime::network::{self, Enforcer, Grade, Links, NetworkRules, Policy};
 
 use crate::{Try, inside, ip, outcomes};
 
@@ -118,7 +118,7 @@ fn nobody_at_a_bridge_takes_anothers_address() {
     let segment = Segment::new();
     let bridge = segment.bridge.as_str();
     let policy = Policy::new(bridge, Links::Bridge(bridge.to_owned()), None, &NetworkRules::default());
-    let guard = Guard::install(&policy, network::restored_counter()).unwrap();
+    let guard = Enforcer::install(&policy, network::restored_counter()).unwrap();
     let bad: Vec<_> = network::check(&policy).unwrap().into_iter().filter(|found| found.grade == Grade::Bad).collect();
     assert!(bad.is_empty(), "{bad:?}");
     assert!(segment.is_served(), "the victim, before anything");
@@ -150,6 +150,6 @@ fn nft_takes_the_policy_as_it_is_shown() {
     shown("nft", &["-f", file.path().to_str().unwrap()]);
     let by_nft = shown("nft", &["--stateless", "list", "table", "bridge", bridge]);
     network::remove(&policy).unwrap();
-    let _guard = Guard::install(&policy, network::restored_counter()).unwrap();
+    let _guard = Enforcer::install(&policy, network::restored_counter()).unwrap();
     assert_eq!(shown("nft", &["--stateless", "list", "table", "bridge", bridge]), by_nft);
 }

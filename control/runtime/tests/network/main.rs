@@ -10,10 +10,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use codiusd_runtime::{
-    embedded::Subnet,
-    network::{self, Grade, Guard, Links, NetworkRules, Policy},
-};
+use codiusd_net::Ipv4Cidr;
+use codiusd_runtime::network::{self, Enforcer, Grade, Links, NetworkRules, Policy};
 
 const ECHO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/network/echo.py");
 const TCP: &str = "25/tcp,80/tcp,5060/tcp,8080/tcp";
@@ -125,7 +123,7 @@ impl Plan {
 
     fn policy(&self) -> Policy {
         let blocked = vec!["tcp/8080".parse().unwrap()];
-        let pods = Subnet { network: Ipv4Addr::new(10, 250, 0, 0), prefix: 15 };
+        let pods = Ipv4Cidr { network: Ipv4Addr::new(10, 250, 0, 0), prefix: 15 };
         let rules = NetworkRules { blocked, bytes_per_second: 0, ..NetworkRules::default() };
         Policy::new(&self.prefix, Links::Prefix(format!("{}p", self.prefix)), Some(pods), &rules)
     }
@@ -166,14 +164,14 @@ fn counted(plan: &Plan, pod: &Far) -> Vec<(&'static str, u64)> {
     let stopped = |policy: &Policy, id| network::stopped(policy).unwrap().into_iter().find(|(row, _)| *row == id).unwrap();
     let world = plan.world[0].as_str();
     let policy = plan.policy();
-    let guard = Guard::install(&policy, network::restored_counter()).unwrap();
+    let guard = Enforcer::install(&policy, network::restored_counter()).unwrap();
     run(&["ask", "udp", world, "4000", "203.0.113.9"]);
     run(&["flood", world, "4000", "1000"]);
     let mut counted = vec![stopped(&policy, "forged"), stopped(&policy, "out-rate")];
     drop(guard);
     let rules = NetworkRules { connections_max: 20, connections_per_second: 1_000_000, ..NetworkRules::default() };
     let few = Policy::new(&policy.table, policy.links.clone(), None, &rules);
-    let guard = Guard::install(&few, network::restored_counter()).unwrap();
+    let guard = Enforcer::install(&few, network::restored_counter()).unwrap();
     run(&["flood", world, "4000", "100"]);
     counted.push(stopped(&few, "out-connections"));
     drop(guard);
@@ -232,10 +230,10 @@ fn bytes_of_pods_at_a_bridge_are_counted_each_way() {
         ("in-bytes", Some(&*world.name), &plan.pods[0]),
         ("host-bytes", None, &plan.pods[0]),
     ] {
-        let guard = Guard::install(&policy, network::restored_counter()).unwrap();
+        let guard = Enforcer::install(&policy, network::restored_counter()).unwrap();
         let capped = pour(from, to, "1.5");
         drop(guard);
-        let guard = Guard::install(&policy.without(row), network::restored_counter()).unwrap();
+        let guard = Enforcer::install(&policy.without(row), network::restored_counter()).unwrap();
         let free = pour(from, to, "0.3");
         drop(guard);
         let rate = f64::from(CAP);
@@ -269,7 +267,7 @@ fn each_row_stops_what_it_is_for_and_nothing_else_does() {
     let restored = network::restored_counter;
     let tries = tries(&plan, &pods, &world);
 
-    let guard = Guard::install(&policy, restored()).unwrap();
+    let guard = Enforcer::install(&policy, restored()).unwrap();
     let bad: Vec<String> = network::check(&policy)
         .unwrap()
         .into_iter()
@@ -292,7 +290,7 @@ fn each_row_stops_what_it_is_for_and_nothing_else_does() {
     for id in ids {
         // A pod's address is a private one, too.
         let without = if id == "pods" { policy.without(id).without("private") } else { policy.without(id) };
-        let guard = Guard::install(&without, restored()).unwrap();
+        let guard = Enforcer::install(&without, restored()).unwrap();
         let (indexes, of_row): (Vec<usize>, Vec<&Try>) = tries.iter().enumerate().filter(|(_, each)| each.row == id).unzip();
         for ((index, tried), without) in indexes.into_iter().zip(&of_row).zip(outcomes(&of_row)) {
             let right = !stopped[index].starts_with("from ") && without.starts_with("from ");

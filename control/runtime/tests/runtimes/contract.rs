@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use codiusd_kit::hyperd::{self, Hyperd, HyperdBuilder};
-use codiusd_runtime::network::{Guard, Links, NetworkRules, Policy, restored_counter};
+use codiusd_runtime::network::{Enforcer, Links, NetworkRules, Policy, restored_counter};
 use codiusd_runtime::{
     ContainerSpec, HyperdConfig, HyperdRuntime, LogStream, Machine, NoopRuntime, PodSpec, PodState, Runtime, RuntimeError,
 };
@@ -53,7 +53,7 @@ pub(crate) fn open_hyperd(hyperd: &Hyperd) -> HyperdRuntime {
 /// The same with addresses, and a policy, of our own.
 pub(crate) fn open_guarded(hyperd: &Hyperd, bridge: &str) -> HyperdRuntime {
     let policy = Policy::new(&format!("codius-{bridge}"), Links::Bridge(bridge.to_owned()), None, &NetworkRules::default());
-    let guard = Some(Arc::new(Guard::install(&policy, restored_counter()).unwrap()));
+    let guard = Some(Arc::new(Enforcer::install(&policy, restored_counter()).unwrap()));
     HyperdRuntime::new(HyperdConfig { guard, ..HyperdConfig::new(hyperd.socket()) }, &prometheus::Registry::new()).unwrap()
 }
 
@@ -106,7 +106,7 @@ impl Subject<'_> {
         assert!(matches!(runtime.start(spec.clone()).await, Err(RuntimeError::AlreadyExists(taken)) if taken == name));
         let listed = runtime.list().await.unwrap();
         assert_eq!(listed.len(), 1);
-        assert_eq!((listed[0].state, listed[0].worn), (PodState::Running(run), false));
+        assert_eq!((listed[0].state, listed[0].degraded), (PodState::Running(run), false));
         assert_eq!(listed[0].memory_bytes, spec.machine.memory_bytes);
         if self.is_real {
             assert_eq!(get(run, 8080).await, "web");

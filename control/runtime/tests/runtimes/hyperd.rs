@@ -134,18 +134,19 @@ pub(crate) async fn a_restarted_daemon_is_noticed(_: Host) {
     hyperd.kill9();
     hyperd.start_again().await;
     let status = look('a').await.unwrap();
-    assert_eq!((status.state, status.worn), (PodState::Running(run), true), "reattached: serves, and must be renewed");
+    assert_eq!((status.state, status.degraded), (PodState::Running(run), true), "reattached: serves, and must be renewed");
     assert_eq!(look('x').await.unwrap().state, PodState::Exited, "what had exited isn't taken for lost");
     // Another process of ours comes to the same conclusion.
     let second = open_hyperd(&hyperd);
     let seen = second.list().await.unwrap().into_iter().find(|status| status.id == id('a')).unwrap();
     assert!(
-        seen.worn && matches!(seen.state, PodState::Running(found) if found.address == run.address && found.incarnation == run.incarnation)
+        seen.degraded
+            && matches!(seen.state, PodState::Running(found) if found.address == run.address && found.incarnation == run.incarnation)
     );
 
     runtime.stop(&id('a')).await.unwrap();
     runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.unwrap();
-    assert!(!look('a').await.unwrap().worn, "renewed");
+    assert!(!look('a').await.unwrap().degraded, "renewed");
     hyperd.terminate().await;
     hyperd.start_again().await;
     assert_eq!(look('a').await.unwrap().state, PodState::Lost, "its machine went with the daemon");
@@ -290,7 +291,7 @@ pub(crate) async fn pods_run_on_no_other_bridge(_: Host) {
         [runtime.ready().await.unwrap_err(), runtime.start(pod('a', vec![web(hyperd.image(), "web", 8080)])).await.expect_err("no policy")]
     {
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        assert!(error.fault() == Fault::Unavailable && cause.contains("hyper_bridge"), "{error:?}");
+        assert!(error.fault() == Fault::Unavailable && cause.contains("hyperd.bridge"), "{error:?}");
     }
     assert_eq!(hyperd.vms(), 0);
 }

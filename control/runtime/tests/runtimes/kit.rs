@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use codiusd_net::Ipv4Cidr;
 use codiusd_runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, LogLines, Machine, PodId, PodSpec, PodState, RunningPod, Runtime,
-    embedded::Subnet,
     image::{ImageConfig, ImageLimits, RegistryConfig},
 };
 use futures::StreamExt;
@@ -60,7 +60,8 @@ impl Host {
         };
         let mut config = EmbeddedConfig::new(root.join("state"), images);
         let [.., second, third] = pid.to_be_bytes();
-        config.subnet = Subnet { network: Ipv4Addr::new(10, 128 + second % 64, third, u8::try_from(number % 8).unwrap() * 32), prefix: 27 };
+        config.subnet =
+            Ipv4Cidr { network: Ipv4Addr::new(10, 128 + second % 64, third, u8::try_from(number % 8).unwrap() * 32), prefix: 27 };
         config.link_prefix = format!("t{pid:06x}{number:02x}");
         config.instance = format!("codius-test-{pid}-{number}");
         config.shim_exe = std::env::current_exe().unwrap();

@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use codiusd_runtime::{
-    EmbeddedConfig, EmbeddedRuntime, PodState, Runtime, RuntimeError,
-    embedded::{OpenError, Subnet},
-    error::Fault,
-};
+use codiusd_net::Ipv4Cidr;
+use codiusd_runtime::{EmbeddedConfig, EmbeddedRuntime, PodState, Runtime, RuntimeError, embedded::OpenError, error::Fault};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -126,7 +123,7 @@ pub(crate) async fn one_process_per_root(host: Host) {
 }
 
 pub(crate) async fn a_network_has_one_host(host: Host) {
-    let refused = |subnet: Subnet| {
+    let refused = |subnet: Ipv4Cidr| {
         let mut config = EmbeddedConfig { subnet, ..host.config.clone() };
         config.root = host.config.root.with_file_name("another");
         let error = EmbeddedRuntime::open(config).expect_err("another host has the network");
@@ -135,7 +132,7 @@ pub(crate) async fn a_network_has_one_host(host: Host) {
     };
     let runtime = host.open();
     let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
-    let wider = Subnet { prefix: 20, ..host.config.subnet };
+    let wider = Ipv4Cidr { prefix: 20, ..host.config.subnet };
     refused(host.config.subnet);
     refused(wider);
     drop(runtime);

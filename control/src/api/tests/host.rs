@@ -1,4 +1,4 @@
-//! What a host says of itself, to programs and to people.
+//! What a host reports about itself, to programs and to people.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use codiusd_supervisor::Cause;
@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 
-/// Names of ours, after all of the Node codiusd's.
+/// Field names of ours, after all of the Node codiusd's.
 const OURS: [&str; 5] = ["assetScale", "runtime", "isolation", "machines", "limits"];
-/// Ids of the Node codiusd's page, which others may look for.
+/// Element ids of the Node codiusd's page, which other programs may look for.
 const IDS: [&str; 9] = ["uri", "numPeers", "serverUptime", "serviceUptime", "avgLoad", "currency", "costPerMonth", "memory", "fullMem"];
 
 #[tokio::test]
@@ -22,18 +22,18 @@ async fn info_has_the_recorded_fields_in_their_order() {
             "reticent" => Setup { reticent: true, ..Setup::default() },
             _ => Setup::default(),
         };
-        let (_, said) = Office::with(setup).await.ask(&format!("GET {}", row["path"].as_str().unwrap()), "", b"").await;
+        let (_, said) = TestApi::with(setup).await.ask(&format!("GET {}", row["path"].as_str().unwrap()), "", b"").await;
         let (ours, theirs): (Value, &Value) = (serde_json::from_str(&said).unwrap(), &row["answer"]);
         let names: Vec<&str> = ours.as_object().unwrap().keys().map(String::as_str).collect();
         let recorded = theirs.as_object().unwrap().keys().map(String::as_str);
         assert_eq!(names, recorded.chain(OURS).collect::<Vec<_>>(), "{row}");
-        // These are said of any host; the others are of the machine.
+        // These are the same for every host; the others depend on the machine.
         for name in ["numPeers", "currency", "costPerMonth", "runningContracts"] {
             assert_eq!(ours.get(name), theirs.get(name), "{name}: {row}");
         }
         assert_eq!(said.contains(r#""costPerMonth":10,"#), theirs["costPerMonth"] == 10, "a whole number: {said}");
         assert_eq!(ours["selfTestSuccess"], Value::Null, "there was none");
-        // The Node codiusd told peers that it had room while it refused uploads for want of it.
+        // The Node codiusd announced free capacity to peers while it refused uploads for lack of it.
         assert_eq!(
             (&ours["fullMem"], &ours["acceptingUploads"]),
             (&(row["host"] == "full").into(), &(row["host"] != "full").into()),
@@ -45,9 +45,9 @@ async fn info_has_the_recorded_fields_in_their_order() {
 
 #[tokio::test]
 async fn a_host_is_ready_when_each_part_is() {
-    let office = Office::open().await;
+    let api = TestApi::open().await;
     let asks = async |path: &str| {
-        let (head, body) = office.ask(&format!("GET {path}"), "", b"").await;
+        let (head, body) = api.ask(&format!("GET {path}"), "", b"").await;
         (head, serde_json::from_str::<Value>(&body).unwrap())
     };
     let expect = async |status: &str, wrong: Option<(&str, bool)>| {
@@ -65,36 +65,36 @@ async fn a_host_is_ready_when_each_part_is() {
         assert!(head.starts_with("http/1.1 200 ") && health["healthy"] == true, "{head}");
     };
     expect("200", None).await;
-    let asset = office.asset.send_replace(None);
+    let asset = api.asset.send_replace(None);
     expect("503", Some(("uplink", false))).await;
-    office.asset.send_replace(asset);
+    api.asset.send_replace(asset);
     expect("200", None).await;
-    office.draining.cancel();
+    api.draining.cancel();
     expect("503", Some(("draining", true))).await;
 
-    let office = Office::open().await;
-    office.supervisor.fail("a task", Cause::Panicked);
-    let (head, said) = office.ask("GET /readyz", "", b"").await;
+    let api = TestApi::open().await;
+    api.supervisor.fail("a task", Cause::Panicked);
+    let (head, said) = api.ask("GET /readyz", "", b"").await;
     let said: Value = serde_json::from_str(&said).unwrap();
     assert!(head.starts_with("http/1.1 503 ") && said["tasks"] == false && said["store"] == true, "{head} {said}");
 }
 
 #[tokio::test]
 async fn an_error_has_the_id_of_its_request() {
-    let office = Office::open().await;
+    let api = TestApi::open().await;
     let id_of = async |head: &str| {
-        let (_, said) = office.ask("GET /pods?manifestHash=x", head, b"").await;
+        let (_, said) = api.ask("GET /pods?manifestHash=x", head, b"").await;
         serde_json::from_str::<Value>(&said).unwrap()["requestId"].as_str().unwrap().to_owned()
     };
-    assert_eq!(id_of("X-Request-Id: 0f8fad5b-d9cb\r\n").await, "0f8fad5b-d9cb", "as the front door has it");
+    assert_eq!(id_of("X-Request-Id: 0f8fad5b-d9cb\r\n").await, "0f8fad5b-d9cb", "as the edge has it");
     let made = id_of("").await;
     assert!(made.len() == 32 && made != id_of("X-Request-Id: no word\r\n").await, "{made}");
 }
 
 #[tokio::test]
 async fn the_page_says_what_the_host_is() {
-    let office = Office::open().await;
-    let (_, page) = office.ask("GET /", "", b"").await;
+    let api = TestApi::open().await;
+    let (_, page) = api.ask("GET /", "", b"").await;
     for id in IDS {
         assert_eq!(page.matches(&format!(r#" id="{id}">"#)).count(), 1, "{id}: {page}");
     }
@@ -109,25 +109,25 @@ async fn the_page_says_what_the_host_is() {
         r#"<h3>small</h3><p class="price">10 <small>XRP a month</small></p><p class="note">0.013698631 XRP an hour</p>"#,
         "<li>1 processor</li><li>512 MiB memory</li><li>1 GiB disk</li>",
         "codiusd upload manifest.json <span>--host</span> http://host.example/?&lt;&amp; <span>--duration 1h</span></pre>",
-        r#"id="acceptingUploads"><span class="pill good">Takes uploads</span>"#,
+        r#"id="acceptingUploads"><span class="pill good">Accepts uploads</span>"#,
     ] {
         assert!(page.contains(shown), "{shown} in {page}");
     }
     assert!(!page.contains("?<&") && !page.contains("{{") && !page.contains("}}"), "{page}");
-    let reticent = Office::with(Setup { reticent: true, ..Setup::default() }).await;
+    let reticent = TestApi::with(Setup { reticent: true, ..Setup::default() }).await;
     let (_, page) = reticent.ask("GET /", "", b"").await;
-    assert!(page.contains(r#"id="runningContracts">not told"#), "{page}");
+    assert!(page.contains(r#"id="runningContracts">unknown"#), "{page}");
     reticent.asset.send_replace(None);
     let (_, page) = reticent.ask("GET /", "", b"").await;
-    assert!(page.contains(r#"id="currency">not told"#) && page.contains("10 <small>a month</small></p><ul"), "{page}");
+    assert!(page.contains(r#"id="currency">unknown"#) && page.contains("10 <small>a month</small></p><ul"), "{page}");
 }
 
-/// Scripts and styles of a page are those its policy names, and nothing is fetched from elsewhere.
+/// A page's scripts and styles are those its policy allows, and nothing is fetched from elsewhere.
 #[tokio::test]
 async fn pages_hold_all_they_need_and_may_do_no_more() {
-    let office = Office::open().await;
+    let api = TestApi::open().await;
     for request in ["GET /", "GET /nowhere"] {
-        let mut stream = UnixStream::connect(&office.socket).await.unwrap();
+        let mut stream = UnixStream::connect(&api.socket).await.unwrap();
         stream
             .write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n").as_bytes())
             .await

@@ -185,7 +185,7 @@ fn samples_are_of_different_hosts() {
     assert_eq!(set.sample(9, &mut below).len(), 5);
 }
 
-/// What may happen to a set.
+/// Operations on a set.
 fn events() -> impl Strategy<Value = Vec<(Event, i64)>> {
     let peer = || (0_u8..20).prop_map(uri);
     let some = || prop::collection::vec(peer(), 0..12);
@@ -213,7 +213,7 @@ proptest! {
                 operators.extend(peers.iter().filter(|peer| **peer != uri(0)).cloned());
             }
             if let Event::Looked(peer, _) = &event {
-                // Only what was begun can end.
+                // Only a verification in progress can end.
                 if !under_way.remove(peer) {
                     continue;
                 }

@@ -121,7 +121,7 @@ async fn head<S: AsyncRead + Unpin>(
 ) -> Result<Box<Begun>, NoHead> {
     let limits = &conn.edge.limits;
     let mut looked_at = 0;
-    let mut resting = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.resting));
+    let mut parked = inbox.is_empty().then(|| Counted::new(&conn.edge.metrics.parked));
     loop {
         // A head that isn't whole is looked at again when there is one more line.
         let has_line = inbox.get(looked_at..).is_some_and(|new| memchr::memchr(b'\n', new).is_some());
@@ -152,7 +152,7 @@ async fn head<S: AsyncRead + Unpin>(
         if !came {
             return Err(NoHead::Ended);
         }
-        drop(resting.take());
+        drop(parked.take());
         clock.bytes_came();
     }
 }

@@ -265,7 +265,7 @@ impl Pair {
         }
         match contents.and_then(|contents| contents.parse(&self.files)) {
             Ok(loaded) => {
-                tracing::info!(file = %self.files.chain.display(), names = ?loaded.names, "the certificate was read again and is in use");
+                tracing::info!(file = %self.files.chain.display(), names = ?loaded.names, "certificate reloaded");
                 warn_if_over(&self.files, loaded.not_after);
                 self.used = loaded;
                 self.refused = None;
@@ -279,7 +279,7 @@ impl Pair {
         let (again, said) = self.refused.filter(|(known, _)| *known == digest).map_or((false, false), |(_, said)| (true, said));
         let say = patience == Patience::None || (again && !said);
         if say {
-            tracing::error!(%error, "the new certificate can't be used; the one before stays in use (CODIUS_TLS_CERTS)");
+            tracing::error!(%error, "new certificate unusable; the previous one stays in use (tls.certificates, CODIUS_TLS_CERTS)");
         }
         self.refused = Some((digest, said || say));
         if say { Found::Worse } else { Found::Same }
@@ -288,7 +288,7 @@ impl Pair {
 
 fn warn_if_over(files: &CertificateFiles, not_after: i64) {
     if not_after < now() {
-        tracing::error!(file = %files.chain.display(), "the certificate has expired; visitors are warned off (CODIUS_TLS_CERTS)");
+        tracing::error!(file = %files.chain.display(), "certificate expired; browsers warn visitors (tls.certificates, CODIUS_TLS_CERTS)");
     }
 }
 

@@ -1,6 +1,6 @@
-//! HTTP/1 of codiusd's front door, held against hyper: each function panics when the two disagree.
+//! HTTP/1 of codiusd's edge, held against hyper: each function panics when the two disagree.
 
-#![expect(dead_code, reason = "the front door needs more of it")]
+#![expect(dead_code, reason = "the edge needs more of it")]
 
 mod differential;
 mod wire;

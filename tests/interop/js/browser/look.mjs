@@ -9,6 +9,8 @@ const NARROW = 320
 export const looksWell = async (tab, picture) => {
   const { page } = tab
   await page.screenshot({ path: picture, fullPage: true })
+  // Small, for the README: what a visitor sees first.
+  await page.screenshot({ path: picture.replace(/png$/, 'webp'), type: 'webp', quality: 60, clip: { x: 0, y: 0, width: page.viewport().width, height: 640 } })
   await page.$$eval('details', (all) => all.forEach((one) => { one.open = true }))
   const faults = [...await accessible(page), ...await fits(page), ...await still(page), ...await reached(page)]
   const { width, height } = page.viewport()

@@ -12,7 +12,7 @@ export const isOperated = async (tab, { operator, visitor, pods, pictures }) => 
   const faults = await stops(tab, see, look, stopped, [banned, left])
   await keepsItsPlace(tab, visitor, left)
   faults.push(...await bans(tab, see, look, banned, left))
-  await tab.offline(() => isSaid(tab, 'No news: '))
+  await tab.offline(() => isSaid(tab, 'Host not responding: '))
   await drains(tab, see)
   await prices(tab, see)
   await saysWhatFails(tab, operator, left)
@@ -58,10 +58,10 @@ const hasTold = (tab, ...paths) => assert.deepEqual(tab.told.splice(0), paths)
 const focused = (tab) => tab.page.evaluate(() => document.activeElement.textContent)
 
 const stops = async (tab, see, look, hash, others) => {
-  for (const leave of [() => tab.page.keyboard.press('Escape'), () => press(tab, 'dialog', 'Leave it')]) {
+  for (const leave of [() => tab.page.keyboard.press('Escape'), () => press(tab, 'dialog', 'Cancel')]) {
     await press(tab, row(hash), 'Stop')
     await isAsked(tab, hash)
-    assert.equal(await focused(tab), 'Leave it', 'Enter does no harm')
+    assert.equal(await focused(tab), 'Cancel', 'Enter does no harm')
     await leave()
     await isNotAsked(tab)
     assert.equal(await focused(tab), 'Stop', 'one is where one was')
@@ -135,11 +135,11 @@ const bans = async (tab, see, look, hash, left) => {
 
 const drains = async (tab, see) => {
   await press(tab, '[data-live=state]', 'Drain')
-  await isAsked(tab, 'no more uploads')
+  await isAsked(tab, 'Refuse uploads')
   await press(tab, 'dialog', 'Drain')
   await isThere(tab, 'button[data-path="/undrain"]')
   assert.equal((await see('/status')).draining, true)
-  await press(tab, '[data-live=state]', 'Take uploads again')
+  await press(tab, '[data-live=state]', 'Accept uploads')
   await isThere(tab, 'button[data-path="/drain"]')
   assert.equal((await see('/status')).draining, false)
   hasTold(tab, '/drain', '/undrain')

@@ -36,7 +36,7 @@ const copies = async (tab) => {
 }
 
 const saysThatItIsOld = async (tab) => {
-  await tab.offline(() => tab.becomes('a word that figures are old', () => document.getElementById('stale').textContent.startsWith('No news since ')))
+  await tab.offline(() => tab.becomes('a word that figures are old', () => document.getElementById('stale').textContent.startsWith('Host not responding since ')))
   await tab.becomes('that word to be gone', () => !document.getElementById('stale').textContent)
 }
 
@@ -52,13 +52,13 @@ const staysTrue = async (tab, operator, pictures) => {
   await ask(operator, '/config', { hostCostPerMonth: before, durable: false })
   await reads('costPerMonth', before)
   await tab.becomes('the price there was', (row) => document.querySelector('#machines li').textContent.trim() === row, perHour)
-  await reads('acceptingUploads', 'Takes uploads')
+  await reads('acceptingUploads', 'Accepts uploads')
   await ask(operator, '/drain', {})
-  await reads('acceptingUploads', 'Takes no uploads now')
-  await tab.becomes('a word to who has come to upload', () => document.getElementById('closed').textContent.includes('takes no uploads'))
+  await reads('acceptingUploads', 'Accepts no uploads now')
+  await tab.becomes('a word to who has come to upload', () => document.getElementById('closed').textContent.includes('accepts no uploads'))
   const faults = await looksWellNow(tab, `${pictures}/visitor-closed.png`)
   await ask(operator, '/undrain', {})
-  await reads('acceptingUploads', 'Takes uploads')
+  await reads('acceptingUploads', 'Accepts uploads')
   assert.equal(await tab.page.evaluate(() => globalThis.same), true, 'it wasn\'t loaded again')
   return faults
 }

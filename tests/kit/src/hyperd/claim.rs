@@ -1,16 +1,10 @@
-//! A double's claim to a network: a lock file of which each machine has a few, as for [`crate::slot`].
+//! A double's claim to a network: a lock file of which each machine has a few, as for [`crate::host_slot`].
 
-use std::{
-    fs::{self, File},
-    time::Duration,
-};
+use std::fs::{self, File};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::wait::until;
-
-/// How long a test waits for its turn.
-const TURN_WITHIN: Duration = Duration::from_secs(600);
+use crate::wait::queue;
 
 /// One of the networks, until dropped.
 #[derive(Debug)]
@@ -24,7 +18,7 @@ impl Claim {
     pub(super) async fn take(many: u8) -> Self {
         let dir = std::env::temp_dir().join("codiusd-kit");
         fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("create {}: {error}", dir.display()));
-        until("a free network for a double of hyperd", TURN_WITHIN, async || {
+        queue(|| {
             (0..many).find_map(|number| {
                 let file = File::create(dir.join(format!("hyperd-{number}"))).ok()?;
                 let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;

@@ -1,25 +1,25 @@
-//! What is done with a decrypted packet. Pure: packet, connection and terms -> verdict.
+//! Decides what to do with a decrypted packet. Pure: packet, connection and terms -> verdict.
 
 use jiff::Timestamp;
 
 use crate::stream::{
+    credit_sink::{Slack, Terms},
     frame::{Frame, StreamErrorCode},
-    ledger::{Slack, Terms},
     packet::StreamPacket,
 };
 
-/// The one stream a payment has.
+/// The only stream of a payment.
 pub(super) const STREAM: u64 = 1;
 /// The byte clients wait for before they repeat their HTTP request.
 pub(super) const PAID: &[u8] = &[0xff];
-/// What the client may send of data in all, in bytes; it sends none.
+/// Most data the client may send in total, in bytes; real clients send none.
 pub(super) const DATA_MAX: u64 = 16_384;
 /// Decrypted packets of one connection.
 const PACKETS_MAX: u32 = 10_000;
-/// Packets with money that didn't fit: some senders repeat theirs without end.
+/// Packets whose money didn't fit, at most: some senders repeat theirs forever.
 const REFUSALS_MAX: u32 = 50;
 
-/// What is remembered of a connection between its packets; it may be lost at any time.
+/// State of a connection between its packets; it may be lost at any time.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) last_packet: Timestamp,
@@ -27,7 +27,7 @@ pub(super) struct Conn {
     data_bytes: u64,
     stream_open: bool,
     closed: bool,
-    /// What one unit of the sender arrives as, by its smallest test packet.
+    /// Arriving amount of one of the sender's units, estimated from its smallest test packet.
     granularity: Option<u64>,
     refusals: u32,
 }
@@ -43,7 +43,7 @@ impl Conn {
     }
 }
 
-/// What is known of a packet besides its frames.
+/// Facts about a packet besides its frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     pub(super) arrived: u64,
@@ -52,16 +52,16 @@ pub(super) struct Facts {
     pub(super) terms: Terms,
 }
 
-/// What is done with a packet.
+/// What to do with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Its money is credited, if the ledger agrees.
+    /// Credit its money, if the ledger agrees.
     Credit { slack: Slack },
-    /// F99, with these frames.
+    /// Reject with F99 and these frames.
     Decline(Vec<Frame>),
-    /// It carries no money and is fulfilled; with the byte that says "ask again" if there is nothing to wait for.
+    /// Fulfill a packet without money; with the "ask again" byte if the client has nothing to wait for.
     Fulfill { ask_again: bool },
-    /// It expires too soon.
+    /// Reject: it expires too soon.
     Late,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn judge(conn: &mut Conn, packet: &StreamPacket, facts: Facts) -> Ver
         return Verdict::Decline(give_up(&facts.terms));
     }
     if conn.closed && introduces(packet, facts.fulfillable) {
-        // Another client with the same Pay-Token, to pay what is missing.
+        // Another client with the same Pay-Token continues the payment.
         (conn.closed, conn.refusals) = (false, 0);
     }
     if let Some(verdict) = read_control(conn, packet) {
@@ -102,7 +102,7 @@ fn judge_money(conn: &mut Conn, packet: &StreamPacket, facts: Facts) -> Verdict 
         Frame::StreamMoney { stream_id, shares } => Some((*stream_id, *shares)),
         _ => None,
     });
-    // One stream gets all of it, whatever its number of shares; money nobody's is not kept.
+    // The stream gets all of the money, whatever its number of shares; money of no stream is rejected.
     let attributed = matches!((shares.next(), shares.next()), (Some((STREAM, 1..)), None));
     if !attributed {
         return Verdict::Decline(Vec::new());
@@ -127,13 +127,13 @@ fn judge_money(conn: &mut Conn, packet: &StreamPacket, facts: Facts) -> Verdict 
     Verdict::Decline(vec![max_money(&facts.terms)])
 }
 
-/// Whether a packet is of a client that connects: it tells its address, or tests the rate.
+/// Whether a packet comes from a client that is connecting: it announces its address, or tests the rate.
 pub(super) fn introduces(packet: &StreamPacket, fulfillable: bool) -> bool {
     let tells_address = packet.frames.iter().any(|frame| matches!(frame, Frame::ConnectionNewAddress { .. }));
     (tells_address || !fulfillable) && !has_close(packet)
 }
 
-/// Frames that aren't about money; a verdict if one of them breaks the rules.
+/// Handles frames that aren't about money; returns a verdict if one violates the protocol.
 fn read_control(conn: &mut Conn, packet: &StreamPacket) -> Option<Verdict> {
     for frame in &packet.frames {
         let stream_id = match frame {
@@ -182,14 +182,14 @@ fn close(code: StreamErrorCode) -> Verdict {
     Verdict::Decline(vec![Frame::ConnectionClose { code, message: String::new() }])
 }
 
-/// No money is taken here any more. JS clients would wait for ever if they were only told that the connection is closed: the
-/// byte makes them repeat their HTTP request, and that tells them what is wrong.
+/// No more money is accepted. JS clients would wait forever if the connection were only closed: the
+/// byte makes them repeat their HTTP request, whose response explains the reason.
 pub(super) fn give_up(terms: &Terms) -> Vec<Frame> {
     let ask_again = Frame::StreamData { stream_id: STREAM, offset: 0, data: PAID.to_vec() };
     vec![max_money(terms), ask_again, Frame::ConnectionClose { code: StreamErrorCode::NO_ERROR, message: String::new() }]
 }
 
-/// What the stream takes and has.
+/// How much the stream accepts in total, and has received.
 pub(super) fn max_money(terms: &Terms) -> Frame {
     Frame::StreamMaxMoney { stream_id: STREAM, receive_max: terms.receive_max, total_received: terms.received }
 }

@@ -15,16 +15,16 @@ use futures::stream::{self, StreamExt};
 use super::{path, rotated};
 use crate::{LogLine, LogLines, LogStream, RuntimeError, embedded::lock};
 
-/// Between two looks at files that had nothing new.
+/// Interval between checks of files without new content.
 const POLL: Duration = Duration::from_millis(100);
-/// Lines handed on at once.
+/// Maximum lines per batch.
 const BATCH_LINES: usize = 256;
-/// Read from a file at once, in bytes.
+/// Bytes per read of a file.
 const READ_BYTES: usize = 64 * 1024;
-/// A record that has no end after this many bytes isn't one of ours.
+/// Maximum length of a record; anything longer isn't ours.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// The lines of all containers of the pod in `dir`, oldest first: those there are now, and with `follow` what comes.
+/// The lines of all containers of the pod in `dir`, oldest first: existing lines and, with `follow`, new ones.
 pub(crate) fn lines(dir: PathBuf, logs: &Path, containers: &[String], follow: bool) -> Result<LogLines, RuntimeError> {
     let tail = |name: &String| Tail::new(name.clone(), path(logs, name), follow);
     let tails = containers.iter().map(tail).collect::<io::Result<_>>().map_err(unreadable)?;
@@ -54,7 +54,7 @@ fn unreadable(error: io::Error) -> RuntimeError {
 }
 
 struct Reader {
-    /// The pod's directory, whose lock says whether more can come.
+    /// The pod's directory, whose lock shows whether more lines can come.
     dir: PathBuf,
     tails: Vec<Tail>,
     follow: bool,
@@ -62,9 +62,9 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next lines; none and `ended` when there will never be any, none alone when there are none yet.
+    /// The next lines. Empty means none yet, or, with `ended` set, no more ever.
     fn batch(&mut self) -> io::Result<Vec<LogLine>> {
-        // Asked before reading: what was written before the end is then read after it.
+        // Checked before reading, so that everything written before the end is read.
         let last = !self.follow || !lock::is_held(&self.dir)?;
         for tail in &mut self.tails {
             tail.fill()?;
@@ -75,7 +75,7 @@ impl Reader {
             let Some(tail) = some.min_by_key(|tail| tail.records.front().map(|record| record.at_ms)) else { break };
             lines.extend(tail.records.pop_front().map(|record| record.line));
             if tail.records.is_empty() {
-                tail.fill()?; // or lines of another container would overtake the rest of this one's
+                tail.fill()?; // otherwise lines of another container would overtake the rest of this one's
             }
         }
         self.ended = last && lines.is_empty();
@@ -98,18 +98,18 @@ struct Tail {
     records: VecDeque<Record>,
 }
 
-/// Where a log goes on after the file being read.
+/// Where a log continues after the file being read.
 enum Next {
     /// Here, over rotations, for as long as it is written.
     Follow(PathBuf),
-    /// In these, opened when the log was asked for: a pod that writes as fast as it is read would never let it end.
+    /// In these files, opened when the log was requested: otherwise the log of a pod that writes as fast as it is read would never end.
     Until(VecDeque<(Take<File>, u64)>),
 }
 
 impl Tail {
     fn new(container: String, path: PathBuf, follow: bool) -> io::Result<Self> {
         let (file, next) = if follow {
-            // What was rotated away is read first, if there is any.
+            // The rotated file is read first, if there is one.
             (open(&rotated(&path), u64::MAX)?, Next::Follow(path))
         } else {
             (None, Next::Until(snapshot(&path)?))
@@ -117,10 +117,10 @@ impl Tail {
         Ok(Self { container, file, next, pending: Vec::new(), records: VecDeque::new() })
     }
 
-    /// Reads on if no record is at hand.
+    /// Reads more if no complete record is buffered.
     fn fill(&mut self) -> io::Result<()> {
         while self.records.is_empty() {
-            // Looked at before the last read of the old file: nothing is added to it after a rotation.
+            // Checked before the last read of the old file: nothing is appended to it after a rotation.
             let newer = self.newer()?;
             if self.read()? {
                 continue;
@@ -132,14 +132,14 @@ impl Tail {
         Ok(())
     }
 
-    /// The file that has taken the place of the one being read, when following.
+    /// When following, the file that has replaced the one being read.
     fn newer(&self) -> io::Result<Option<(Take<File>, u64)>> {
         let Next::Follow(path) = &self.next else { return Ok(None) };
         let reading = self.file.as_ref().map(|(_, inode)| *inode);
         Ok(open(path, u64::MAX)?.filter(|(_, inode)| reading != Some(*inode)))
     }
 
-    /// Takes a piece of the file; returns whether there was one.
+    /// Reads a chunk of the file; returns whether there was one.
     fn read(&mut self) -> io::Result<bool> {
         let Some((file, _)) = &mut self.file else { return Ok(false) };
         let mut buffer = vec![0; READ_BYTES];
@@ -156,11 +156,11 @@ impl Tail {
     }
 }
 
-/// What there is now of a log, oldest first.
+/// The current files of a log, oldest first.
 fn snapshot(path: &Path) -> io::Result<VecDeque<(Take<File>, u64)>> {
     let mut files = VecDeque::new();
     for path in [path, &rotated(path)] {
-        // The newer first: rotated in between, it is both, and nothing is missing in the middle.
+        // The newer file first: if it is rotated in between, both paths lead to it, and no lines in the middle are missed.
         let Some((file, inode)) = open(path, 0)? else { continue };
         let length = file.get_ref().metadata()?.len();
         if files.front().is_none_or(|(_, newer)| *newer != inode) {
@@ -170,7 +170,7 @@ fn snapshot(path: &Path) -> io::Result<VecDeque<(Take<File>, u64)>> {
     Ok(files)
 }
 
-/// The file, of which at most `limit` bytes will be read, and its inode; none if it isn't there (yet, or any more).
+/// The file, limited to `limit` bytes, and its inode; none if it doesn't exist (yet, or any more).
 fn open(path: &Path, limit: u64) -> io::Result<Option<(Take<File>, u64)>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -65,7 +65,7 @@ async fn following_passes_over_a_rotation() {
         write(&mut writer, format!("{number:06}\n").as_bytes());
     }
     assert!(rotated(&path(dir.path(), "web")).exists());
-    // Nobody holds the pod's lock, so the stream ends with what there is.
+    // The pod's lock isn't held, so the stream ends with the existing lines.
     assert_eq!(texts(lines).await, (0..20).map(|number| format!("{number:06}")).collect::<Vec<_>>());
 }
 

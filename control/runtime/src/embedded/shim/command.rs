@@ -1,4 +1,4 @@
-//! The program a container executes: found, and when the kernel won't have it, explained.
+//! The program a container executes: how it is found, and why the kernel refused to execute it.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -8,13 +8,13 @@ use std::{
 use nix::errno::Errno;
 
 use super::{identity::Identity, root::Root};
-use crate::embedded::record::ContainerOrder;
+use crate::embedded::shim_protocol::ContainerRequest;
 
-/// As much of a program as is looked at, in bytes: more than the kernel looks at.
+/// Number of bytes of a program that are read: more than the kernel itself reads.
 const HEAD_MAX: u64 = 64 << 10;
 /// Longest first line of a script the kernel reads, in bytes.
 const SCRIPT_LINE_MAX: usize = 256;
-/// A loader or an interpreter is a program, too; the kernel follows four.
+/// A loader or an interpreter is a program, too; the kernel follows up to four.
 const INTERPRETERS_MAX: usize = 5;
 
 /// Who executes what, and from where.
@@ -27,8 +27,8 @@ pub(super) struct Command<'a> {
 }
 
 impl Command<'_> {
-    /// The program's path: as it is said if that has a `/`, or else the first in the container's PATH that may be executed.
-    pub(super) fn find(&self, container: &ContainerOrder) -> Result<PathBuf, String> {
+    /// The program's path: unchanged if it contains a `/`, otherwise the first executable of that name in the container's PATH.
+    pub(super) fn find(&self, container: &ContainerRequest) -> Result<PathBuf, String> {
         let program = container.argv.first().map_or("", String::as_str);
         if program.contains('/') {
             let path = self.cwd.join(program);
@@ -47,7 +47,7 @@ impl Command<'_> {
         Err(why_not.unwrap_or_else(|| format!("{program:?} isn't in the image: no directory of its PATH has it ({path})")))
     }
 
-    /// Whether it is a file this user may execute; links are followed inside the image.
+    /// Whether it is a file this user may execute; links are resolved inside the image.
     fn looked_at(&self, path: &Path) -> Result<(), String> {
         let found = self.root.metadata(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT | Errno::ENOTDIR) => MISSING.to_owned(),
@@ -109,9 +109,9 @@ impl Command<'_> {
 
 const MISSING: &str = "isn't in the image";
 
-/// What a file says it is.
+/// A file's type, by its content.
 enum Kind {
-    /// For this machine, with the loader it names.
+    /// For this machine, with the loader it requires.
     Program(Option<PathBuf>),
     OtherMachine(String),
     Script(PathBuf),
@@ -124,14 +124,14 @@ impl Kind {
             let line = &line[..line.len().min(SCRIPT_LINE_MAX)];
             let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let line = String::from_utf8_lossy(line);
-            // A line that ends as on Windows has the kernel look for a name with a carriage return.
+            // A CRLF line end makes the kernel look for a name with a carriage return.
             let word = line.trim_matches([' ', '\t']).split([' ', '\t']).next().unwrap_or_default();
             return Self::Script(PathBuf::from(word));
         }
         Self::of_elf(head).unwrap_or(Self::Unknown)
     }
 
-    /// ELF, of 64 or 32 bits, little-endian as the machines codiusd runs on.
+    /// ELF, 64 or 32 bits, little-endian like the machines codiusd runs on.
     fn of_elf(head: &[u8]) -> Option<Self> {
         const PT_INTERP: u32 = 3;
         if !head.starts_with(b"\x7fELF") {
@@ -176,7 +176,7 @@ const MACHINES: [(u16, &str, &str); 8] = [
     (243, "riscv64", "riscv64"),
 ];
 
-/// This machine's number in programs.
+/// This machine's ELF machine number.
 const HERE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 
 fn machine_name(number: u16) -> String {
@@ -187,7 +187,7 @@ fn machine_name(number: u16) -> String {
     )
 }
 
-/// An error of executing that another user or image might not have had.
+/// Whether an exec error is specific to this user or image.
 pub(super) fn is_images(error: Errno) -> bool {
     !matches!(error, Errno::ENOMEM | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE | Errno::EIO)
 }

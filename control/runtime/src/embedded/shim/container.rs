@@ -35,31 +35,36 @@ use nix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{BENCH, Failure, Prepared, Step, command, confined, mounts, spec, sys};
-use crate::embedded::record::{ContainerOrder, Order};
+use super::{BENCH, Failure, Prepared, Step, command, mounts, spec, sys, verify};
+use crate::embedded::shim_protocol::{ContainerRequest, ShimRequest};
 
-/// Most that a failed exec says, in bytes.
+/// Maximum size of a failed exec's report, in bytes.
 const REPORT_BYTES_MAX: u64 = 64;
 
-/// All write, its owner alone reads.
+/// Writable by all, readable by its owner.
 const OUTPUT_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IWGRP).union(Mode::S_IWOTH);
 
 /// A container that has been created.
 pub(super) struct Created {
     pub(super) name: String,
     pub(super) pid: Pid,
-    /// What is run, and as whom.
+    /// The program, and the user it runs as.
     prepared: Prepared,
     /// Read ends of its outputs.
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     handle: Container,
-    /// Closed by a successful exec; says what failed, and why, after another.
+    /// Closed by a successful exec; otherwise carries the step that failed and its error.
     exec_error: File,
 }
 
-/// Creates the container: all of its surroundings, and its first process waiting for [`Created::start`].
-pub(super) fn create(order: &Order, container: &ContainerOrder, prepared: Prepared, filters: &[BpfProgram]) -> Result<Created, Failure> {
+/// Creates the container: its environment, and its first process waiting for [`Created::start`].
+pub(super) fn create(
+    order: &ShimRequest,
+    container: &ContainerRequest,
+    prepared: Prepared,
+    filters: &[BpfProgram],
+) -> Result<Created, Failure> {
     let bundle = Path::new(BENCH).join("bundle").join(&container.name);
     let state = Path::new(BENCH).join("state");
     mounts::dir(&bundle).step("preparing the container")?;
@@ -82,7 +87,7 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, prepared: Prepar
         .with_systemd(false)
         .build()
         .step("creating the container");
-    // libcontainer lowers the caller's own standing to the container's, and leaves it there.
+    // libcontainer lowers the caller's own OOM score to the container's, and doesn't restore it.
     super::protect_from_oom();
     fs::remove_file(config).step("removing the container's configuration")?; // its arguments may be private
     let handle = handle?;
@@ -92,18 +97,18 @@ pub(super) fn create(order: &Order, container: &ContainerOrder, prepared: Prepar
 }
 
 impl Created {
-    /// Lets the process go on to the image's program, and makes sure that it got there as locked up as it should be.
-    pub(super) fn start(&mut self, order: &Order) -> Result<(), Failure> {
+    /// Lets the process continue to the image's program, and verifies that it is confined as required.
+    pub(super) fn start(&mut self, order: &ShimRequest) -> Result<(), Failure> {
         self.handle.start().step("starting the container")?;
         let mut report = Vec::new();
         (&mut self.exec_error).take(REPORT_BYTES_MAX).read_to_end(&mut report).step("starting the container")?;
         if let Some(failed) = Failed::read(&report) {
             return Err(self.explain(order, failed).of(&self.name));
         }
-        confined::check(self.pid, self.prepared.who.uid, order).step("checking that the container is confined")
+        verify::check(self.pid, self.prepared.who.uid, order).step("checking that the container is confined")
     }
 
-    fn explain(&self, order: &Order, failed: Failed) -> Failure {
+    fn explain(&self, order: &ShimRequest, failed: Failed) -> Failure {
         let error = io::Error::from(failed.errno);
         match (failed.stage, &self.prepared.program) {
             (Stage::Enter, _) => Failure::of_image(format!("working directory {}", self.prepared.cwd.display()), error),
@@ -115,7 +120,7 @@ impl Created {
     }
 }
 
-fn write_config(order: &Order, container: &ContainerOrder, prepared: &Prepared, bundle: &Path) -> io::Result<PathBuf> {
+fn write_config(order: &ShimRequest, container: &ContainerRequest, prepared: &Prepared, bundle: &Path) -> io::Result<PathBuf> {
     let path = bundle.join("config.json");
     let config = spec::config(order, container, prepared);
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -123,8 +128,8 @@ fn write_config(order: &Order, container: &ContainerOrder, prepared: &Prepared, 
     Ok(path)
 }
 
-/// A pipe for an output; its write end belongs to the container's user, who may then open `/dev/stdout` again. So may other
-/// users of the container: servers that begin as root often open their logs as somebody else.
+/// A pipe for an output; its write end belongs to the container's user, who may then reopen `/dev/stdout`. So may other users of the
+/// container: servers that start as root often open their logs as another user.
 fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fchown(&write, Some(owner), Some(owner))?;
@@ -133,18 +138,18 @@ fn output(owner: u32) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-/// How far a container's first process has come.
+/// The step a container's first process has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Into its working directory.
+    /// Entering the working directory.
     Enter,
-    /// Under its system call filters.
+    /// Applying the system call filters.
     Confine,
-    /// To its program.
+    /// Executing the program.
     Execute,
 }
 
-/// Why it came no further: five bytes, as it may not allocate much any more.
+/// Why the process stopped there: five bytes, because it must barely allocate at this point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Failed {
     stage: Stage,
@@ -177,28 +182,28 @@ impl Failed {
     }
 }
 
-/// What the container's first process does last.
+/// The last steps of the container's first process.
 #[derive(Clone)]
 struct Exec {
-    /// None: it waits, as it is, for its end.
+    /// None: the process waits unchanged until it is killed.
     program: Option<CString>,
-    /// Made and entered by the container's user itself.
+    /// Created and entered by the container's user itself.
     cwd: Option<PathBuf>,
     env: Vec<CString>,
     filters: Vec<BpfProgram>,
-    /// Where a failure is reported: a descriptor inherited by number.
+    /// Where a failure is reported: a file descriptor inherited by number.
     report: RawFd,
 }
 
 impl Executor for Exec {
-    /// Called before the wait for the start; from here on credentials don't change, which would undo the first step.
+    /// Called before the wait for the start; credentials, a change of which would undo the first step, don't change after this.
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
         let error = |error: io::Error| ExecutorValidationError::ArgValidationError(error.to_string());
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| error(errno.into()))?; // without its shim nobody would reap or log it
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| error(errno.into()))?; // only the shim reaps and logs it
         sys::default_signals().map_err(error)
     }
 
-    /// The program is given its variables when it is executed; this process has no use for them.
+    /// The program gets its variables from `execve`; this process doesn't need them.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
@@ -229,7 +234,7 @@ impl Exec {
             seccompiler::apply_filter(filter).map_err(|_| Errno::last()).map_err(Failed::at(Stage::Confine))?;
         }
         let Some(program) = &self.program else { sys::wait_closing(self.report) };
-        // Not execvp: it would look the program up again, and hand what isn't one to a shell.
+        // Not execvp: it would search PATH again, and run a file that isn't a program with a shell.
         let Err(errno) = nix::unistd::execve(program, &argv, &self.env);
         Err(Failed { stage: Stage::Execute, errno })
     }

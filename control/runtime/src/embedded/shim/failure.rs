@@ -1,4 +1,4 @@
-//! Why a pod could not be started, and whose fault that is: decided where it happens.
+//! Why a pod could not be started, and whose fault it is: decided where the failure happens.
 
 use std::{error::Error, fmt, io};
 
@@ -10,18 +10,18 @@ use crate::error::Fault;
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) fault: Fault,
-    /// What was being done, fit for the uploader.
+    /// The failed step, worded for the uploader.
     pub(super) step: String,
     pub(super) cause: Option<Box<dyn Error>>,
 }
 
 impl Failure {
-    /// The image or the manifest is to blame; `step` says it all.
+    /// The image or the manifest is at fault; `step` is the complete message.
     pub(super) fn image(step: String) -> Self {
         Self { fault: Fault::Image, step, cause: None }
     }
 
-    /// An error of the file system on a path of the image: by its kind it is the image's, or the host's.
+    /// A file system error on a path of the image: its kind decides whether the image or the host is at fault.
     pub(super) fn of_image(step: String, error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(
@@ -38,7 +38,7 @@ impl Failure {
         }
     }
 
-    /// An error that nothing of the image explains.
+    /// An error that the image doesn't explain.
     pub(super) fn from_io(step: &str, error: io::Error) -> Self {
         Self { fault: Fault::of_io(&error), step: step.to_owned(), cause: Some(Box::new(error)) }
     }
@@ -47,23 +47,23 @@ impl Failure {
         Self { fault: Fault::Host, step: step.to_owned(), cause: None }
     }
 
-    /// The same, said of one container.
+    /// The same, attributed to one container.
     pub(super) fn of(self, container: &str) -> Self {
         Self { step: format!("container {container}: {}", self.step), ..self }
     }
 
-    /// All that is known of the cause, on one line.
+    /// The full cause, on one line.
     pub(super) fn cause(&self) -> String {
         self.cause.as_ref().map_or_else(String::new, |error| Chain(&**error).to_string())
     }
 }
 
-/// What an uploader is told of an error.
+/// An error as worded for the uploader.
 fn told(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
-/// Names the step that failed.
+/// Adds the failed step to an error.
 pub(super) trait Step<T> {
     fn step(self, step: &str) -> Result<T, Failure>;
 }
@@ -74,7 +74,7 @@ impl<T, E: Error + 'static> Step<T> for Result<T, E> {
     }
 }
 
-/// The fault of the innermost cause that is an error of the system.
+/// The fault, by the innermost cause that is a system error.
 fn fault_of(error: &(dyn Error + 'static)) -> Fault {
     let of_one = |error: &(dyn Error + 'static)| {
         let io = error.downcast_ref::<io::Error>().map(Fault::of_io);

@@ -1,4 +1,4 @@
-//! Who a container runs as: the image's user, looked up in the image's own files, as Docker and runc read them.
+//! The user a container runs as: the image's user, looked up in the image's own files, the way Docker and runc do.
 
 use std::{io, path::Path};
 
@@ -6,11 +6,11 @@ use nix::errno::Errno;
 
 use super::root::Root;
 
-/// Users and groups of a pod are below this.
+/// Uids and gids of a pod are below this.
 const IDS: i64 = 65_536;
-/// As much of a passwd or group file as Docker reads, in bytes.
+/// Size limit of a passwd or group file, as in Docker, in bytes.
 const FILE_MAX: u64 = 10 << 20;
-/// Where users without an entry are at home.
+/// Home directory of users without an entry.
 const HOME: &str = "/";
 
 /// A user in the pod.
@@ -24,14 +24,14 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The container's root, of whom nothing is looked up.
+    /// The container's root, without any lookup.
     pub(super) fn root() -> Self {
         Self { uid: 0, gid: 0, groups: vec![0], home: HOME.to_owned() }
     }
 
-    /// Reads `user[:group]`: each a name, a number, or empty. The error says what the image lacks.
+    /// Reads `user[:group]`: each a name, a number, or empty. The error names what the image lacks.
     pub(super) fn find(root: &Root, text: &str) -> Result<Self, String> {
-        let mut halves = text.split(':'); // what follows is nothing, as with Docker
+        let mut halves = text.split(':'); // further parts are ignored, as in Docker
         let (user, group) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         let (user, group) = (Wanted::parse(user), Wanted::parse(group));
         let (passwd, group_file) = (Lines::read(root, "/etc/passwd")?, Lines::read(root, "/etc/group")?);
@@ -60,7 +60,7 @@ impl Identity {
         };
         let (uid, gid) = (id("user", text, uid)?, id("group", text, gid)?);
         let mut all = vec![gid];
-        // Files of other groups couldn't be unpacked.
+        // Files of groups outside the range couldn't be unpacked.
         for other in groups.into_iter().filter_map(|group| id("group", text, group).ok()) {
             if !all.contains(&other) {
                 all.push(other);
@@ -71,7 +71,7 @@ impl Identity {
     }
 }
 
-/// What one half of `user:group` asks for. A number is never looked for among names.
+/// One half of `user:group`. A number is never looked up as a name.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
     Nothing,
@@ -124,12 +124,12 @@ impl<'a> Entry<'a> {
 /// A passwd or group file.
 struct Lines {
     path: &'static str,
-    /// Or why there are none.
+    /// The content, or why there is none.
     text: Result<String, &'static str>,
 }
 
 impl Lines {
-    /// Without the file there are numbers still; one that is too large to be read to its end is an error.
+    /// Without the file, numbers still work; a file over the size limit is an error.
     fn read(root: &Root, path: &'static str) -> Result<Self, String> {
         let text = match root.read(Path::new(path), FILE_MAX + 1) {
             Ok(bytes) if bytes.len() as u64 > FILE_MAX => return Err(format!("its {path} is larger than {} MiB", FILE_MAX >> 20)),
@@ -139,7 +139,7 @@ impl Lines {
         Ok(Self { path, text })
     }
 
-    /// Why somebody isn't found.
+    /// Why a name isn't found.
     fn lack(&self) -> String {
         format!("{} {}", self.path, self.text.as_ref().map_or_else(|why| *why, |_| "doesn't name it"))
     }
@@ -171,7 +171,7 @@ fn field<'a>(row: &[&'a str], index: usize) -> &'a str {
     row.get(index).copied().unwrap_or_default()
 }
 
-/// What isn't a number is 0, as Docker has it; what is too large stays too large.
+/// Text that isn't a number is 0, as in Docker; a number that is too large stays too large.
 fn number(text: &str) -> i64 {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -195,7 +195,7 @@ mod tests {
         1000:x:55:56:a name of digits:/digits:\nbig:x:65536:1::/:\nodd:x:x:y::/odd:\nfar:x:-1:1::/:\nlast:x:65535:65535::/last:";
     const GROUP: &str = "root:x:0:\n#no:x:3:web\nwww:x:102:\nlogs:x:7:other,web\nmany:x:8:web,root\nbig:x:65536:web\nagain:x:102:web\n";
 
-    /// Number, group, all groups and home; or what is said.
+    /// Uid, gid, all groups and home; or the error text.
     type Expected = Result<(u32, u32, &'static [u32], &'static str), &'static str>;
 
     fn find(files: &[(&str, &str)], user: &str) -> Result<Identity, String> {
@@ -235,7 +235,7 @@ mod tests {
             ("homeless", Ok((8, 9, &[9], "/"))),
             ("odd", Ok((0, 0, &[0], "/odd"))),
             ("last", Ok((65535, 65535, &[65535], "/last"))),
-            // A number isn't the name of anybody.
+            // A number is never taken for a name.
             ("1000", Ok((1000, 0, &[0], "/"))),
             ("nobody", Err("it has no user \"nobody\": /etc/passwd doesn't name it")),
             ("web:nobody", Err("it has no group \"nobody\": /etc/group doesn't name it")),

@@ -1,9 +1,9 @@
 //! The shim's own mount namespace and the root file systems in it.
 //!
-//! Everything a pod needs on the way is made below a tmpfs over `/run` that only the shim sees: short paths every mapped
-//! user can traverse, whatever the permissions of the state directory, and nothing to clean up when the shim is gone.
-//! What containers write goes to the pod's own disk (`disk`), or to a second tmpfs that counts as their memory: either
-//! way of limited size, so one pod can neither fill the host's disk nor another's memory.
+//! All of a pod's working files are in a tmpfs over `/run` that is visible only to the shim: paths are short, every mapped user can
+//! traverse them whatever the permissions of the state directory, and nothing needs cleaning up when the shim exits. Containers write to
+//! the pod's own disk (`disk`), or to a second tmpfs that counts as their memory: both are of limited size, so one pod can fill neither the
+//! host's disk nor another's memory.
 
 use std::{
     fs::{self, File},
@@ -23,24 +23,24 @@ use nix::{
 use super::{BENCH, sys};
 use crate::embedded::{
     Defence, disk,
-    record::{ContainerOrder, Order, Scratch},
+    shim_protocol::{ContainerRequest, Scratch, ShimRequest},
 };
 
-/// Room for bundles, state and sockets of a pod, in bytes.
+/// Size of the tmpfs for a pod's bundles, state and sockets, in bytes.
 const BENCH_BYTES: u64 = 16 << 20;
 pub(super) const SCRATCH: &str = "/run/scratch";
 
-/// Enters a mount namespace of its own and lays out the bench.
+/// Enters a new mount namespace and mounts the bench.
 pub(super) fn enter() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    // Slave, not private: what the host unmounts later must not stay pinned by pods.
+    // Slave, not private: pods must not pin what the host unmounts later.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bench"), BENCH, Some("tmpfs"), flags, Some(&*format!("mode=0711,size={BENCH_BYTES}"))).map_err(io::Error::from)
 }
 
-/// Mounts what containers write to, and answers the device if it is on one; `pod` is the pod's directory.
-pub(super) fn scratch(pod: &Path, order: &Order) -> io::Result<Option<File>> {
+/// Mounts what containers write to, and returns the device if it is on one; `pod` is the pod's directory.
+pub(super) fn scratch(pod: &Path, order: &ShimRequest) -> io::Result<Option<File>> {
     dir(Path::new(SCRATCH))?;
     match &order.bounds.scratch {
         Scratch::Disk { template } => disk::mount_new(template, pod, order.pod.id.as_str(), Path::new(SCRATCH)).map(Some),
@@ -52,16 +52,16 @@ pub(super) fn scratch(pod: &Path, order: &Order) -> io::Result<Option<File>> {
     }
 }
 
-/// When nothing runs any more: what was written is nobody's.
-pub(super) fn abandon(order: &Order) -> io::Result<()> {
+/// Called when nothing runs any more: the written data isn't needed.
+pub(super) fn abandon(order: &ShimRequest) -> io::Result<()> {
     match order.bounds.scratch {
         Scratch::Disk { .. } => disk::abandon(Path::new(SCRATCH)),
         Scratch::Memory { .. } => Ok(()),
     }
 }
 
-/// Mounts the root file system of the container: its layers, seen through the pod's uid range, under a writable one.
-pub(super) fn rootfs(order: &Order, container: &ContainerOrder) -> io::Result<PathBuf> {
+/// Mounts the container's root file system: its layers, idmapped to the pod's uid range, below a writable one.
+pub(super) fn rootfs(order: &ShimRequest, container: &ContainerRequest) -> io::Result<PathBuf> {
     let userns = File::open(Path::new(BENCH).join("ns/user"))?;
     let work = Path::new(BENCH).join("layers");
     dir(&work)?;
@@ -88,7 +88,7 @@ pub(super) fn rootfs(order: &Order, container: &ContainerOrder) -> io::Result<Pa
     Ok(root)
 }
 
-fn overlay(order: &Order, container: &ContainerOrder, lower: &[PathBuf]) -> io::Result<PathBuf> {
+fn overlay(order: &ShimRequest, container: &ContainerRequest, lower: &[PathBuf]) -> io::Result<PathBuf> {
     let uid_base = order.uid_base;
     let writable = Path::new(SCRATCH).join(&container.name);
     let root = Path::new(BENCH).join("root").join(&container.name);
@@ -99,9 +99,9 @@ fn overlay(order: &Order, container: &ContainerOrder, lower: &[PathBuf]) -> io::
         chown(&part, Some(uid_base), Some(uid_base))?;
     }
     fs::set_permissions(writable.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let lowers: Vec<String> = lower.iter().rev().map(|path| path.display().to_string()).collect(); // overlayfs wants the topmost first
+    let lowers: Vec<String> = lower.iter().rev().map(|path| path.display().to_string()).collect(); // overlayfs expects the topmost first
     let writable = writable.display();
-    // Volatile: a pod that syncs all the time would keep the host's disk busy for what isn't there after a crash anyway.
+    // Volatile: a pod that syncs all the time would otherwise keep the host's disk busy for data that doesn't survive a crash anyway.
     let options = format!("lowerdir={},upperdir={writable}/upper,workdir={writable}/work,volatile", lowers.join(":"));
     let nosuid = if order.without == Some(Defence::SetUserId) { MsFlags::empty() } else { MsFlags::MS_NOSUID };
     mount(Some("overlay"), &root, Some("overlay"), nosuid | MsFlags::MS_NODEV, Some(&*options))?;

@@ -1,4 +1,4 @@
-//! All that is found and made in a container's root file system, between its mounting and the container.
+//! What is looked up and created in a container's root file system, after it is mounted and before the container is created.
 
 use std::{
     ffi::CString,
@@ -9,12 +9,12 @@ use super::{
     Failure, Step,
     command::Command,
     identity::Identity,
-    points,
+    mount_points,
     root::{Root, is_hosts_own},
 };
-use crate::embedded::record::{ContainerOrder, Order};
+use crate::embedded::shim_protocol::{ContainerRequest, ShimRequest};
 
-/// A root file system that is ready, and what is run in it.
+/// A prepared root file system, and what runs in it.
 pub(super) struct Prepared {
     /// Where it is mounted.
     pub(super) rootfs: PathBuf,
@@ -24,15 +24,15 @@ pub(super) struct Prepared {
     pub(super) volumes: Vec<PathBuf>,
     /// Working directory, without links.
     pub(super) cwd: PathBuf,
-    /// None: nothing of an image is run.
+    /// None: no program of an image runs.
     pub(super) program: Option<PathBuf>,
     pub(super) env: Vec<CString>,
 }
 
 impl Prepared {
-    pub(super) fn make(order: &Order, container: &ContainerOrder, rootfs: PathBuf) -> Result<Self, Failure> {
+    pub(super) fn make(order: &ShimRequest, container: &ContainerRequest, rootfs: PathBuf) -> Result<Self, Failure> {
         let root = Root::open(&rootfs, order.uid_base).step("opening the root file system")?;
-        let volumes = points::make(&root, container)?;
+        let volumes = mount_points::make(&root, container)?;
         let who = if order.probe { Identity::root() } else { Identity::find(&root, &container.user).map_err(Failure::image)? };
         let cwd = root.make_dirs(Path::new(&container.cwd));
         let cwd = cwd.map_err(|error| Failure::of_image(format!("working directory {}", container.cwd), error))?;
@@ -43,18 +43,18 @@ impl Prepared {
         Ok(prepared)
     }
 
-    pub(super) fn command<'a>(&'a self, order: &Order) -> Command<'a> {
+    pub(super) fn command<'a>(&'a self, order: &ShimRequest) -> Command<'a> {
         Command { root: &self.root, who: &self.who, uid_base: order.uid_base, cwd: &self.cwd }
     }
 
-    /// The working directory if it is of a file system the host mounts: it can be made and entered only there.
+    /// The working directory if it is on a file system the host mounts: it can be created and entered only there.
     pub(super) fn late_cwd(&self) -> Option<&Path> {
         Some(&*self.cwd).filter(|cwd| is_hosts_own(cwd))
     }
 }
 
-/// The container's variables with those of whom it runs as, and where, unless it has them.
-fn environment(order: &Order, container: &ContainerOrder, who: &Identity) -> Result<Vec<CString>, Failure> {
+/// The container's variables; those of its user and working directory are added unless it sets them.
+fn environment(order: &ShimRequest, container: &ContainerRequest, who: &Identity) -> Result<Vec<CString>, Failure> {
     let given = container.env.iter().filter(|pair| *pair != "HOME=");
     let has = |name: &str| given.clone().any(|pair| pair.split_once('=').is_some_and(|(known, _)| known == name));
     let own = [("HOME", who.home.as_str()), ("HOSTNAME", order.pod.id.as_str())];

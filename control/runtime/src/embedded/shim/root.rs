@@ -1,7 +1,7 @@
-//! A container's root file system, as all its layers together show it: the one place where an image's paths are followed.
+//! A container's root file system, with all its layers merged: the one place where an image's paths are resolved.
 //!
-//! Links are resolved by the kernel with the mounted image as their root (openat2), so none leads out of it, and only regular
-//! files are opened for more than a look: a fifo would be waited for. Nothing of the pod runs yet, so what has been looked at stays.
+//! The kernel resolves links with the mounted image as their root (openat2), so none leads out of it. Only regular files are opened for
+//! reading: opening a fifo would block. Nothing of the pod runs yet, so what was checked can't change.
 
 use std::{
     collections::VecDeque,
@@ -19,35 +19,35 @@ use nix::{
     unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat},
 };
 
-/// Links on the way to one file, at most, as the kernel has it.
+/// Maximum number of links on the way to one file, as in the kernel.
 const LINKS_MAX: u32 = 40;
-/// Directories of the root that are hidden below file systems of the host.
+/// Directories of the root that are hidden below the host's file systems.
 const HOSTS_OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// Whether nothing an image has there is seen in its container.
+/// Whether the host's file systems hide everything an image has at this path.
 pub(super) fn is_hosts_own(path: &Path) -> bool {
     HOSTS_OWN.iter().any(|own| path.starts_with(own))
 }
 
-/// The root file system of a container that is being made.
+/// The root file system of a container that is being created.
 pub(super) struct Root {
     fd: OwnedFd,
-    /// Owner of what is made: the container's root.
+    /// Owner of created files: the container's root.
     owner: u32,
 }
 
 impl Root {
-    /// The one at `path`; what is made in it belongs to `owner`.
+    /// Opens the root at `path`; files created in it belong to `owner`.
     pub(super) fn open(path: &Path, owner: u32) -> io::Result<Self> {
         Ok(Self { fd: File::open(path)?.into(), owner })
     }
 
-    /// What is at a path, links followed.
+    /// Metadata of a path, following links.
     pub(super) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         File::from(self.open_at(path, OFlag::O_PATH)?).metadata()
     }
 
-    /// A regular file, to be read.
+    /// Opens a regular file for reading.
     pub(super) fn file(&self, path: &Path) -> io::Result<File> {
         if !self.metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -62,8 +62,8 @@ impl Root {
         Ok(bytes)
     }
 
-    /// Makes sure of a directory, and of all above it; links lead on, and what they lead to is made, too. Returns its path without
-    /// links. Nothing is made below what the host puts its own file systems over.
+    /// Creates a directory and its parents if missing; links are followed, and their targets are created, too. Returns its path without
+    /// links. Creates nothing below the directories that the host mounts its own file systems on.
     pub(super) fn make_dirs(&self, path: &Path) -> io::Result<PathBuf> {
         let mut ahead = names(path);
         let mut real = PathBuf::from("/");
@@ -103,7 +103,7 @@ impl Root {
         Ok(real)
     }
 
-    /// Makes sure that a name of `directory` (a path without links) is a directory itself: a file or a link makes room for it.
+    /// Makes a name in `directory` (a path without links) a directory itself: a file or a link is replaced.
     pub(super) fn become_dir(&self, directory: &Path, name: &str) -> io::Result<()> {
         let parent = self.real(directory)?;
         match kind(&parent, OsStr::new(name))? {
@@ -114,7 +114,7 @@ impl Root {
         self.make_dir(&parent, OsStr::new(name))
     }
 
-    /// The same for a regular file; a directory stays, and is an error.
+    /// The same for a regular file; a directory is kept, and is an error.
     pub(super) fn become_file(&self, directory: &Path, name: &str) -> io::Result<()> {
         let parent = self.real(directory)?;
         match kind(&parent, OsStr::new(name))? {
@@ -140,7 +140,7 @@ impl Root {
         Ok(fchownat(Some(parent.as_raw_fd()), name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
-    /// A directory by its path without links.
+    /// Opens a directory by its path without links.
     fn real(&self, path: &Path) -> io::Result<OwnedFd> {
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
         let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -163,7 +163,7 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// What a name of a directory is itself, if there is anything.
+/// The type of a directory entry itself, if it exists.
 fn kind(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<SFlag>> {
     match fstatat(Some(parent.as_raw_fd()), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(FileStat { st_mode, .. }) => Ok(Some(SFlag::from_bits_truncate(st_mode) & SFlag::S_IFMT)),

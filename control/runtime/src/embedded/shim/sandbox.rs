@@ -1,8 +1,7 @@
 //! The namespaces all containers of a pod share: user, network, ipc, uts.
 //!
-//! A forked child unshares the user namespace first, so that it owns the others (joining a network namespace needs
-//! CAP_SYS_ADMIN in the namespace that owns it), the shim keeps all four alive by bind mounts below its own `/run/ns`,
-//! and the child leaves: no pause process.
+//! A forked child unshares the user namespace first, so that it owns the others (joining a network namespace needs CAP_SYS_ADMIN in the
+//! namespace that owns it). The shim keeps all four alive by bind mounts below its own `/run/ns`, and the child exits: no pause process.
 //!
 //! ```text
 //! shim                               child
@@ -31,16 +30,16 @@ use nix::{
 };
 
 use super::{BENCH, Failure, Step, sys};
-use crate::embedded::{link, record::Order};
+use crate::embedded::{shim_protocol::ShimRequest, veth};
 
 /// Users and groups of a pod.
 const IDS: u32 = 65536;
 const READY: u8 = b'+';
 
-/// Creates the namespaces and the pod's wire.
-pub(super) fn create(order: &Order) -> Result<(), Failure> {
+/// Creates the namespaces and the pod's network link.
+pub(super) fn create(order: &ShimRequest) -> Result<(), Failure> {
     let (mut ours, theirs) = UnixStream::pair().step("making the sandbox")?;
-    // SAFETY: the shim has one thread, so the child may go on as an ordinary program.
+    // SAFETY: the shim has one thread, so the child may continue as an ordinary program.
     match unsafe { unistd::fork() }.step("making the sandbox")? {
         ForkResult::Child => {
             drop(ours);
@@ -49,14 +48,14 @@ pub(super) fn create(order: &Order) -> Result<(), Failure> {
         ForkResult::Parent { child } => {
             drop(theirs);
             let done = parent(&mut ours, child, order);
-            drop(ours); // a child still waiting for us leaves
+            drop(ours); // a child that still waits for us exits
             waitpid(child, None).step("making the sandbox")?;
             done
         }
     }
 }
 
-fn parent(stream: &mut UnixStream, child: Pid, order: &Order) -> Result<(), Failure> {
+fn parent(stream: &mut UnixStream, child: Pid, order: &ShimRequest) -> Result<(), Failure> {
     await_ready(stream).step("making the user namespace")?;
     let map = format!("0 {} {IDS}", order.uid_base);
     fs::write(format!("/proc/{child}/gid_map"), &map).step("mapping groups")?;
@@ -67,8 +66,8 @@ fn parent(stream: &mut UnixStream, child: Pid, order: &Order) -> Result<(), Fail
     keep_namespaces(child).step("keeping the namespaces")?;
     let netns = File::open(format!("/proc/{child}/ns/net")).step("opening the network namespace")?;
     let (link, owner) = (&order.pod.link, &order.pod.cgroup);
-    link::detach(link, owner.parent().unwrap_or(owner)).step("removing a stale link")?;
-    link::attach(link, owner, netns.as_fd(), order.wire).step("wiring the pod")?;
+    veth::detach(link, owner.parent().unwrap_or(owner)).step("removing a stale link")?;
+    veth::attach(link, owner, netns.as_fd(), order.wire).step("wiring the pod")?;
     go(stream).step("configuring the pod's network")?;
 
     await_ready(stream).step("configuring the pod's network")
@@ -88,7 +87,7 @@ fn go(stream: &mut UnixStream) -> io::Result<()> {
     stream.write_all(&[READY])
 }
 
-/// Waits for the other side's next byte; anything but readiness is the text of its error.
+/// Waits for the other side's next byte; anything other than readiness is the text of its error.
 fn await_ready(stream: &mut UnixStream) -> io::Result<()> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
@@ -100,17 +99,17 @@ fn await_ready(stream: &mut UnixStream) -> io::Result<()> {
     Err(io::Error::other(text))
 }
 
-fn child(mut stream: UnixStream, order: &Order) -> i32 {
+fn child(mut stream: UnixStream, order: &ShimRequest) -> i32 {
     match child_steps(&mut stream, order) {
         Ok(()) => 0,
         Err(error) => {
-            stream.write_all(format!("-{error}").as_bytes()).ok(); // without an answer the parent sees the end of the stream
+            stream.write_all(format!("-{error}").as_bytes()).ok(); // without a report the parent gets the end of the stream
             1
         }
     }
 }
 
-fn child_steps(stream: &mut UnixStream, order: &Order) -> io::Result<()> {
+fn child_steps(stream: &mut UnixStream, order: &ShimRequest) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     unshare(CloneFlags::CLONE_NEWUSER)?;
     go(stream)?;
@@ -120,12 +119,12 @@ fn child_steps(stream: &mut UnixStream, order: &Order) -> io::Result<()> {
     unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))?;
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;
     unistd::sethostname(order.pod.id.as_str())?;
-    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?; // users other than root serve port 80 too
-    fs::write("/proc/sys/net/ipv4/ping_group_range", format!("0 {}", IDS - 1))?; // nobody has raw sockets, everybody may ping
-    link::disable_ipv6("default")?; // links made from here on; loopback has it, as programs expect
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?; // lets users other than root serve port 80
+    fs::write("/proc/sys/net/ipv4/ping_group_range", format!("0 {}", IDS - 1))?; // pods have no raw sockets, but every user may ping
+    veth::disable_ipv6("default")?; // for links created from here on; loopback keeps it, because programs expect it
     go(stream)?;
 
     await_ready(stream)?;
-    link::configure_inside(order.wire)?;
+    veth::configure_inside(order.wire)?;
     go(stream)
 }

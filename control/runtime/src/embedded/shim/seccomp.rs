@@ -1,9 +1,9 @@
 //! The system calls a container may make.
 //!
-//! The list of container engines, hardened: nothing that makes or enters namespaces, mounts, loads code into the kernel or
-//! looks into other processes; sockets only of the families a server needs. What is not listed fails with EPERM, except
-//! what C libraries must believe to be missing so that they fall back to what is listed: ENOSYS for `clone3`, whose flags a
-//! filter can't see (those of `clone` it can), and for calls newer than the list.
+//! Container engines' list, hardened: no calls that create or enter namespaces, mount, load code into the kernel or inspect other
+//! processes; only socket families that a server needs. Unlisted calls fail with EPERM, except those that C libraries must believe to be
+//! missing so that they fall back to listed ones: ENOSYS for `clone3`, whose flags a filter can't read (those of `clone` it can), and for
+//! calls newer than the list.
 
 use std::{collections::BTreeMap, env::consts::ARCH, ops::Range};
 
@@ -15,22 +15,22 @@ use seccompiler::{
 
 mod allowed;
 
-/// Flags of `clone` that make namespaces.
+/// Flags of `clone` that create namespaces.
 const NAMESPACE_FLAGS: c_long = 0x7E02_0000 | 0x80;
 const ERRNO_MASK: u32 = 0xffff;
 
-/// Calls made after this list was, the same on every architecture.
+/// Calls newer than this list, with the same numbers on every architecture.
 const NEWER: Range<c_long> = 453..512;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// The filters, in the order in which they are to be applied.
+/// The filters, in the order in which they are applied.
 pub(super) fn filters() -> Result<Vec<BpfProgram>, BackendError> {
     let arch: TargetArch = ARCH.try_into()?;
     let missing = std::iter::once(libc::SYS_clone3).chain(NEWER).map(|call| (call, Vec::new())).collect();
     let missing = SeccompFilter::new(missing, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
     let listed = SeccompFilter::new(rules()?, errno(libc::EPERM), SeccompAction::Allow, arch)?;
-    // Where two filters refuse, the error of the one applied last is seen.
+    // If both filters refuse a call, the error of the one applied last is returned.
     Ok(vec![listed.try_into()?, missing.try_into()?])
 }
 
@@ -66,7 +66,7 @@ fn all<const N: usize>(conditions: [Condition; N]) -> Result<SeccompRule, Backen
     SeccompRule::new(conditions.into())
 }
 
-/// A condition on the low 32 bits of an argument: the kernel looks at no more of these.
+/// A condition on the low 32 bits of an argument: the kernel ignores the rest of these.
 fn when(argument: u8, operator: Is, value: u64) -> Result<Condition, BackendError> {
     Condition::new(argument, Length::Dword, operator, value)
 }

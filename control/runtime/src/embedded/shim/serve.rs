@@ -1,4 +1,4 @@
-//! The shim's loop: logs, exits, the order to stop.
+//! The shim's main loop: logs, exits, SIGTERM.
 
 use std::{
     fs::File,
@@ -25,16 +25,16 @@ use crate::{
     embedded::{
         cgroup, disk,
         logs::{self, Splitter, Writer},
-        record::{LOGS_DIR, Order},
+        shim_protocol::{LOGS_DIR, ShimRequest},
     },
 };
 
-/// Read from a pipe at once, in bytes.
+/// Bytes per read of a pipe.
 const READ_BYTES: usize = 16 * 1024;
-/// What a pipe still holds after its container's exit, in reads: its capacity, amply.
+/// Upper bound of the reads that empty a pipe after its container's exit, from the pipe's capacity.
 const LAST_READS_MAX: usize = 64;
 
-/// Seconds of silence that a pod may log at once afterwards.
+/// A pod may save up the log allowance of this many silent seconds.
 const SAVED_SECONDS: i64 = 4;
 
 /// One container while it runs.
@@ -45,10 +45,10 @@ pub(super) struct Supervised {
     outputs: [Output; 2],
 }
 
-/// What a pod may still log: a flood costs this host neither its disk nor, in the shim, its processor.
+/// A pod's log rate limit: a flood must cost neither the host's disk nor, in the shim, processor time.
 struct Allowance {
     per_second: i64,
-    /// May be overdrawn, by what one read becomes; then nothing is read until it isn't.
+    /// One read may overdraw it; then reading pauses until it is positive again.
     left: i64,
     at: Instant,
 }
@@ -59,7 +59,7 @@ impl Allowance {
         Self { per_second, left: per_second * SAVED_SECONDS, at: Instant::now() }
     }
 
-    /// How long it takes until there is something left; none if there is.
+    /// How long until the allowance is positive; none if it is.
     fn wait(&mut self, now: Instant) -> Option<Duration> {
         let earned = now.saturating_duration_since(self.at).as_micros() * u128::from(self.per_second.unsigned_abs()) / 1_000_000;
         if earned > 0 {
@@ -82,21 +82,21 @@ struct Output {
     splitter: Splitter,
 }
 
-/// Opens the logs of containers that have been started.
-pub(super) fn supervise(dir: &Path, order: &Order, containers: Vec<Created>) -> io::Result<Vec<Supervised>> {
+/// Opens the logs of started containers.
+pub(super) fn supervise(dir: &Path, order: &ShimRequest, containers: Vec<Created>) -> io::Result<Vec<Supervised>> {
     containers.into_iter().map(|created| supervised(dir, order, created)).collect()
 }
 
-/// Returns when no container runs any more, by itself or because of SIGTERM.
-pub(super) fn until_all_exited(order: &Order, mut pod: Vec<Supervised>, disk: Option<File>) -> io::Result<()> {
+/// Returns when no container runs any more, after their own exit or SIGTERM.
+pub(super) fn until_all_exited(order: &ShimRequest, mut pod: Vec<Supervised>, disk: Option<File>) -> io::Result<()> {
     let signals = signals()?;
     let grace = Duration::from_millis(order.bounds.stop_grace_ms);
     if let Some(device) = disk {
-        disk::bypass_cache(&device).ok(); // if not, what is written is kept twice
+        disk::bypass_cache(&device).ok(); // on failure, written data is cached twice
     }
     let mut allowance = Allowance::new(order.bounds.log.bytes_per_second);
     let mut kill_at: Option<Instant> = None;
-    reap(&mut pod)?; // some may have exited before SIGCHLD was watched
+    reap(&mut pod)?; // some may have exited before the shim watched for SIGCHLD
     while pod.iter().any(|container| container.running) {
         if kill_at.is_some_and(|at| Instant::now() >= at) {
             cgroup::kill_everything(&order.pod.cgroup)?;
@@ -123,7 +123,7 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&watched, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-fn supervised(dir: &Path, order: &Order, created: Created) -> io::Result<Supervised> {
+fn supervised(dir: &Path, order: &ShimRequest, created: Created) -> io::Result<Supervised> {
     let bounds = order.bounds.log;
     let output = |pipe, stream| Output { pipe: Some(pipe), splitter: Splitter::new(stream, bounds) };
     Ok(Supervised {
@@ -134,13 +134,13 @@ fn supervised(dir: &Path, order: &Order, created: Created) -> io::Result<Supervi
     })
 }
 
-/// Waits for a signal, for output, or for the time to kill.
+/// Waits for a signal, for output, or for the kill deadline.
 fn wait(signals: &SignalFd, pod: &mut [Supervised], allowance: &mut Allowance, kill_at: Option<Instant>) -> io::Result<()> {
     let now = Instant::now();
     let paused = allowance.wait(now);
     let next = [paused, kill_at.map(|at| at.saturating_duration_since(now))].into_iter().flatten().min();
     let timeout = next.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
-    // Who has logged too much waits: its pipe fills up, and its next write takes until it is its turn.
+    // A container over its rate limit isn't read: its pipe fills up, and its next write blocks.
     let pipes_open = if paused.is_some() { 0 } else { pod.len() };
     let open = || (0..pipes_open).flat_map(|container| [(container, 0), (container, 1)]);
     let open: Vec<(usize, usize)> = open().filter(|(container, output)| pod[*container].outputs[*output].pipe.is_some()).collect();
@@ -163,7 +163,7 @@ fn wait(signals: &SignalFd, pod: &mut [Supervised], allowance: &mut Allowance, k
 }
 
 impl Supervised {
-    /// Takes what a pipe has now; returns whether it may have more. A full disk costs lines, not the pod.
+    /// Reads what a pipe holds now; returns whether there may be more. A full disk loses log lines but doesn't end the pod.
     fn read(&mut self, output: usize) -> io::Result<bool> {
         let output = &mut self.outputs[output];
         let Some(pipe) = &output.pipe else { return Ok(false) };
@@ -183,7 +183,7 @@ impl Supervised {
         }
     }
 
-    /// Takes the last of the outputs.
+    /// Reads the rest of the outputs.
     fn finish(&mut self) -> io::Result<()> {
         for output in 0..self.outputs.len() {
             for _ in 0..LAST_READS_MAX {
@@ -199,11 +199,11 @@ impl Supervised {
 
 fn terminate(pod: &[Supervised]) {
     for container in pod.iter().filter(|container| container.running) {
-        kill(container.pid, Signal::SIGTERM).ok(); // not reaped yet, so the id is still its own
+        kill(container.pid, Signal::SIGTERM).ok(); // not reaped yet, so the process id is still valid
     }
 }
 
-/// Takes note of every exited child, our containers and orphans of theirs.
+/// Reaps every exited child: our containers and their orphans.
 fn reap(pod: &mut [Supervised]) -> io::Result<()> {
     loop {
         match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {

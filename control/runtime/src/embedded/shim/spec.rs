@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::{BENCH, Prepared, root::is_hosts_own, surroundings};
 use crate::embedded::{
     Defence,
-    record::{ContainerOrder, Order},
+    shim_protocol::{ContainerRequest, ShimRequest},
 };
 
-/// What uid 0 of a pod may do to files and processes of its own pod. Other users have none.
+/// Capabilities of a pod's uid 0 over files and processes of its own pod. Other users have none.
 const ROOT_CAPABILITIES: [&str; 9] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -41,15 +41,15 @@ const MASKED: [&str; 13] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Too little for a core dump in a file, and what the kernel takes for "none" where dumps are piped into a program: with 0
-/// it would run that program, as the host's root, for every crash of a pod.
+/// Too small for a core dump in a file, and treated by the kernel as "none" where dumps are piped into a program: with 0 it would run that
+/// program, as the host's root, for every crash in a pod.
 const CORE_BYTES: u64 = 1;
 
 /// The same as a bit mask, as `/proc` shows it.
 pub(super) const ROOT_CAPABILITY_MASK: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
 
-/// The configuration of `container`. Its variables aren't in it: its first process has them from us.
-pub(super) fn config(order: &Order, container: &ContainerOrder, prepared: &Prepared) -> Value {
+/// The configuration of `container`. Without its variables: we pass those to its first process.
+pub(super) fn config(order: &ShimRequest, container: &ContainerRequest, prepared: &Prepared) -> Value {
     let who = &prepared.who;
     let all_mounts = [mounts(order, container), volumes(order, prepared)].concat();
     let capabilities: &[&str] = if who.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
@@ -60,7 +60,7 @@ pub(super) fn config(order: &Order, container: &ContainerOrder, prepared: &Prepa
             "terminal": false,
             "user": { "uid": who.uid, "gid": who.gid, "umask": 0o022, "additionalGids": who.groups },
             "args": container.argv,
-            // libcontainer would look for the home of a user without one, with whatever the image has for that.
+            // Keeps libcontainer from looking up the user's home with the image's own files.
             "env": ["HOME=/"],
             "cwd": if prepared.late_cwd().is_some() { Path::new("/") } else { &prepared.cwd },
             "noNewPrivileges": order.without != Some(Defence::SetUserId),
@@ -75,7 +75,7 @@ pub(super) fn config(order: &Order, container: &ContainerOrder, prepared: &Prepa
         },
         "mounts": all_mounts,
         "linux": {
-            // Absolute: libcontainer takes any other for one to be handed to systemd when there is a user namespace.
+            // Absolute: with a user namespace, libcontainer passes any other path to systemd.
             "cgroupsPath": order.pod.cgroup.join(&container.name),
             "namespaces": namespaces(),
             "maskedPaths": MASKED,
@@ -98,8 +98,8 @@ fn namespaces() -> Value {
     ])
 }
 
-/// Where the root file system is read-only, volumes are still written to: each is mounted over itself.
-fn volumes(order: &Order, prepared: &Prepared) -> Vec<Value> {
+/// Volumes stay writable on a read-only root file system: each is bind-mounted over itself.
+fn volumes(order: &ShimRequest, prepared: &Prepared) -> Vec<Value> {
     let volumes = prepared.volumes.iter().filter(|path| order.read_only && !is_hosts_own(path) && path.parent().is_some());
     let bind = |path: &PathBuf| {
         let source = prepared.rootfs.join(path.strip_prefix("/").unwrap_or(path));
@@ -108,7 +108,7 @@ fn volumes(order: &Order, prepared: &Prepared) -> Vec<Value> {
     volumes.map(bind).collect()
 }
 
-fn mounts(order: &Order, container: &ContainerOrder) -> Vec<Value> {
+fn mounts(order: &ShimRequest, container: &ContainerRequest) -> Vec<Value> {
     let shm = format!("size={}", order.bounds.shm_bytes);
     let names = surroundings::names_of(container);
     let access = if order.read_only { "ro" } else { "rw" };

@@ -1,8 +1,8 @@
-//! What a container sees of itself: its names in `/etc`, and its control group.
+//! A container's view of itself: its names in `/etc`, and its control group.
 //!
-//! The files of `/etc` are the container's own, on the pod's disk, so that programs can change them and what they write
-//! is counted. Of the control groups there is a read-only view of the container's own and nothing above or beside it, at
-//! the places where version 1 and 2 have them: Node, the JVM and others size heaps and pools by the limits they read there.
+//! The files in `/etc` are the container's own, on the pod's disk, so that programs can change them and their writes are accounted for. The
+//! container gets a read-only view of its own control group and none of its parents or siblings, at the usual paths of version 1 and 2:
+//! Node, the JVM and others size heaps and pools by the limits they read there.
 
 use std::{
     fs, io,
@@ -15,18 +15,18 @@ use nix::mount::{MsFlags, mount};
 use super::{BENCH, mounts};
 use crate::embedded::{
     cgroup,
-    record::{ContainerOrder, Order},
+    shim_protocol::{ContainerRequest, ShimRequest},
 };
 
-/// Room for directories and links to mount the hierarchies of version 1 on.
+/// Enough for the directories and links on which the version 1 hierarchies are mounted.
 const GROUPS_TMPFS: &str = "mode=0755,size=64k,nr_inodes=64";
 
-/// Of `/etc/hosts`, where the kernel has IPv6: a pod's loopback has it then.
+/// Part of `/etc/hosts` if the kernel has IPv6: a pod's loopback has it then.
 const HOSTS_IPV6: &str = "::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
     ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-/// Makes it all, for [`super::spec`] to mount.
-pub(super) fn prepare(order: &Order, container: &ContainerOrder) -> io::Result<()> {
+/// Creates both, for [`super::spec`] to mount.
+pub(super) fn prepare(order: &ShimRequest, container: &ContainerRequest) -> io::Result<()> {
     write_names(order, container)?;
     let group = order.pod.cgroup.join(&container.name);
     cgroup::create_container(&group, order.machine, order.bounds.pids)?;
@@ -38,18 +38,18 @@ pub(super) fn prepare(order: &Order, container: &ContainerOrder) -> io::Result<(
     }
 }
 
-/// Where the container's files of `/etc` are.
-pub(super) fn names_of(container: &ContainerOrder) -> PathBuf {
+/// The directory of the container's files for `/etc`.
+pub(super) fn names_of(container: &ContainerRequest) -> PathBuf {
     Path::new(mounts::SCRATCH).join(&container.name).join("etc")
 }
 
-/// Where its view of the control groups is.
-pub(super) fn groups_of(container: &ContainerOrder) -> PathBuf {
+/// The directory of the container's view of the control groups.
+pub(super) fn groups_of(container: &ContainerRequest) -> PathBuf {
     Path::new(BENCH).join("groups").join(&container.name)
 }
 
-/// The files that say who and where the pod is, as container engines write them; they belong to the pod's root.
-fn write_names(order: &Order, container: &ContainerOrder) -> io::Result<()> {
+/// The files with the pod's names and addresses, as container engines write them; they belong to the pod's root.
+fn write_names(order: &ShimRequest, container: &ContainerRequest) -> io::Result<()> {
     let (id, address) = (&order.pod.id, order.pod.address);
     let ipv6 = if Path::new("/proc/sys/net/ipv6").exists() { HOSTS_IPV6 } else { "" };
     let hosts = format!("127.0.0.1\tlocalhost\n{ipv6}{address}\t{id}\n");
@@ -62,7 +62,7 @@ fn write_names(order: &Order, container: &ContainerOrder) -> io::Result<()> {
     Ok(())
 }
 
-/// The hierarchies of version 1, each under its name, and the names of those that are mounted together.
+/// Mounts the version 1 hierarchies, each under its name, and links the names of those that are mounted together.
 fn show_each(hierarchies: &[PathBuf], group: &Path, at: &Path, owner: u32) -> io::Result<()> {
     let options = format!("{GROUPS_TMPFS},uid={owner},gid={owner}");
     mount(Some("tmpfs"), at, Some("tmpfs"), view_flags(), Some(&*options))?;
@@ -79,7 +79,7 @@ fn show_each(hierarchies: &[PathBuf], group: &Path, at: &Path, owner: u32) -> io
     mount(None::<&str>, at, None::<&str>, flags, Some(&*options)).map_err(io::Error::from)
 }
 
-/// Mounts a directory read-only. What a mount namespace inherits from one of more privileged users can't be made writable.
+/// Mounts a directory read-only. A mount namespace can't make a mount writable that it inherited from a more privileged user namespace.
 fn show(directory: &Path, at: &Path) -> io::Result<()> {
     mount(Some(directory), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | view_flags();
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs with mounts that nobody else sees, and which go with the thread. The test is root.
+    /// Runs with private mounts that end with the thread. The test runs as root.
     fn with_own_mounts(run: impl FnOnce(&Path) + Send) {
         let dir = tempfile::tempdir().unwrap();
         let own = || {

@@ -1,4 +1,4 @@
-//! The system calls nix doesn't wrap, one small function each.
+//! System calls that nix doesn't wrap, one small function each.
 
 use std::{
     ffi::CString,
@@ -14,7 +14,7 @@ use nix::{
     sys::signal::{SigSet, SigmaskHow, sigprocmask},
 };
 
-/// Signals there are, and the bytes of a set of them.
+/// The number of signals, and the size of a signal set in bytes.
 const SIGNALS: c_long = 64;
 const SIGNAL_SET_BYTES: usize = 8;
 
@@ -28,7 +28,7 @@ pub(super) fn open_tree(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes a detached mount read-only and shows its owners as `userns` maps them.
+/// Makes a detached mount read-only and maps its owners by `userns`.
 pub(super) fn idmap_read_only(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_RDONLY,
@@ -53,26 +53,26 @@ pub(super) fn move_mount(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     check(done).map(drop)
 }
 
-/// Back to the default action on every signal, and none blocked: what a process ignores or blocks, the program it executes
-/// does, too. A broken pipe is ignored by every Rust program, others by whoever started the daemon (`nohup`).
+/// Resets every signal to its default action and unblocks all: the executed program inherits ignored and blocked signals. Every Rust
+/// program ignores SIGPIPE; others may be ignored by the daemon's parent (`nohup`).
 pub(super) fn default_signals() -> io::Result<()> {
-    // The default action, no flags, nothing blocked meanwhile: in the kernel's own layout all zeroes, whatever the order.
+    // The default action, no flags, nothing blocked meanwhile: all zeroes in the kernel's layout, regardless of field order.
     let default = [0_u64; 4];
     for signal in 1..=SIGNALS {
-        // Not by the C library, which keeps two signals to itself. SIGKILL and SIGSTOP are refused, and are as they should be.
+        // Bypasses the C library, which reserves two signals. SIGKILL and SIGSTOP are refused, and always have their default action.
         // SAFETY: the structure lives through the call and is as long as the kernel's; no handler is installed.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, ptr::null_mut::<u64>(), SIGNAL_SET_BYTES) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(io::Error::from)
 }
 
-/// Writes to a descriptor that this process inherited by number; errors have nobody to go to.
+/// Writes to a file descriptor that this process inherited by number; errors are ignored because there is no way to report them.
 pub(super) fn write_inherited(fd: RawFd, text: &[u8]) {
     // SAFETY: the buffer is valid for its length; a bad descriptor is an error, not undefined.
     unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
 }
 
-/// Closes a descriptor that this process inherited by number, and waits for its end.
+/// Closes a file descriptor that this process inherited by number, and waits to be killed.
 pub(super) fn wait_closing(fd: RawFd) -> ! {
     // SAFETY: nothing in this process uses the descriptor any more.
     unsafe { libc::close(fd) };
@@ -82,7 +82,7 @@ pub(super) fn wait_closing(fd: RawFd) -> ! {
     }
 }
 
-/// Ends a forked child without running what the parent registered for its own end.
+/// Ends a forked child without running the parent's exit handlers.
 pub(super) fn exit_child(code: i32) -> ! {
     // SAFETY: always allowed.
     unsafe { libc::_exit(code) }

@@ -1,4 +1,4 @@
-//! What archives can say, and what nobody could understand.
+//! What archives can express, and ambiguous ones.
 
 use std::{
     ffi::OsStr,
@@ -18,7 +18,7 @@ use crate::image::{Digest, unpack::UnpackError};
 /// One part of a file.
 type Part = (usize, usize);
 
-/// A sparse file in the words of pax, version 0.0.
+/// A sparse file in pax format, version 0.0.
 fn pax_0_0(size: usize, map: &[Part], dense: &[u8]) -> Tar {
     let (size, count) = (size.to_string(), map.len().to_string());
     let numbers: Vec<(String, String)> = map.iter().map(|(offset, length)| (offset.to_string(), length.to_string())).collect();
@@ -57,7 +57,7 @@ fn pax_1_0(size: usize, map: &[Part], dense: &[u8]) -> Tar {
     Tar::new().records(EntryType::XHeader, &records).entry(EntryType::Regular, "GNUSparseFile.1/f", &content, |_| {})
 }
 
-/// GNU tar's own: four parts in the header, 21 in each block behind it.
+/// GNU tar's own format: four parts in the header, 21 in each block after it.
 fn old_gnu(size: usize, map: &[Part], dense: &[u8]) -> Tar {
     let slot = |(offset, length): &Part| format!("{offset:011o}\0{length:011o}\0").into_bytes();
     let (first, rest) = map.split_at(map.len().min(4));
@@ -81,7 +81,7 @@ fn old_gnu(size: usize, map: &[Part], dense: &[u8]) -> Tar {
 type Writer = fn(usize, &[Part], &[u8]) -> Tar;
 const SPARSE: [(&str, Writer); 4] = [("0.0", pax_0_0), ("0.1", pax_0_1), ("1.0", pax_1_0), ("GNU", old_gnu)];
 
-/// Parts of a byte each, more than fit one block of any format; none; one that is all of it; and holes at both ends.
+/// Parts of a byte each, more than fit in one block of any format; no parts; one part for the whole file; and holes at both ends.
 #[test]
 fn sparse_files_are_whole_and_where_they_belong() {
     let many: Vec<Part> = (0..60).map(|number| (number * 3 + 1, 1)).collect();
@@ -202,7 +202,7 @@ fn what_headers_say_is_done() {
     }
 }
 
-/// Before there was a type for them, directories were named with a slash behind; links have no content, whatever their size.
+/// Before there was a type for them, directories were marked by a trailing slash; links have no content, whatever their size.
 #[test]
 fn old_archives_are_read_as_they_were_meant() {
     let ground = Ground::new();
@@ -311,7 +311,7 @@ fn what_nobody_could_understand_is_refused_by_name() {
     }
 }
 
-/// Not filled up with zeros, and not left out.
+/// Neither padded with zeros nor left out.
 #[test]
 fn archives_that_break_off_are_refused() {
     let whole = Tar::new().file("f", &"x".repeat(600)).unfinished();
@@ -325,7 +325,7 @@ fn archives_that_break_off_are_refused() {
     let mut wrong = Tar::new().file("f", "").bytes();
     wrong[0] ^= 1;
     assert!(Ground::new().told(&wrong).is_err());
-    // As some old tools add up bytes.
+    // Some old tools sum the bytes as signed.
     let signed = Tar::new().entry(EntryType::Regular, "\u{e9}", b"", |_| {}).bytes();
     let sum: i64 =
         signed[..512].iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { i64::from(byte.cast_signed()) }).sum();
@@ -372,7 +372,7 @@ fn a_hard_link_may_be_to_a_file_of_a_layer_below() {
     }
 }
 
-/// A frame to be skipped (RFC 8878, 3.1.2).
+/// A skippable frame (RFC 8878, 3.1.2).
 fn skippable(number: u8, content: &[u8]) -> Vec<u8> {
     [&[0x50 + number, 0x2a, 0x4d, 0x18], &u32::try_from(content.len()).unwrap().to_le_bytes()[..], content].concat()
 }

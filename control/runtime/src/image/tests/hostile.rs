@@ -1,4 +1,4 @@
-//! Layers that reach for the host. Some are refused, some come to nothing; nothing outside their directory ever changes.
+//! Layers that try to reach the host. Some are refused, some have no effect; nothing outside their directory ever changes.
 
 use tar::EntryType;
 

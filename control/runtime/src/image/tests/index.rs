@@ -1,4 +1,4 @@
-//! Which image of an index is taken, and what isn't one.
+//! Which image of an index is chosen, and entries that aren't images.
 
 use serde_json::{Value, json};
 
@@ -20,19 +20,19 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// A processor of 2013.
 const MACHINE: Machine = Machine { architecture: "amd64", level: 3 };
 
-/// Images that tell by their command which they are.
+/// Images whose command identifies them.
 #[derive(Default)]
 struct Images(Blobs);
 
 impl Images {
-    /// An image of a name, for a platform its config names, too.
+    /// Adds a named image for a platform that its config and its entry name.
     fn image(&mut self, name: &str, platform: &str) -> Value {
         let mut descriptor = self.unplaced(name, platform);
         descriptor["platform"] = place(platform);
         descriptor
     }
 
-    /// The same, without a word of its platform in the index.
+    /// The same, without a platform in the index.
     fn unplaced(&mut self, name: &str, platform: &str) -> Value {
         let tar = Tar::new().file("f", name).bytes();
         let mut config = json!({ "config": { "Cmd": [name] }, "rootfs": { "diff_ids": [crate::image::Digest::of(&tar).to_string()] } });
@@ -41,7 +41,7 @@ impl Images {
         self.0.manifest(&config, &[layer])
     }
 
-    /// Something that isn't an image, as registries hold it.
+    /// Adds an artifact that isn't an image, as registries hold them.
     fn artifact(&mut self, config: &str, platform: &str) -> Value {
         let (mut empty, layer) = (self.0.put(b"{}".to_vec()), self.0.put(b"chart".to_vec()));
         empty["mediaType"] = config.into();
@@ -54,7 +54,7 @@ impl Images {
         self.0.document(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }), INDEX)
     }
 
-    /// The command of what is taken, or why nothing is.
+    /// The command of the chosen image, or the error.
     async fn taken(&self, descriptor: &Value) -> Result<String, String> {
         let dir = tempfile::tempdir().unwrap();
         self.0.write(dir.path()).unwrap();
@@ -88,7 +88,7 @@ fn with(mut descriptor: Value, key: &str, value: Value) -> Value {
     descriptor
 }
 
-/// What is in the index, and the command of what is taken of it, or what is said.
+/// The content of the index, and the command of the chosen image or the error.
 type Case = (&'static str, fn(&mut Images) -> Value, Result<&'static str, &'static str>);
 
 const CASES: &[Case] = &[
@@ -239,7 +239,7 @@ const CASES: &[Case] = &[
                     .into_bytes(),
             )
         },
-        Err("Docker's schema 1"),
+        Err("Docker schema 1"),
     ),
     (
         "a manifest and an index in one",
@@ -327,7 +327,7 @@ async fn what_is_taken_of_an_index() {
     }
 }
 
-/// Not only described: pulled, on the machine this runs on.
+/// Pulls the image, instead of only describing it, on the machine this runs on.
 #[tokio::test]
 async fn the_image_of_a_nested_index_is_pulled() {
     let (dir, mut blobs) = (tempfile::tempdir().unwrap(), Blobs::default());

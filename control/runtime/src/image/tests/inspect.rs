@@ -1,4 +1,4 @@
-//! What is known of an image before it is paid for, and what that costs its registry.
+//! What is known of an image before it is paid for, and how many requests that costs its registry.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use crate::{
     image::{self, ImageLimits, ImageSettings, ImageStore},
 };
 
-/// What a registry was asked for, in order.
+/// The requests a registry received, in order.
 type Asked = Arc<Mutex<Vec<String>>>;
 
-/// A registry that has some blobs, answers `503` for those named so, and nothing at all if it has none.
+/// A registry that has some blobs, answers `503` for the one in `away`, and doesn't answer at all if it has none.
 async fn serve(blobs: BTreeMap<String, Vec<u8>>, away: Option<String>) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, asked) = (listener.local_addr().unwrap().to_string(), Asked::default());
@@ -99,7 +99,7 @@ async fn an_image_that_cannot_be_run_is_refused_and_that_is_remembered() {
     }
 }
 
-/// Neither a registry that is silent nor one in trouble keeps an upload from going on.
+/// Neither a silent nor a failing registry blocks an upload.
 #[tokio::test]
 async fn a_registry_that_does_not_say_keeps_nobody() {
     let mut blobs = Blobs::default();

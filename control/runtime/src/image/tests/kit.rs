@@ -1,4 +1,4 @@
-//! Archives and images byte by byte, and where they are unpacked.
+//! Archives and images built byte by byte, and unpacking them.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use crate::image::{
     unpack::{self, Budget, UnpackError},
 };
 
-/// For anything a test waits for.
+/// Upper bound for anything a test waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An archive, written without anybody's good manners.
+/// An archive, written without any checks.
 pub(super) struct Tar(Vec<u8>);
 
 impl Tar {
@@ -30,7 +30,7 @@ impl Tar {
         Self(Vec::new())
     }
 
-    /// Any entry at all; `change` has the last word on its header.
+    /// Adds any entry; `change` can override its header.
     pub(super) fn entry(mut self, kind: EntryType, path: &str, content: &[u8], change: impl FnOnce(&mut Header)) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -78,7 +78,7 @@ impl Tar {
         self.records(EntryType::XHeader, &[(name, value.as_bytes())])
     }
 
-    /// An extended header: of the next entry, or of all.
+    /// An extended header: for the next entry, or for all.
     pub(super) fn records(self, kind: EntryType, records: &[(&str, &[u8])]) -> Self {
         let content: Vec<u8> = records.iter().flat_map(|(name, value)| record(name, value)).collect();
         self.entry(kind, "pax", &content, |_| {})
@@ -108,7 +108,7 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// A directory that isn't the layer's business, and beside it one that is.
+/// A host directory outside the layer, and the layer's directory beside it.
 pub(super) struct Ground {
     dir: TempDir,
     pub(super) limits: ImageLimits,
@@ -127,7 +127,7 @@ impl Ground {
         self.dir.path().join(name)
     }
 
-    /// Unpacks a blob into `layer`, as what it is said to be.
+    /// Unpacks a blob into `layer`, expecting `diff_id`.
     pub(super) fn unpack_as(&self, name: &str, blob: &[u8], diff_id: Digest, below: &[PathBuf]) -> Result<(), UnpackError> {
         let path = self.path("blob");
         fs::write(&path, blob).unwrap();
@@ -137,7 +137,7 @@ impl Ground {
         outcome.map_err(|refused| refused.error)
     }
 
-    /// The same, and what is told of it.
+    /// The same, with the error text.
     pub(super) fn told(&self, tar: &[u8]) -> Result<(), String> {
         let path = self.path("blob");
         fs::write(&path, tar).unwrap();
@@ -153,7 +153,7 @@ impl Ground {
         fs::read_to_string(self.path("layer").join(path)).unwrap()
     }
 
-    /// Everything but the layer: path, kind and permissions, owner, links, content.
+    /// Everything outside the layer: path, kind and permissions, owner, links, content.
     pub(super) fn outside(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         describe(self.dir.path(), &self.path("layer"), &mut found);
@@ -183,13 +183,13 @@ fn describe(path: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-/// Whether overlayfs takes a directory for one that hides those below it.
+/// Whether overlayfs treats a directory as opaque.
 pub(super) fn opaque(path: &Path) -> bool {
     let mut value = [0; 4];
     rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value).is_ok_and(|length| value[..length] == *b"y")
 }
 
-/// Whether overlayfs takes a file for a mark that something below is gone.
+/// Whether overlayfs treats a file as a whiteout.
 pub(super) fn whiteout(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_char_device() && about.rdev() == 0)
@@ -200,14 +200,14 @@ pub(super) fn whiteout(path: &Path) -> bool {
 pub(super) struct Blobs(pub(super) BTreeMap<String, Vec<u8>>);
 
 impl Blobs {
-    /// Adds a blob, and answers its descriptor.
+    /// Adds a blob, and returns its descriptor.
     pub(super) fn put(&mut self, bytes: Vec<u8>) -> Value {
         let (digest, size) = (Digest::of(&bytes).to_string(), bytes.len());
         self.0.insert(digest.clone(), bytes);
         json!({ "mediaType": "application/octet-stream", "digest": digest, "size": size })
     }
 
-    /// Adds an image of these layers, and answers its manifest's descriptor.
+    /// Adds an image of these layers, and returns its manifest's descriptor.
     pub(super) fn image(&mut self, tars: &[Vec<u8>]) -> Value {
         let diff_ids: Vec<String> = tars.iter().map(|tar| Digest::of(tar).to_string()).collect();
         let config = json!({
@@ -223,7 +223,7 @@ impl Blobs {
         self.document(&manifest, "application/vnd.oci.image.manifest.v1+json")
     }
 
-    /// Adds a manifest or index, and answers its descriptor.
+    /// Adds a manifest or index, and returns its descriptor.
     pub(super) fn document(&mut self, document: &Value, media_type: &str) -> Value {
         let mut descriptor = self.put(document.to_string().into_bytes());
         descriptor["mediaType"] = media_type.into();
@@ -234,7 +234,7 @@ impl Blobs {
         serde_json::from_slice(&self.0[text(&descriptor["digest"])]).unwrap()
     }
 
-    /// One changed byte in a blob, its name as before.
+    /// Changes one byte of a blob without changing its name.
     pub(super) fn tamper(&mut self, digest: &Value) {
         let blob = self.0.get_mut(text(digest)).unwrap();
         let middle = blob.len() / 2;
@@ -252,7 +252,7 @@ pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// A store of its own.
+/// A store with these layouts, registry and limits.
 pub(super) fn store(root: &Path, layouts: &[&Path], registry: Option<&str>, limits: ImageLimits) -> ImageStore {
     ImageStore::open(ImageConfig {
         root: root.join("images"),

@@ -1,4 +1,4 @@
-//! What a layer means, and how large it may be.
+//! The meaning of layers, and their size limits.
 
 use std::{
     fs, io,
@@ -20,7 +20,7 @@ fn whiteouts_hide_what_is_below() {
     assert!(whiteout(&ground.path("layer/implied/too")));
 }
 
-/// OCI Image Layer 1.1: a whiteout applies to the layers below; what its own layer has of that name stays, wherever it comes.
+/// OCI Image Layer 1.1: a whiteout applies to the layers below; an entry of that name in its own layer stays, wherever it comes.
 #[test]
 fn a_whiteout_leaves_its_own_layer_alone() {
     let orders = [
@@ -103,7 +103,7 @@ fn devices_are_left_out() {
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
-/// A directory nothing but its content speaks of looks as it does below, not as root's.
+/// A directory implied only by its content keeps the attributes it has in the layers below, not root's defaults.
 #[test]
 fn implied_directories_look_as_they_do_below() {
     let ground = Ground::new();
@@ -143,7 +143,7 @@ fn layers_may_be_plain_gzip_or_zstd_and_end_without_padding() {
     }
 }
 
-/// Bytes behind the end marker are part of what the config promises.
+/// Bytes after the end marker are covered by the config's digest.
 #[test]
 fn the_whole_stream_is_what_the_config_says() {
     let tar = Tar::new().file("f", "x").bytes();
@@ -168,7 +168,7 @@ fn broken_archives_are_told_from_broken_disks() {
     assert!(!matches!(outcome, Err(UnpackError::Io(_))), "{outcome:?}");
 }
 
-/// What doesn't compress.
+/// Incompressible bytes.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let step = || {
@@ -206,7 +206,7 @@ fn bombs_are_refused() {
     }
 }
 
-/// A file of holes is small in the archive, and as large as it likes to be on the disk.
+/// A sparse file is small in the archive, and arbitrarily large on the disk.
 #[test]
 fn holes_count_as_what_they_become() {
     let sparse = |header: &mut tar::Header| {
@@ -221,7 +221,7 @@ fn holes_count_as_what_they_become() {
     assert!(!ground.path("layer/f").exists(), "refused before anything is written");
 }
 
-/// Links let a few entries build directories far deeper than any path is long; whoever removes them pays.
+/// Links let a few entries build directories far deeper than any path is long, which are expensive to remove.
 #[test]
 fn links_do_not_make_paths_deeper() {
     let mut tar = Tar::new();

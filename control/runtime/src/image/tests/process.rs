@@ -1,4 +1,4 @@
-//! What is run of an image.
+//! The process to run for an image.
 
 use std::collections::BTreeMap;
 

@@ -28,7 +28,7 @@ use crate::{
     image::{ImageConfig, ImageLimits, ImageRef, ImageStore, RegistryConfig, RegistryCredential},
 };
 
-/// A registry of its own; ends with the value.
+/// A registry for one test; ends with the value.
 struct Registry {
     dir: TempDir,
     child: Child,
@@ -54,7 +54,7 @@ impl Registry {
             .expect("docker-registry runs; `deploy/setup test` installs it");
         let (said, lines) = mpsc::channel();
         let log = BufReader::new(child.stderr.take().unwrap());
-        // Goes on reading to its end, or the registry would block on a full pipe.
+        // Keeps reading to the end, otherwise the registry would block on a full pipe.
         thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(said.send(line))));
         let address = loop {
             let line = lines.recv_timeout(PATIENCE).expect("docker-registry says where it listens");
@@ -65,7 +65,7 @@ impl Registry {
         Self { dir, child, address }
     }
 
-    /// Uploads all blobs and the manifest, and answers how it is named.
+    /// Uploads all blobs and the manifest, and returns the image's reference.
     async fn push(&self, blobs: &Blobs, manifest: &Value) -> String {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let protocol = ClientProtocol::HttpsExcept(vec![self.address.clone()]);
@@ -103,7 +103,7 @@ impl Drop for Registry {
 
 fn image(blobs: &mut Blobs) -> Value {
     let mut image = blobs.image(&[Tar::new().file("f", "lower").bytes(), Tar::new().file("f", "upper").bytes()]);
-    // Registries look at the media type.
+    // Registries check the media type.
     let mut manifest = blobs.json(&image);
     manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json".into();
     image["digest"] = blobs.put(manifest.to_string().into_bytes())["digest"].clone();
@@ -171,7 +171,7 @@ fn a_registry_that_is_denied_is_so_in_every_spelling() {
 /// Head and body for a path and an authorization.
 type Answers = Arc<dyn Fn(&str, &str) -> (String, Vec<u8>) + Send + Sync>;
 
-/// A request's path, and what authorises it.
+/// A request's path, and its authorization.
 pub(super) async fn ask(stream: &mut TcpStream) -> (String, String) {
     let (mut head, mut byte) = (String::new(), [0]);
     while !head.ends_with("\r\n\r\n") {
@@ -184,7 +184,7 @@ pub(super) async fn ask(stream: &mut TcpStream) -> (String, String) {
     (path, authorization.unwrap_or_default())
 }
 
-/// A registry that wants a token, which is had for a login, and keeps its blobs elsewhere: what most are.
+/// A registry that requires a token, obtained with a login, and serves its blobs from elsewhere, like most.
 #[tokio::test]
 async fn tokens_are_had_for_logins_and_are_nobody_elses() {
     let mut blobs = Blobs::default();

@@ -1,4 +1,4 @@
-//! Whole images from layouts, whole and tampered with.
+//! Whole images from layouts, intact and tampered with.
 
 use std::{
     fs,
@@ -82,7 +82,7 @@ async fn images_share_the_layers_they_have_in_common() {
     assert_eq!(host.names("layers").len(), 3);
 }
 
-/// Whatever is changed: the manifest, its config, a layer, or what the config says of a layer.
+/// The changed part is the manifest, its config, a layer, or the config's digest of a layer.
 #[tokio::test]
 async fn tampered_images_are_refused_and_leave_nothing() {
     let mut whole = Blobs::default();
@@ -125,7 +125,7 @@ async fn what_no_layout_holds_is_refused_before_money_moves() {
     assert!(error.to_string().contains("CODIUS_IMAGE_LAYOUTS"), "{error}");
 }
 
-/// Layers that are small one by one make a large image together.
+/// Layers that are each small add up to a large image.
 #[tokio::test]
 async fn limits_are_for_the_image_as_a_whole() {
     let mut host = Host::new();
@@ -152,12 +152,13 @@ async fn what_a_killed_process_left_half_done_is_removed() {
     let store = host.store(&blobs);
     assert_eq!((host.names("layers"), host.names("blobs")), (before.clone(), Vec::new()));
 
-    // A layer that is gone is unpacked again.
+    // A missing layer is unpacked again.
     fs::remove_dir_all(host.dir.path().join("images/layers").join(&before[0])).unwrap();
     assert_eq!(read(&store.ensure(&image).await.unwrap().layers[0], "f"), "x");
 }
 
-/// What older releases wrote down has no volumes: it is asked for again, its layers aren't, and without its source it does.
+/// Records of older releases have no volumes: the image's documents are fetched again, its layers aren't, and without the source the old
+/// record is used.
 #[tokio::test]
 async fn an_image_of_an_older_release_is_asked_for_again_and_used_meanwhile() {
     let (host, mut blobs) = (Host::new(), Blobs::default());

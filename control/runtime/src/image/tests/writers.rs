@@ -1,4 +1,4 @@
-//! Trees through the tools that write archives, and back: nothing of them may come out different.
+//! Trees written by archive tools, and unpacked again: nothing in them may change.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,14 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use super::kit::Ground;
 use crate::image::Digest;
 
-/// A tool with its arguments; `DIR` is the tree, `OUT` the archive, `GO` a program of Go.
+/// A tool with its arguments; `DIR` is the tree, `OUT` the archive, `GO` a Go program.
 struct Writer {
     name: &'static str,
     command: &'static [&'static str],
-    /// Paths of more than 100 characters, and times before 1970.
+    /// Whether it supports paths of more than 100 characters, and times before 1970.
     long: bool,
     xattrs: bool,
-    /// How far off times may be, in nanoseconds.
+    /// How far times may differ, in nanoseconds.
     tolerance: i128,
 }
 
@@ -99,7 +99,7 @@ const WRITERS: &[Writer] = &[
     Writer { name: "Go, ustar", command: &["GO", "ustar", "DIR", "OUT"], long: false, xattrs: false, tolerance: SECOND },
 ];
 
-/// Builds the program of Go.
+/// Builds the Go program.
 fn go(home: &Path) -> PathBuf {
     let (program, source) = (home.join("archive"), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/archive.go"));
     let built = Command::new("go").args(["build", "-o"]).arg(&program).arg(source).env("GOTOOLCHAIN", "local").env("GOFLAGS", "").output();
@@ -120,7 +120,7 @@ impl Writer {
     }
 }
 
-/// What looks like chance and is the same each time.
+/// Pseudo-random numbers, the same each time.
 struct Dice(u64);
 
 impl Dice {
@@ -139,7 +139,7 @@ impl Dice {
     }
 }
 
-/// Makes a tree of `dice`'s mind.
+/// Creates a random tree.
 fn plant(root: &Path, dice: &mut Dice, long: bool) {
     let mut directories = vec![root.to_owned()];
     let mut files: Vec<PathBuf> = Vec::new();
@@ -203,7 +203,7 @@ fn finish(path: &Path, dice: &mut Dice, long: bool) {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// All that is promised of a file.
+/// Everything that must survive of a file.
 #[derive(Debug, PartialEq)]
 struct Described {
     what: String,
@@ -226,7 +226,7 @@ fn describe(root: &Path) -> BTreeMap<PathBuf, Described> {
             }
             _ => String::new(),
         };
-        // The files that are one have the same first name.
+        // Hard links to one file have the same first name.
         let names: &mut Vec<PathBuf> = first.entry(about.ino()).or_default();
         names.push(name.clone());
         let mut value = vec![0; 1024];

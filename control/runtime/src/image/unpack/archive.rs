@@ -1,9 +1,8 @@
-//! Entries of a tar archive, with everything that several headers together say of one.
+//! Entries of a tar archive, each merged from all of its headers.
 //!
-//! The formats are those of POSIX (ustar, pax), GNU tar and what came before them. Where tools differ in what an archive means, it is
-//! read as Go's `archive/tar` does, for that is what other container runtimes are built on; where nobody could say what is meant,
-//! it isn't read at all. The `tar` crate knows the fields of a header; its own reader takes no sparse files of pax and
-//! drops all of an extended header whose values hold a newline.
+//! The formats are those of POSIX (ustar, pax), GNU tar and their predecessors. Where tools interpret an archive differently, this follows
+//! Go's `archive/tar`, which other container runtimes use; an ambiguous archive is rejected. The `tar` crate parses the fields of a header;
+//! its own reader doesn't support sparse files in pax format and drops an entire extended header if a value holds a newline.
 
 mod numbers;
 mod pax;
@@ -19,10 +18,10 @@ use pax::Records;
 pub(super) use sparse::Segment;
 
 const BLOCK: u64 = 512;
-/// An extended header, a long name or the map of a sparse file, in bytes; the same as in Go. They are held in memory.
+/// Maximum size of an extended header, a long name or the map of a sparse file, in bytes; as in Go. They are held in memory.
 const SPECIAL_MAX: u64 = 1 << 20;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Device,
@@ -53,15 +52,15 @@ pub(in crate::image) enum ArchiveError {
 pub(super) struct Entry {
     pub(super) kind: Kind,
     pub(super) path: Vec<u8>,
-    /// What a link leads to.
+    /// A link's target.
     pub(super) link: Vec<u8>,
     pub(super) mode: u32,
     pub(super) uid: i64,
     pub(super) gid: i64,
     pub(super) mtime: Time,
-    /// Of a file, in bytes.
+    /// A file's size, in bytes.
     pub(super) size: u64,
-    /// Which parts of it the archive has, in order, if it hasn't all; the rest are holes.
+    /// The parts of a sparse file that the archive contains, in order; the rest are holes.
     pub(super) segments: Option<Vec<Segment>>,
     /// Extended attributes, by their names.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -70,15 +69,15 @@ pub(super) struct Entry {
 /// Reads an archive from its beginning.
 pub(super) struct Archive<R> {
     inner: R,
-    /// Of the entry's content, not read yet.
+    /// Unread bytes of the entry's content.
     content: u64,
-    /// Behind it, up to the next header.
+    /// Bytes after the content, up to the next header.
     padding: u64,
-    /// The path of the entry that is read.
+    /// The path of the current entry.
     at: Vec<u8>,
 }
 
-/// What the headers before an entry's own say of it.
+/// Values from the headers that precede an entry's own.
 #[derive(Debug, Default)]
 struct Before {
     name: Option<Vec<u8>>,
@@ -91,12 +90,12 @@ impl<R: Read> Archive<R> {
         Self { inner, content: 0, padding: 0, at: Vec::new() }
     }
 
-    /// The path of the entry that an error is about, as far as it is known.
+    /// The path of the entry that an error is about, as far as known.
     pub(super) fn at(&self) -> &[u8] {
         &self.at
     }
 
-    /// The next entry; what is left of the last one's content is passed over.
+    /// The next entry; skips the rest of the last one's content.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut before = Before::default();
         self.pass_over()?;
@@ -134,7 +133,7 @@ impl<R: Read> Archive<R> {
         let records = before.records.unwrap_or_default();
         let old = header.as_old();
         let path = match (before.name, records.path()) {
-            // Go takes the first, others the second.
+            // Go uses the first, others the second.
             (Some(long), Some(path)) if long != path => return Err(ArchiveError::Meaning("two different long names of one entry")),
             (Some(name), _) => name,
             (None, Some(path)) => path.to_vec(),
@@ -152,13 +151,13 @@ impl<R: Read> Archive<R> {
             Some(size) => size,
             None => u64::try_from(number(&old.size)?).map_err(|_| ArchiveError::Unreadable)?,
         };
-        // Others have no content, whatever their headers say.
+        // Other types have no content, whatever their headers say.
         self.expect(if kind == Kind::File { dense } else { 0 })?;
         let mut entry = Entry {
             kind,
             path,
             link,
-            // Only its lower bits mean anything.
+            // Only the lower bits have a meaning.
             mode: u32::try_from(number(&old.mode)? & 0o7777).map_err(|_| ArchiveError::Unreadable)?,
             uid: records.id("uid")?.map_or_else(|| number(&old.uid), Ok)?,
             gid: records.id("gid")?.map_or_else(|| number(&old.gid), Ok)?,
@@ -191,7 +190,7 @@ impl<R: Read> Archive<R> {
         Ok(entry)
     }
 
-    /// The map of a sparse file in GNU tar's own format: in its header, and in blocks behind it that its size doesn't count.
+    /// The map of a sparse file in GNU tar's own format: in its header, and in blocks after it that its size doesn't include.
     fn old_map(&mut self, gnu: &GnuHeader) -> Result<Vec<Segment>, ArchiveError> {
         let mut map = sparse::Map::default();
         map.add(&gnu.sparse)?;
@@ -227,21 +226,21 @@ impl<R: Read> Archive<R> {
         map.segments()
     }
 
-    /// A header, if there are any more.
+    /// The next header, if there is one.
     fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
         let mut header = Header::new_old();
         if !self.block(&mut header)? {
             return Ok(None);
         }
         if is_zero(&header) {
-            // Some archives end with one block of zeros, or none. What comes behind two isn't of it.
+            // Some archives end with one block of zeros, or none. Bytes after two such blocks don't belong to the archive.
             let more = self.block(&mut header)? && !is_zero(&header);
             return if more { Err(ArchiveError::Meaning("an entry behind a block of zeros")) } else { Ok(None) };
         }
         let own = |(at, byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { *byte };
         let bytes = || header.as_bytes().iter().enumerate().map(own);
         let unsigned: i64 = bytes().map(i64::from).sum();
-        // As some did that thought of bytes as signed.
+        // Some tools sum the bytes as signed.
         let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
         let said = number(&header.as_old().cksum)?;
         if said == unsigned || said == signed { Ok(Some(header)) } else { Err(ArchiveError::Unreadable) }
@@ -260,7 +259,7 @@ impl<R: Read> Archive<R> {
         Ok(true)
     }
 
-    /// The content of an entry that says something of others.
+    /// The content of an entry that describes other entries.
     fn special(&mut self, header: &Header) -> Result<Vec<u8>, ArchiveError> {
         let size = u64::try_from(number(&header.as_old().size)?).map_err(|_| ArchiveError::Unreadable)?;
         if size > SPECIAL_MAX {
@@ -280,7 +279,7 @@ impl<R: Read> Archive<R> {
 
     fn pass_over(&mut self) -> Result<(), ArchiveError> {
         io::copy(self, &mut io::sink())?;
-        // Some archives end without their last padding.
+        // Some archives lack their last padding.
         io::copy(&mut (&mut self.inner).take(self.padding), &mut io::sink())?;
         self.padding = 0;
         Ok(())
@@ -313,10 +312,10 @@ fn is_zero(header: &Header) -> bool {
     header.as_bytes().iter().all(|byte| *byte == 0)
 }
 
-/// What a type flag stands for, and whether it says that the file is sparse.
+/// The kind for a type flag, and whether the flag marks the file as sparse.
 fn kind_of(flag: u8, path: &[u8]) -> Result<(Kind, bool), ArchiveError> {
     let kind = match flag {
-        // Before there were type flags, a directory was what ends with a slash.
+        // Before there were type flags, a trailing slash marked a directory.
         0 if path.ends_with(b"/") => Kind::Directory,
         0 | b'0' | b'7' | b'S' => Kind::File,
         b'1' => Kind::HardLink,
@@ -329,9 +328,9 @@ fn kind_of(flag: u8, path: &[u8]) -> Result<(Kind, bool), ArchiveError> {
     Ok((kind, flag == b'S'))
 }
 
-/// The name in a header itself.
+/// The name in the header itself.
 fn name_of(header: &Header) -> Vec<u8> {
-    /// Where the header of star ends; its prefix is shorter, as times come behind it.
+    /// Magic at the end of a star header; its prefix is shorter, because times follow it.
     const STAR: (std::ops::Range<usize>, &[u8]) = (508..512, b"tar\0");
     const STAR_PREFIX: usize = 131;
     let name = text(&header.as_old().name);

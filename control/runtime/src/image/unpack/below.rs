@@ -1,4 +1,4 @@
-//! Hard links to files of the layers below: the file is copied into the layer, as overlayfs does when it is written to, and linked there.
+//! Hard links to files of the layers below: the file is copied into this layer, as overlayfs does on a write, and linked there.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -18,18 +18,18 @@ use super::{
     tree::{Attributes, is_opaque},
 };
 
-/// What one layer has of a path.
+/// The result of looking up a path in one layer.
 enum Found {
-    /// Its directory.
+    /// Its parent directory.
     Here(OwnedFd),
-    /// Nothing, but the layers below may.
+    /// Not in this layer, but the layers below may have it.
     Below,
-    /// It isn't there, whatever is below.
+    /// It doesn't exist, and the layers below are hidden.
     Hidden,
 }
 
 impl Unpacker<'_> {
-    /// Brings a file of a layer below into this one.
+    /// Copies a file of a layer below into this one.
     pub(super) fn copy_up(&self, path: &[OsString]) -> Result<(), UnpackError> {
         let (name, parents) = path.split_last().ok_or(UnpackError::HardLink)?;
         let own = self.root.try_clone()?;
@@ -66,7 +66,7 @@ impl Unpacker<'_> {
     }
 }
 
-/// Looks for a path in one layer. Links on the way aren't followed: what they lead to may be in yet another layer.
+/// Looks up a path in one layer. Links on the way aren't followed: their targets may be in yet another layer.
 fn find(root: OwnedFd, name: &OsStr, parents: &[OsString]) -> Result<Found, UnpackError> {
     let (mut at, mut hides) = (root, false);
     for (index, part) in parents.iter().map(OsString::as_os_str).chain([name]).enumerate() {

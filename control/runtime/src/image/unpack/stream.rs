@@ -1,4 +1,4 @@
-//! The bytes of a layer: decompressed, hashed, and cut off where they become too many.
+//! The bytes of a layer: decompressed, hashed, and limited in size.
 
 use std::{
     cell::Cell,
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Digest, ImageLimits, UnpackError};
 use crate::image::layers::ENTRY_BYTES;
 
-/// What unpacking one image may still take, over all its layers.
+/// What unpacking one image may still use, over all its layers.
 #[derive(Debug)]
 pub(in crate::image) struct Budget {
     bytes: Cell<u64>,
@@ -22,17 +22,17 @@ pub(in crate::image) struct Budget {
 }
 
 impl Budget {
-    /// All that one image may take, but no more than `bytes`.
+    /// One image's limits, but at most `bytes`.
     pub(in crate::image) fn new(limits: &ImageLimits, bytes: u64, deadline: Instant) -> Self {
         Self { bytes: Cell::new(limits.unpacked_bytes_max.min(bytes)), entries: Cell::new(limits.entries_max), deadline }
     }
 
-    /// Takes the bytes an entry becomes that aren't in the archive: the holes of a sparse file, or a copy of one in a layer below.
+    /// Takes bytes that an entry adds but the archive doesn't contain: the holes of a sparse file, or a copy of one in a layer below.
     pub(super) fn take_bytes(&self, count: u64) -> Result<(), UnpackError> {
         take(&self.bytes, count).ok_or(UnpackError::Size)
     }
 
-    /// Takes a file, directory or link, with what it takes on a disk beside its content.
+    /// Takes a file, directory or link, including its overhead on the disk.
     pub(super) fn take_entry(&self) -> Result<(), UnpackError> {
         take(&self.entries, 1).ok_or(UnpackError::Entries)?;
         self.take_bytes(ENTRY_BYTES)
@@ -49,12 +49,12 @@ fn take(from: &Cell<u64>, count: u64) -> Option<()> {
     Some(())
 }
 
-/// Why a [`LayerReader`] has ended early, for whoever gets its bare `io::Error` through the archive reader.
+/// Why a [`LayerReader`] has ended early, for callers that get only its bare `io::Error` through the archive reader.
 #[derive(Default)]
 pub(super) struct Gate(Cell<Option<UnpackError>>);
 
 impl Gate {
-    /// The error behind `error`, if it was the reader's.
+    /// The cause of `error`, if it came from the reader.
     pub(super) fn cause(&self) -> Option<UnpackError> {
         self.0.take()
     }
@@ -69,12 +69,12 @@ pub(super) struct LayerReader<'a> {
 }
 
 impl<'a> LayerReader<'a> {
-    /// Reads a blob that is a tar, plain or compressed; its first bytes tell, for media types are not always right.
+    /// Opens a blob that is a tar, plain or compressed; detected by its first bytes, because media types are not always right.
     pub(super) fn open(blob: File, budget: &'a Budget, gate: &'a Gate) -> Result<Self, UnpackError> {
         let mut reader = BufReader::with_capacity(128 * 1024, blob);
         let inner: Box<dyn Read> = match reader.fill_buf()? {
             [0x1f, 0x8b, ..] => Box::new(BufReader::new(Members(Some(GzDecoder::new(reader))))),
-            // A frame, or one to be skipped (RFC 8878, 3.1): pzstd begins with such. Windows of more than 128 MiB are refused.
+            // A frame, or a skippable one (RFC 8878, 3.1), with which pzstd begins. Windows of more than 128 MiB are refused.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(zstd::Decoder::with_buffer(reader)?),
             [b'B', b'Z', b'h', _, b'1', b'A', b'Y', b'&', b'S', b'Y', ..] => return Err(UnpackError::Format("bzip2")),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(UnpackError::Format("xz")),
@@ -83,7 +83,7 @@ impl<'a> LayerReader<'a> {
         Ok(Self { inner, hasher: Sha256::new(), budget, gate })
     }
 
-    /// Digest of all that was read.
+    /// Digest of everything read.
     pub(super) fn digest(self) -> Digest {
         Digest(self.hasher.finalize().into())
     }
@@ -99,7 +99,7 @@ impl Read for LayerReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let outcome = match self.inner.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-            // Of the disk; what a decompressor finds wrong has no code, and is the archive's.
+            // A disk error; an error of a decompressor has no code, and is the archive's fault.
             Err(error) if error.raw_os_error().is_some() => Err(UnpackError::Io(error)),
             Err(error) => Err(UnpackError::Compressed(error.to_string())),
             Ok(count) => self.pass(buffer.get(..count).unwrap_or_default()).map(|()| count),
@@ -111,8 +111,8 @@ impl Read for LayerReader<'_> {
     }
 }
 
-/// The members of a gzip file, one after the other. What comes behind them and isn't one is left alone, as gzip and pigz do: some tools
-/// fill up with zeros. Nothing is lost by that: what the layer is, is said by its `diff_id`.
+/// The members of a gzip file, one after the other. Trailing bytes that aren't a member are ignored, as gzip and pigz do: some tools pad
+/// with zeros. This is safe, because the layer's `diff_id` covers the content.
 struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Members<R> {

@@ -1,4 +1,4 @@
-//! What is done to a directory of a layer. Names are those of one component: nothing here follows a link.
+//! Operations on a directory of a layer. Names are single components, so no link is followed.
 
 use std::ffi::OsStr;
 
@@ -10,12 +10,12 @@ use std::os::{fd::OwnedFd, unix::ffi::OsStrExt};
 
 use super::{DEPTH_MAX, UnpackError, archive::Time};
 
-/// A directory that hides those below it, to overlayfs.
+/// Marks an opaque directory for overlayfs.
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// Access control lists.
 const LISTS: &[&[u8]] = &[b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// What the layer has of a name so far.
+/// What the layer has under a name so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Existing {
     Directory,
@@ -33,7 +33,7 @@ impl Existing {
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Self::Directory,
-            // Devices of the archive are never made.
+            // Devices in the archive are never created.
             FileType::CharacterDevice => Self::Whiteout,
             _ => Self::File,
         })
@@ -50,7 +50,7 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Those of a file that is there.
+    /// The attributes of an existing file.
     pub(super) fn of(stat: &Stat) -> Self {
         let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or_default();
         Self {
@@ -61,11 +61,11 @@ impl Attributes {
         }
     }
 
-    /// Gives them to something that was just made.
+    /// Applies them to a newly created file.
     pub(super) fn set(&self, parent: &OwnedFd, name: &OsStr, is_link: bool) -> Result<(), UnpackError> {
         fs::chownat(parent, name, Some(self.uid), Some(self.gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if !is_link {
-            // After the owner: changing that takes the set-uid bit away.
+            // After the owner: changing that clears the set-uid bit.
             fs::chmodat(parent, name, self.mode, AtFlags::empty())?;
         }
         set_time(parent, name, self.mtime)
@@ -78,7 +78,7 @@ fn set_time(parent: &OwnedFd, name: &OsStr, time: Time) -> Result<(), UnpackErro
     Ok(fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// The time of a directory, which changes with what is put into it.
+/// Preserves the time of a directory, which changes when entries are added to it.
 pub(super) struct Kept(Time);
 
 impl Kept {
@@ -91,8 +91,8 @@ impl Kept {
     }
 }
 
-/// Sets the extended attributes that mean something in a pod: those of users, and access control lists. File capabilities don't (no
-/// container gains privileges), and `trusted` ones would be taken for ours.
+/// Sets the extended attributes that have a meaning in a pod: `user` ones, and access control lists. File capabilities have none (no
+/// container gains privileges), and `trusted` ones would be mistaken for ours.
 pub(super) fn set_xattrs(parent: &OwnedFd, name: &OsStr, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), UnpackError> {
     let mut wanted = xattrs.iter().filter(|(name, _)| name.starts_with(b"user.") || LISTS.contains(&&**name)).peekable();
     if wanted.peek().is_none() {
@@ -102,7 +102,7 @@ pub(super) fn set_xattrs(parent: &OwnedFd, name: &OsStr, xattrs: &[(Vec<u8>, Vec
     let file = fs::openat(parent, name, flags, Mode::empty())?;
     for (name, value) in wanted {
         match fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
-            // A file system without them: others unpack there without them, too.
+            // The file system doesn't support them: other runtimes ignore them there, too.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(Errno::TOOBIG | Errno::RANGE | Errno::INVAL) => return Err(UnpackError::Xattr),
             Err(errno) => return Err(errno.into()),
@@ -111,25 +111,25 @@ pub(super) fn set_xattrs(parent: &OwnedFd, name: &OsStr, xattrs: &[(Vec<u8>, Vec
     Ok(())
 }
 
-/// `.wh.NAME`: a 0:0 character device is how overlayfs knows it.
+/// `.wh.NAME`: overlayfs represents it as a 0:0 character device.
 pub(super) fn whiteout(parent: &OwnedFd, hidden: &OsStr) -> Result<(), UnpackError> {
     if hidden.is_empty() || hidden == "." || hidden == ".." {
         return Err(UnpackError::Path);
     }
     match Existing::at(parent, hidden)? {
         Existing::Directory => make_opaque(parent, hidden),
-        // It hides what is below by being there.
+        // A file or whiteout hides what is below by its existence.
         Existing::File | Existing::Whiteout => Ok(()),
         Existing::Nothing => Ok(fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)?),
     }
 }
 
-/// Hides what the layers below have in a directory.
+/// Hides the directory's content in the layers below.
 pub(super) fn make_opaque(parent: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
     Ok(fs::fsetxattr(open_directory(parent, name)?, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())?)
 }
 
-/// Whether a directory hides what the layers below have in it.
+/// Whether a directory hides its content in the layers below.
 pub(super) fn is_opaque(parent: &OwnedFd, name: &OsStr) -> Result<bool, UnpackError> {
     let mut value = [0; 4];
     let length = fs::fgetxattr(open_directory(parent, name)?, OPAQUE_ATTRIBUTE, &mut value[..]).unwrap_or_default();

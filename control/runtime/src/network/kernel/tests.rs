@@ -1,4 +1,4 @@
-//! On real kernels' tables, each case in a network namespace of its own. Takes root and nft.
+//! Tests with real kernel tables, each in a network namespace of its own. Require root and nft.
 
 use std::{
     io::Write,
@@ -6,10 +6,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use codiusd_net::Ipv4Cidr;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::*;
-use crate::network::{Guard, Links, NetworkRules, Policy, PolicyError, Subnet, restored_counter};
+use crate::network::{Enforcer, Links, NetworkRules, Policy, PolicyError, restored_counter};
 
 /// Every kind of row.
 fn policies() -> [Policy; 2] {
@@ -19,16 +20,16 @@ fn policies() -> [Policy; 2] {
         host_ports: vec!["tcp/7768".parse().unwrap()],
         ..NetworkRules::default()
     };
-    let subnet: Subnet = "10.200.0.0/16".parse().unwrap();
+    let subnet: Ipv4Cidr = "10.200.0.0/16".parse().unwrap();
     [
         Policy::new("codius", Links::Prefix("cdp".to_owned()), Some(subnet), &rules),
         Policy::new("codius-hyper0", Links::Bridge("hyper0".to_owned()), None, &rules),
     ]
 }
 
-/// Tables beside ours.
+/// Number of tables beside ours.
 const OTHERS: u32 = 300;
-/// Times it is put there again.
+/// Number of times the table is reinstalled.
 const REPLACEMENTS: u32 = 400;
 
 fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -39,7 +40,7 @@ fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T 
     thread::spawn(apart).join().unwrap()
 }
 
-/// Runs nft in the network of this thread.
+/// Runs nft in this thread's network namespace.
 fn nft(arguments: &[&str], input: &str) -> String {
     let mut nft = Command::new("nft").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -111,8 +112,8 @@ fn a_policy_that_cannot_be_compared_is_not_in_force() {
         let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()));
         let filter = SeccompFilter::new(no_namespaces, allow, refuse, std::env::consts::ARCH.try_into().unwrap()).unwrap();
         let program: BpfProgram = filter.try_into().unwrap();
-        seccompiler::apply_filter(&program).unwrap(); // of this thread alone
-        let refused = Guard::install(&policy, restored_counter()).expect_err("nobody knows what is in force");
+        seccompiler::apply_filter(&program).unwrap(); // for this thread only
+        let refused = Enforcer::install(&policy, restored_counter()).expect_err("nobody knows what is in force");
         assert!(matches!(refused, PolicyError::Unverified { .. }), "{refused}");
         assert_ne!(read(&Table::from(&policy).id()).unwrap().len(), 0, "what was installed stays: it does no harm");
     });
@@ -123,7 +124,7 @@ fn a_guard_puts_the_policy_back() {
     let [policy, _] = policies();
     elsewhere(move || {
         let restored = restored_counter();
-        let _guard = Guard::install(&policy, restored.clone()).unwrap();
+        let _guard = Enforcer::install(&policy, restored.clone()).unwrap();
         nft(&["flush", "ruleset"], "");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while restored.get() == 0 {
@@ -141,12 +142,12 @@ fn a_table_that_is_replaced_while_it_is_read_is_read_once() {
     elsewhere(move || {
         install(&table).unwrap();
         let wanted = read(&table.id()).unwrap();
-        // The kernel lists tables in order: the one before and the one that comes after it are far apart.
+        // The kernel lists tables in order: the ones before and after it are far apart.
         let others: String = (0..OTHERS).map(|number| format!("add table inet other-{number}\n")).collect();
         nft(&["-f", "-"], &others);
         let replaced = AtomicBool::new(false);
         thread::scope(|scope| {
-            // It is in the same network.
+            // The thread is in the same network namespace.
             scope.spawn(|| {
                 for _ in 0..REPLACEMENTS {
                     install(&table).unwrap();
@@ -155,7 +156,7 @@ fn a_table_that_is_replaced_while_it_is_read_is_read_once() {
             });
             let mut reads = 0;
             while !replaced.load(Ordering::Relaxed) {
-                // It may be replaced too often to be read.
+                // The read fails if the table is replaced too often.
                 if let Ok(found) = read(&table.id()) {
                     assert_eq!(differences(&wanted, &found), Vec::<String>::new(), "after {reads} reads");
                     reads += 1;

@@ -2,7 +2,7 @@
 
 use nix::libc::{self, c_long};
 
-/// Allowed whatever their arguments, on every architecture.
+/// Allowed with any arguments, on every architecture.
 pub(super) const CALLS: &[c_long] = &[
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -246,7 +246,7 @@ pub(super) const CALLS: &[c_long] = &[
     FCHMODAT2,
 ];
 
-/// Of Linux 6.6; the number is the same everywhere.
+/// Linux 6.6; the number is the same on every architecture.
 const FCHMODAT2: c_long = 452;
 
 /// Allowed where they exist: the older forms of calls that have a newer one.

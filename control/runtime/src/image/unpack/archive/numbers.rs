@@ -5,9 +5,9 @@ use super::ArchiveError;
 /// A time of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::image::unpack) struct Time {
-    /// Since 1970; less than 0 before.
+    /// Since 1970; negative before.
     pub(in crate::image::unpack) seconds: i64,
-    /// Later than that.
+    /// Added to the seconds.
     pub(in crate::image::unpack) nanoseconds: u32,
 }
 
@@ -16,7 +16,7 @@ impl Time {
         Self { seconds, nanoseconds: 0 }
     }
 
-    /// `seconds[.digits]`, perhaps with a minus in front of all of it.
+    /// `seconds[.digits]`, with an optional minus before everything.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -31,12 +31,12 @@ impl Time {
     }
 }
 
-/// The text of a field, up to its end or the first NUL.
+/// The text of a field, up to the first NUL or its end.
 pub(super) fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The same of a long name.
+/// The same for a long name.
 pub(super) fn trimmed(name: &[u8]) -> &[u8] {
     text(name)
 }

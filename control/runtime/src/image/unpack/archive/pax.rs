@@ -9,16 +9,16 @@ use super::{
 
 const SPARSE: &str = "GNU.sparse.";
 const XATTR: &str = "SCHILY.xattr.";
-/// What would mean something else to a reader that doesn't know it.
+/// Known `GNU.sparse` keys: an unknown one could change the entry's meaning.
 const SPARSE_KNOWN: &[&str] = &["major", "minor", "name", "size", "realsize", "numblocks", "offset", "numbytes", "map"];
-/// What of a header for all entries changes what they are; some readers heed it and some don't.
+/// Keys that change entries when they are in a header for all entries; only some readers heed them there.
 const NOT_FOR_ALL: &[&str] = &["gid", "linkpath", "path", "size", "uid"];
 
-/// What an extended header says; of what it says twice, the last.
+/// The values of an extended header; of duplicates, the last.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// `GNU.sparse.offset` and `GNU.sparse.numbytes`, one after the other, are said for each part of a file.
+    /// `GNU.sparse.offset` and `GNU.sparse.numbytes`, alternating, one pair per part of a file.
     parts: Vec<u64>,
 }
 
@@ -35,7 +35,7 @@ impl Records {
                     }
                     records.parts.push(decimal(value)?);
                 }
-                // Nothing is how a value is taken back.
+                // An empty value deletes the key.
                 _ if value.is_empty() => drop(records.values.remove(key)),
                 b"path" | b"linkpath" | b"GNU.sparse.name" if value.contains(&0) => {
                     return Err(ArchiveError::Meaning("a name that holds a NUL"));
@@ -46,7 +46,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Whether it may stand for all entries that follow, as a header of type `g` does: most have a comment there.
+    /// Checks that the header may apply to all following entries, as a header of type `g` does: most hold only a comment.
     pub(super) fn fit_for_all(&self) -> Result<(), ArchiveError> {
         let changes = |key: &[u8]| {
             key.starts_with(SPARSE.as_bytes()) || key.starts_with(XATTR.as_bytes()) || NOT_FOR_ALL.iter().any(|name| name.as_bytes() == key)
@@ -88,7 +88,7 @@ impl Records {
         named.collect()
     }
 
-    /// How a sparse file is described, if the entry is one (GNU tar's manual, "Storing Sparse Files").
+    /// The description of a sparse file, if the entry is one (GNU tar's manual, "Storing Sparse Files").
     pub(super) fn sparse(&self) -> Result<Option<Described>, ArchiveError> {
         let keys = || self.values.keys().filter_map(|key| key.strip_prefix(SPARSE.as_bytes()));
         if keys().next().is_none() && self.parts.is_empty() {
@@ -122,7 +122,7 @@ impl Records {
     }
 }
 
-/// The first record: its key, its value, and what comes behind it.
+/// The first record: its key, its value, and the rest.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
     let (digits, _) = bytes.split_at_checked(space)?;

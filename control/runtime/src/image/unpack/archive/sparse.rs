@@ -1,4 +1,4 @@
-//! Maps of sparse files: which parts of them the archive has.
+//! Maps of sparse files: which parts of them the archive contains.
 
 use tar::GnuSparseHeader;
 
@@ -14,21 +14,21 @@ pub(in crate::image::unpack) struct Segment {
 /// A sparse file as an extended header describes it.
 #[derive(Debug)]
 pub(super) struct Described {
-    /// With its holes, in bytes.
+    /// Including holes, in bytes.
     pub(super) size: u64,
-    /// The entry's own name is made up for readers that don't know better.
+    /// The real name: the entry's own is a placeholder for readers without support for sparse files.
     pub(super) name: Option<Vec<u8>>,
-    /// None: its map is in its content.
+    /// None: the map is in the entry's content.
     pub(super) segments: Option<Vec<Segment>>,
 }
 
-/// Whether a map makes sense for a file of `size` of which the archive has `dense` bytes.
+/// Whether a map is valid for a file of `size` of which the archive contains `dense` bytes.
 pub(super) fn check(map: &[Segment], size: u64, dense: u64) -> Result<(), ArchiveError> {
     let (mut end, mut sum) = (0, 0);
     for segment in map {
         let ordered = segment.offset >= end;
         end = segment.offset.checked_add(segment.length).filter(|_| ordered).ok_or(WRONG)?;
-        // Below `end`, so that it fits.
+        // Can't overflow, as it is below `end`.
         sum += segment.length;
     }
     if end <= size && sum == dense { Ok(()) } else { Err(WRONG) }
@@ -42,7 +42,7 @@ pub(super) struct Map(Vec<Segment>);
 
 impl Map {
     pub(super) fn add(&mut self, slots: &[GnuSparseHeader]) -> Result<(), ArchiveError> {
-        // The first one that is empty ends the block.
+        // The first empty slot ends the block.
         for slot in slots.iter().take_while(|slot| slot.offset[0] != 0) {
             let field = |field: &[u8]| u64::try_from(number(field)?).map_err(|_| WRONG);
             self.0.push(Segment { offset: field(&slot.offset)?, length: field(&slot.numbytes)? });
@@ -55,7 +55,7 @@ impl Map {
     }
 }
 
-/// A map of lines with decimal numbers: how many parts there are, then where each begins and how long it is.
+/// A map of lines with decimal numbers: the number of parts, then the offset and length of each.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     bytes: Vec<u8>,
@@ -88,7 +88,7 @@ impl Lines {
     }
 }
 
-/// Parts from their offsets and lengths, one after the other.
+/// Converts alternating offsets and lengths to parts.
 pub(super) fn pairs(numbers: &[u64], count: u64) -> Result<Vec<Segment>, ArchiveError> {
     let (pairs, rest) = numbers.as_chunks::<2>();
     if !rest.is_empty() || pairs.len() as u64 != count {

@@ -1,0 +1,89 @@
+//! Containers, by this process and its shims.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use codiusd_control::capacity::DiskShare;
+use codiusd_proxy::PodNetworks;
+use codiusd_runtime::{
+    EmbeddedConfig, EmbeddedRuntime, Runtime, embedded,
+    image::{ImageConfig, ImageLimits},
+    network::Policy,
+};
+use codiusd_supervisor::Supervisor;
+use prometheus::{IntCounter, Registry};
+
+use super::{RuntimePlan, blocking, kernel};
+use crate::{app::error::StartError, config::Config, finding::Finding};
+
+/// The plan of the embedded runtime.
+#[derive(Debug)]
+pub(super) struct Embedded<'a>(pub(super) &'a Config);
+
+#[async_trait]
+impl RuntimePlan for Embedded<'_> {
+    fn check_privileges(&self) -> Result<(), StartError> {
+        Ok(embedded::check_privileges()?)
+    }
+
+    async fn open(&self, restored: IntCounter, _: &Registry, supervisor: &Supervisor) -> Result<Arc<dyn Runtime>, StartError> {
+        warn_of_missing_layouts(self.0);
+        let config = EmbeddedConfig { policy_restored: restored, supervisor: supervisor.clone(), ..config_of(self.0) };
+        Ok(Arc::new(blocking("opening it", move || EmbeddedRuntime::open(config)).await??))
+    }
+
+    fn network_policy(&self) -> Option<Policy> {
+        Some(config_of(self.0).policy())
+    }
+
+    fn pod_networks(&self) -> PodNetworks {
+        PodNetworks::Only(vec![self.0.pod_subnet.into()])
+    }
+
+    /// Pods' disks are in the host's directory.
+    fn disk(&self) -> Option<DiskShare> {
+        Some(DiskShare { of: self.0.root.clone(), full_at: self.0.max_disk_fraction })
+    }
+
+    fn self_test_layout(&self) -> Option<PathBuf> {
+        self_test_layout(self.0)
+    }
+
+    fn doctor_checks(&self) -> Vec<Finding> {
+        kernel::checks()
+    }
+}
+
+/// Where the self-test's image is, if the test uses the built-in one.
+fn self_test_layout(config: &Config) -> Option<PathBuf> {
+    let wanted = config.self_test.as_ref().is_some_and(|test| test.image.is_none());
+    wanted.then(|| config.root.join("self-test"))
+}
+
+/// Hosts with different networks can share a machine: kernel object names derive from the network.
+fn config_of(config: &Config) -> EmbeddedConfig {
+    let images = ImageConfig {
+        root: config.root.join("images"),
+        layouts: config.image_layouts.iter().cloned().chain(self_test_layout(config)).collect(),
+        registries: config.registries.clone(),
+        limits: ImageLimits { disk_bytes_max: config.image_disk, ..ImageLimits::default() },
+    };
+    let mut embedded = EmbeddedConfig::new(config.root.clone(), images);
+    let subnet = config.pod_subnet;
+    if subnet.network != embedded.subnet.network {
+        let network = u32::from(subnet.network);
+        embedded.instance = format!("codius-{network:08x}");
+        embedded.link_prefix = format!("cd{network:08x}");
+    }
+    embedded.subnet = subnet;
+    embedded.limits.scratch = config.pod_disk;
+    embedded.network.clone_from(&config.network);
+    embedded.read_only = config.pod_read_only;
+    embedded
+}
+
+fn warn_of_missing_layouts(config: &Config) {
+    for layout in config.image_layouts.iter().filter(|layout| !layout.is_dir()) {
+        tracing::warn!(directory = %layout.display(), "image layout directory not found; its images are unavailable (images.layouts, CODIUS_IMAGE_LAYOUTS)");
+    }
+}
