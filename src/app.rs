@@ -339,7 +339,7 @@ fn admin_deps(
 ) -> Result<AdminDeps, prometheus::Error> {
     let host = HostReader::new(paid_requests.clone(), peers.clone(), root.to_owned());
     let read = host.clone();
-    HostMetrics::register(registry, move || read.snapshot())?;
+    HostMetrics::register(registry, move || read.measured())?;
     let (money, read) = (prometheus::Registry::new(), host.clone());
     HostMetrics::register_money(&money, move || read.snapshot())?;
     let public_uri = public_uri.as_str().trim_end_matches('/').to_owned();

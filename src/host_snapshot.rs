@@ -28,7 +28,7 @@ pub struct HostSnapshot {
     pub pods: Vec<PodPhase>,
     /// The capacity for pods, and the part that is held.
     pub room: CapacityUsage,
-    /// The file system of the host's directory.
+    /// The file system of the host's directory, if it was measured.
     pub disk: Option<Disk>,
     /// Payments received, and their use.
     pub totals: Vec<(Asset, Totals)>,
@@ -71,7 +71,12 @@ impl HostReader {
         Self { started, paid_requests, peers, root }
     }
 
-    /// The state now.
+    /// The state now, with the disk. Asks the file system, which may block: for metrics only.
+    pub(crate) fn measured(&self) -> HostSnapshot {
+        HostSnapshot { disk: Disk::of(&self.root), ..self.snapshot() }
+    }
+
+    /// The state now, without the disk.
     pub(crate) fn snapshot(&self) -> HostSnapshot {
         let manager = self.paid_requests.pods();
         HostSnapshot {
@@ -79,9 +84,9 @@ impl HostReader {
             asset: self.paid_requests.asset(),
             store: manager.is_durable(),
             draining: manager.is_draining(),
-            pods: manager.summaries().iter().map(|pod| pod.phase).collect(),
+            pods: manager.phases(),
             room: manager.room(),
-            disk: Disk::of(&self.root),
+            disk: None,
             totals: self.paid_requests.totals(),
             peers: self.peers.count(),
             panics: codiusd_supervisor::panics(),

@@ -3,8 +3,10 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`pods`] | quotes and receipts of the public API |
+//! | [`error`] | errors of both APIs |
 //! | [`admin`] | the operator's API: status, pods, bans, self-test |
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod error;
 pub mod pods;

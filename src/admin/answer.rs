@@ -6,26 +6,14 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use codiusd_api_types::error::Failure;
 use codiusd_control::{
     db::DatabaseFailed,
     operator::BadImage,
     pods::{BanError, Refusal},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
-
-/// An error.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Failure {
-    /// The HTTP status.
-    status_code: u16,
-    /// The name of the status.
-    error: &'static str,
-    /// What is wrong.
-    message: String,
-}
 
 /// All errors of requests.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +85,8 @@ impl AdminError {
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = self.status();
-        let error = status.canonical_reason().unwrap_or_default();
-        (status, Json(Failure { status_code: status.as_u16(), error, message: self.to_string() })).into_response()
+        let error = status.canonical_reason().unwrap_or_default().to_owned();
+        (status, Json(Failure { status_code: status.as_u16(), error, message: self.to_string(), request_id: None })).into_response()
     }
 }
 

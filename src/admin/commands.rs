@@ -9,14 +9,17 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use codiusd_api_types::admin::{BanRequest, LogFilter, PodSelector, StopReport};
+use codiusd_api_types::{
+    admin::{BanRequest, LogFilter, PodSelector, StopReport},
+    error::Failure,
+};
 use codiusd_control::operator::Ban;
 use codiusd_runtime::{PodId, RuntimeError};
 use tokio::{sync::OwnedSemaphorePermit, time};
 
 use super::{
     AdminState,
-    answer::{AdminError, Failure, object},
+    answer::{AdminError, object},
 };
 use crate::{config::parse_log, logging};
 

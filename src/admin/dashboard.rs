@@ -26,6 +26,7 @@ use codiusd_control::{
 };
 use maud::{Markup, html};
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     AdminState,
@@ -71,20 +72,16 @@ fn button(label: &str, class: &str, path: &str, body: &impl Serialize, ask: &str
     }
 }
 
-/// No fields.
-#[derive(Serialize)]
-struct Nothing {}
-
 /// Whether uploads are accepted, and the button that changes it.
 fn state(status: &HostStatus) -> Markup {
     if status.draining {
-        return html! { span class="pill wait" { "draining" } " " (button("Accept uploads", "", "/undrain", &Nothing {}, "")) };
+        return html! { span class="pill wait" { "draining" } " " (button("Accept uploads", "", "/undrain", &json!({}), "")) };
     }
     let is_ready = status.ready == "ready";
     let ask = "Refuse uploads and extensions? Running pods continue until they expire.";
     html! {
         span class={ "pill " (if is_ready { "good" } else { "bad" }) } { (if is_ready { "accepts uploads" } else { &status.ready }) }
-        " " (button("Drain", "", "/drain", &Nothing {}, ask))
+        " " (button("Drain", "", "/drain", &json!({}), ask))
     }
 }
 

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use codiusd_api_types::admin::SelfTest;
+use codiusd_api_types::{admin::SelfTest, error::Failure};
 
-use super::{
-    AdminState,
-    answer::{AdminError, Failure},
-};
+use super::{AdminState, answer::AdminError};
 
 /// Returns the report of the last self-test
 #[utoipa::path(

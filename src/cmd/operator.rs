@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use codiusd_api_types::admin::{BanRequest, HostStatus, LogFilter, PodSelector};
 use codiusd_runtime::PodId;
 use serde::Serialize;
+use serde_json::json;
 use url::Url;
 
 use super::{failure, usage};
@@ -124,21 +125,15 @@ pub(super) fn run(command: &AdminCommand) -> ExitCode {
         }
         AdminCommand::Drain(args) => ask(
             args,
-            async |host| host.tell("/drain", &NoFields {}).await,
+            async |host| host.tell("/drain", &json!({})).await,
             |&()| "uploads and extensions are refused, also after a restart; running pods continue (codiusd admin undrain)\n".to_owned(),
         ),
-        AdminCommand::Undrain(args) => ask(
-            args,
-            async |host| host.tell("/undrain", &NoFields {}).await,
-            |&()| "uploads and extensions are accepted again\n".to_owned(),
-        ),
+        AdminCommand::Undrain(args) => {
+            ask(args, async |host| host.tell("/undrain", &json!({})).await, |&()| "uploads and extensions are accepted again\n".to_owned())
+        }
         AdminCommand::LogLevel(args) => ask(&args.host, async |host| log_level(host, args.filter.as_deref()).await, shown::log),
     }
 }
-
-/// A body without fields.
-#[derive(Serialize)]
-struct NoFields {}
 
 async fn log_level(host: &Operator, filter: Option<&str>) -> Result<LogFilter, OperatorError> {
     if let Some(filter) = filter {

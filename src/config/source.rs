@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -253,13 +254,16 @@ impl File<'_> {
     }
 }
 
-/// The first line of a file with a secret.
+/// The text of a file with a secret, without the whitespace around it.
 fn read_secret(path: &Path, origin: &str) -> Result<String, ConfigError> {
     let read = || -> io::Result<String> {
-        if fs::metadata(path)?.len() > SECRET_MAX {
+        let mut text = String::new();
+        // Bounded while it is read: a device or a pipe has no length.
+        let bytes = fs::File::open(path)?.take(SECRET_MAX + 1).read_to_string(&mut text)?;
+        if u64::try_from(bytes).is_ok_and(|bytes| bytes > SECRET_MAX) {
             return Err(io::Error::other("the file is too large for a secret"));
         }
-        fs::read_to_string(path)
+        Ok(text)
     };
     let fail = |error: io::Error| ConfigError::Secret { origin: origin.to_owned(), path: path.to_owned(), problem: error.to_string() };
     read().map(|text| text.trim().to_owned()).map_err(fail)

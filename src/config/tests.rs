@@ -256,6 +256,8 @@ fn secrets_may_be_in_files_of_their_own() {
     assert_eq!(twice, "uplink.url and uplink.url_file are both set: keep one");
     let twice = read("", &[DEV, ("ILP_CREDENTIALS_FILE", path), ("ILP_CREDENTIALS", "x")]).unwrap_err().to_string();
     assert_eq!(twice, "ILP_CREDENTIALS and ILP_CREDENTIALS_FILE are both set: keep one");
+    let endless = read("", &[DEV, ("ILP_CREDENTIALS_FILE", "/dev/zero")]).unwrap_err().to_string();
+    assert_eq!(endless, "ILP_CREDENTIALS_FILE = \"/dev/zero\": the file is too large for a secret");
 }
 
 #[test]

@@ -25,7 +25,7 @@ const FLOORS: &[(&str, &[Floor])] = &[
             &["demo_image", "error_chain", "finding", "lock_file", "open_files", "sd_notify", "socket_activation"],
         ],
     ),
-    ("api-types", &[&["admin", "pods"]]),
+    ("api-types", &[&["admin", "error", "pods"]]),
     (
         "control",
         &[

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use codiusd_api_types::error::Failure;
 use codiusd_runtime::{PodId, RuntimeError, error::Fault};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -23,21 +24,6 @@ pub(super) const RETRY_AFTER: &str = "10";
 /// An error's message, for a response that is turned into a page.
 #[derive(Clone, Debug)]
 pub(super) struct ErrorMessage(pub(super) String);
-
-/// An error.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Failure {
-    /// The HTTP status.
-    status_code: u16,
-    /// The name of the status.
-    error: &'static str,
-    /// What is wrong, and in which field.
-    message: String,
-    /// The request id, as in the host's log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
-}
 
 /// A payment is due.
 #[derive(Debug, Serialize, ToSchema)]
@@ -183,7 +169,7 @@ impl IntoResponse for ApiError {
         }
         let failure = |message: &str| Failure {
             status_code: status.as_u16(),
-            error: status.canonical_reason().unwrap_or("Error"),
+            error: status.canonical_reason().unwrap_or("Error").to_owned(),
             message: message.to_owned(),
             request_id: request_id(),
         };

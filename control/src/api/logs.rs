@@ -15,15 +15,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use codiusd_api_types::error::Failure;
 use codiusd_runtime::{LogLine, LogLines, PodId, RuntimeError};
 use futures::{Stream, StreamExt};
 use tokio::time;
 
-use super::{
-    Api,
-    error::{ApiError, Failure},
-    request,
-};
+use super::{Api, error::ApiError, request};
 
 const CONTENT_TYPE: &str = "application/vnd.codius.raw-stream";
 

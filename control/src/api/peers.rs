@@ -8,17 +8,13 @@ use axum::{
     extract::State,
     http::{HeaderMap, Uri},
 };
+use codiusd_api_types::error::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::form_urlencoded;
 use utoipa::ToSchema;
 
-use super::{
-    Api, VERSION,
-    error::{ApiError, Failure},
-    request,
-    self_test_gate::Untested,
-};
+use super::{Api, VERSION, error::ApiError, request, self_test_gate::Untested};
 use crate::peers::PeerUri;
 
 /// Hosts of one answer, at most.

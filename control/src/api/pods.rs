@@ -9,14 +9,17 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use codiusd_api_types::pods::{Quote, Receipt};
+use codiusd_api_types::{
+    error::Failure,
+    pods::{Quote, Receipt},
+};
 use codiusd_runtime::PodId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
     Api,
-    error::{ApiError, Failure, PaymentDue},
+    error::{ApiError, PaymentDue},
     request,
     self_test_gate::Unavailable,
     trace,

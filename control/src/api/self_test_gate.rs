@@ -25,15 +25,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use codiusd_api_types::error::Failure;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use super::{
-    Api,
-    error::{Failure, RETRY_AFTER},
-};
+use super::{Api, error::RETRY_AFTER};
 
 /// How the last self-test stands, in the words of the Node codiusd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]

@@ -103,6 +103,11 @@ impl PodManager {
         pods
     }
 
+    /// The phase of every pod, in no order.
+    pub fn phases(&self) -> Vec<PodPhase> {
+        self.0.table().values().map(|entry| self.0.phase(entry)).collect()
+    }
+
     /// The summary of one pod.
     pub fn facts(&self, id: &PodId) -> Option<PodSummary> {
         self.0.table().get(id).map(|entry| self.0.facts(entry))
@@ -229,18 +234,26 @@ impl Inner {
         self.table().iter().filter(|(_, entry)| is_covered(&entry.order)).map(|(id, _)| id.clone()).collect()
     }
 
+    fn phase(&self, entry: &Entry) -> PodPhase {
+        match entry.stage {
+            Stage::Exited { .. } if self.marks_of(&entry.order.spec.id).end_new_starts() => PodPhase::Crashed,
+            Stage::Clearing | Stage::Exited { .. } => PodPhase::Exited,
+            Stage::Restarting => PodPhase::Restarting,
+            Stage::Running { .. } => PodPhase::Running,
+            Stage::Starting { .. } => PodPhase::Starting,
+            Stage::Stopping => PodPhase::Stopping,
+            Stage::Unknown => PodPhase::Unknown,
+        }
+    }
+
     fn facts(&self, entry: &Entry) -> PodSummary {
-        let (phase, run) = match &entry.stage {
-            Stage::Exited { .. } if self.marks_of(&entry.order.spec.id).end_new_starts() => (PodPhase::Crashed, None),
-            Stage::Clearing | Stage::Exited { .. } => (PodPhase::Exited, None),
-            Stage::Restarting => (PodPhase::Restarting, None),
+        let phase = self.phase(entry);
+        let run = match entry.stage {
             Stage::Running { run, term } => {
                 let since = Timestamp::try_from(run.started_at).unwrap_or_else(|_| self.clock.now());
-                (PodPhase::Running, Some(RunSummary { incarnation: run.incarnation, since, term: *term, address: run.address }))
+                Some(RunSummary { incarnation: run.incarnation, since, term, address: run.address })
             }
-            Stage::Starting { .. } => (PodPhase::Starting, None),
-            Stage::Stopping => (PodPhase::Stopping, None),
-            Stage::Unknown => (PodPhase::Unknown, None),
+            _ => None,
         };
         let remaining = run.map(|run| self.until(run.term.expires_at));
         let memory_bytes = entry.holds().map_or(0, |machine| machine.memory_bytes);

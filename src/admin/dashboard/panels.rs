@@ -3,8 +3,9 @@
 use codiusd_api_types::admin::{BanList, BanRequest, SelfTest, SelfTestStep};
 use codiusd_control::html::span;
 use maud::{Markup, html};
+use serde_json::json;
 
-use super::{Nothing, button};
+use super::button;
 use crate::admin::AdminState;
 
 /// Maximum number of other hosts listed.
@@ -29,7 +30,7 @@ pub(super) fn self_test(test: Option<&SelfTest>, now: u64) -> Markup {
         p {
             span class={ "pill " (class) } { (word) }
             @if let Some(at) = test.at { " " span class="soft" { (span(now.saturating_sub(at))) " ago" } }
-            " " (button("Test now", "", "/self-test", &Nothing {}, ""))
+            " " (button("Test now", "", "/self-test", &json!({}), ""))
         }
         ul class="plain" { @for step in others { (failed(step)) } }
         @if !passed.is_empty() { p class="note" { "Passed: " (passed.join(", ")) "." } }
