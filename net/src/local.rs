@@ -53,6 +53,7 @@ mod tests {
         net::{SocketAddr, TcpListener, TcpStream},
         process::{Command, Stdio},
         thread,
+        time::{Duration, Instant},
     };
 
     use nix::sched::{CloneFlags, unshare};
@@ -83,6 +84,14 @@ mod tests {
                 addr add fd00::1/64 dev eth0 nodad\naddr add fd00::2/64 dev eth0 nodad\n\
                 route add local 10.201.0.0/16 dev lo\nroute add local fd01::/64 dev lo\n");
             let own = |address: &str| is_local(address.parse().unwrap()).unwrap();
+            // The kernel adds the route of an IPv6 address after `addr add` has returned (addrconf_dad_work), even without DAD.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            for address in ["fd00::1", "fd00::2"] {
+                while own(address) != Some(true) {
+                    assert!(Instant::now() < deadline, "the local route of {address} after 10 s");
+                    thread::yield_now();
+                }
+            }
             for ours in ["127.0.0.1", "::1", "10.200.0.1", "10.200.0.2", "::ffff:10.200.0.2", "10.201.2.3", "fd00::1", "fd00::2", "fd01::3"]
             {
                 assert_eq!(own(ours), Some(true), "{ours}");

@@ -23,6 +23,7 @@ const MIB: u64 = 1024 * 1024;
 /// What codiusd's memory may grow by while a gigabyte passes.
 const GROWTH_MAX: u64 = 16 * MIB;
 const GIGABYTE_WITHIN: Duration = Duration::from_secs(120);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_containers_of_a_pod_run() {
@@ -156,7 +157,9 @@ async fn an_upload_that_is_too_large_is_always_told_so() {
         let host = format!("Host: {}\r\nConnection: close", host.authority());
         let head = format!("{method} /pods HTTP/1.1\r\n{host}\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.expect("send the head");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The answer is there, unread.
+        let unread = in_time("the answer", ANSWER_WITHIN, stream.peek(&mut [0])).await.expect("an answer");
+        assert!(unread > 0, "{method}: closed without an answer");
         stream.write_all(&body).await.expect("send the body");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("read the answer");

@@ -273,7 +273,6 @@ mod tests {
         operator::OperatorRows,
         pods::{
             Pod, PodRecord,
-            expiry::LAST_ANSWERS,
             test_support::{RecordingRoutes, RouteState, WITHIN, an_hour, order, recovered},
         },
     };
@@ -341,13 +340,25 @@ mod tests {
         let (runtime, routes) = (Arc::new(NoopRuntime::new()), Arc::new(RecordingRoutes::default()));
         let lost = vec![PodRecord { order: order("a", "fine@sha256:1"), pod: Pod::Running { term: an_hour() } }];
         let operator = OperatorState::new(OperatorRows::default(), CostPerMonth::DEFAULT);
+        let orders = ["a", "b", "c"].map(|letter| order(letter, "fine@sha256:1"));
+        let (_other_files, other) = manager(OperatorRows::default(), &orders).await;
         let (_files, manager) = recovered(operator, runtime.clone(), routes.clone(), lost).await;
         routes.comes_to(&[RouteState::Routed]).await;
 
         let id: PodId = "a".repeat(52).parse().unwrap();
         routes.acknowledge(false);
         let mut stop = Box::pin(manager.stop(&id));
-        assert!(time::timeout(LAST_ANSWERS * 5, &mut stop).await.is_err(), "nobody has acknowledged yet");
+        // Another host's pods, whose withdrawals are acknowledged, are stopped meanwhile, one after the other.
+        let others = async {
+            for order in &orders {
+                time::timeout(WITHIN, other.stop(&order.spec.id)).await.expect("the other host's pod to be stopped").unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut stop => panic!("nobody has acknowledged yet"),
+            () = others => {}
+        }
         assert_eq!(routes.told(), [RouteState::Stopped]);
         assert_eq!((runtime.list().await.unwrap().len(), manager.facts(&id).map(|pod| pod.phase)), (1, Some(PodPhase::Stopping)));
 

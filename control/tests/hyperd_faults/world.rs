@@ -120,6 +120,7 @@ impl World {
             14 => self.kill_a_machine(pod),
             _ => {}
         }
+        // How soon the next thing happens is up to chance, as is what it is: in the middle of what this one has begun, or behind it.
         sleep(Duration::from_millis(self.random.below(4) * 40)).await;
         laws::nobody_is_served_as_another(self).await;
     }
@@ -134,6 +135,7 @@ impl World {
 
     async fn restart_hyperd(&mut self, end: impl FnOnce(&mut Hyperd)) {
         end(&mut self.hyperd);
+        // Up to chance: the daemon is away for a moment, or long enough to be missed.
         sleep(Duration::from_millis(self.random.below(3) * 50)).await;
         self.hyperd.start_again().await;
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval};
 
 use crate::kit::{Pod, within};
 use crate::secure::{TlsFixture, get, text};
+use crate::waits::until;
 
 /// What an attacker does, byte by byte or not at all, after what it begins with.
 const ATTACKS: [(&str, bool, &str, &str); 8] = [
@@ -88,10 +89,5 @@ async fn slow_clients_end_at_their_deadlines_and_others_are_served() {
         fixture.fixture.counted("codius_edge_faults_total", &[("fault", "client_too_slow")]),
         f64::from(u32::try_from(2 * EACH).unwrap())
     );
-    within("the places to be free", async {
-        while fixture.fixture.metric("codius_edge_connections") > 0.0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("the places to be free", async || fixture.fixture.metric("codius_edge_connections") == 0.0).await;
 }

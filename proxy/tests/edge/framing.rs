@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::kit::{EdgeFixture, Pod, read_head, within};
+use crate::waits::{Bound, Halt};
 
 /// Each probe carries a second request inside; it may be answered as a second request of the client's, but never reaches the pod as
 /// part of the first one's connection state, and malformed first requests are never forwarded.
@@ -280,15 +281,26 @@ async fn heads_are_bounded_in_size_count_and_time() {
 async fn an_idle_client_is_closed_and_a_busy_one_is_not() {
     let limits = Limits { keep_alive: Duration::from_millis(200), header_deadline: Duration::from_millis(200), ..Limits::default() };
     let fixture = EdgeFixture::with(limits).await;
-    let pod = Pod::raw(|_, mut stream| async move {
-        read_head(&mut stream).await;
-        tokio::time::sleep(Duration::from_millis(600)).await; // three times what an idle client gets
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    let halt = Halt::default();
+    let stops = halt.clone();
+    let pod = Pod::raw(move |_, mut stream| {
+        let halt = stops.clone();
+        async move {
+            read_head(&mut stream).await;
+            halt.stop().await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
     })
     .await;
     let name = fixture.publish(1, pod.address);
     let mut client = fixture.connect().await;
-    assert_eq!(client.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body, "ok");
+    client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    halt.reached().await;
+    for bound in [Bound::KeepAlive, Bound::HeaderDeadline, Bound::KeepAlive] {
+        fixture.outlast(bound).await;
+    }
+    halt.let_go();
+    assert_eq!(client.answer(false).await.body, "ok");
     assert_eq!(client.closed().await, "");
 }
 

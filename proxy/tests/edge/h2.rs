@@ -10,12 +10,16 @@ use futures::future::join_all;
 use http::{Method, Request, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use hyper::client::conn::http2::SendRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Outcome, first_field, request};
 use crate::kit::{Pod, read_head, within};
 use crate::secure::{Body, TlsFixture, empty, full, get, text};
+use crate::waits::{Halt, until};
 
 /// Sends back the bytes of each request's body as they come; they are as many as Content-Length says.
 async fn echo() -> Pod {
@@ -126,19 +130,20 @@ async fn no_more_requests_are_under_way_than_allowed() {
     // The client knows the limit once it has seen the settings, which come before any answer.
     release.add_permits(1);
     assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
-    let requests: Vec<_> = (0..6).map(|_| tokio::spawn(sender.send_request(get(&name, "/")))).collect();
-    within("three requests to arrive", async {
-        while there.load(Ordering::SeqCst) < 4 {
-            tokio::task::yield_now().await;
+    let mut requests: JoinSet<_> = (0..6).map(|_| sender.send_request(get(&name, "/"))).collect();
+    until("three requests to arrive", async || there.load(Ordering::SeqCst) >= 4).await;
+    // A fourth would have arrived before what others ask for on connections that they open only now; and while one after the other ends.
+    let other = Pod::mirror().await;
+    let other = fixture.publish(2, other.address);
+    for arrived in 4..10 {
+        for _ in 0..3 {
+            assert_eq!(within("an answer", fixture.h2(&other).await.send_request(get(&other, "/"))).await.unwrap().status(), 200);
         }
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(there.load(Ordering::SeqCst), 4);
-    release.add_permits(6);
-    for request in requests {
-        assert_eq!(within("an answer", request).await.unwrap().unwrap().status(), 200);
+        assert!(there.load(Ordering::SeqCst) <= arrived, "{arrived} may have arrived");
+        release.add_permits(1);
+        assert_eq!(within("an answer", requests.join_next()).await.unwrap().unwrap().unwrap().status(), 200);
     }
+    assert_eq!(there.load(Ordering::SeqCst), 7);
 }
 
 #[tokio::test]
@@ -226,14 +231,9 @@ async fn who_takes_back_all_it_asks_for_is_cut_off() {
         }
         let asked = pod.accepted();
         let mut answer = Box::pin(sender.send_request(get(&name, "/slow")));
-        let arrived = async {
-            while pod.accepted() == asked {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
         let closed = tokio::select! {
             answer = &mut answer => answer.is_err(),
-            () = within("the request to arrive", arrived) => false,
+            () = until("the request to arrive", async || pod.accepted() > asked) => false,
         };
         if closed {
             assert!(number >= 30, "cut off after {number}");
@@ -272,36 +272,45 @@ async fn what_is_no_http_2_is_counted() {
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let limits = Limits { keep_alive: Duration::from_millis(300), header_deadline: Duration::from_millis(600), ..Limits::default() };
     let fixture = TlsFixture::with(limits, |_| {}).await;
-    let pod = Pod::raw(|_, mut stream| async move {
-        read_head(&mut stream).await;
-        tokio::time::sleep(Duration::from_millis(1000)).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    let halt = Halt::default();
+    let stops = halt.clone();
+    let pod = Pod::raw(move |_, mut stream| {
+        let halt = stops.clone();
+        async move {
+            read_head(&mut stream).await;
+            halt.stop().await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
     })
     .await;
     let name = fixture.publish(1, pod.address);
-    let closed = async |sender: &mut hyper::client::conn::http2::SendRequest<Body>| {
+    let closed = async |sender: &SendRequest<Body>| {
         let begun = Instant::now();
-        within("the connection to be closed", async {
-            while !sender.is_closed() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until("the connection to be closed", async || sender.is_closed()).await;
         begun.elapsed().as_millis()
     };
-    let mut silent = fixture.h2(&name).await;
-    let late = closed(&mut silent).await;
+    let mut busy = fixture.h2(&name).await;
+    let answer = tokio::spawn(busy.send_request(get(&name, "/")));
+    halt.reached().await;
+    // While the busy one waits, others come and are closed for being idle: the times that bound them pass, one after the other.
+    let late = closed(&fixture.h2(&name).await).await;
     assert!((400..3000).contains(&late), "without a request after {late} ms");
     assert_eq!(fixture.fixture.counted("codius_edge_connections_cut_total", &[("reason", "header_deadline")]), 1.0);
-    let mut sender = fixture.h2(&name).await;
-    assert_eq!(within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().status(), 200);
-    let idle = closed(&mut sender).await;
-    assert!((200..3000).contains(&idle), "idle for {idle} ms");
+    for _ in 0..2 {
+        let mut sender = fixture.h2("localhost").await;
+        assert_eq!(within("an answer", sender.send_request(get("localhost", "/"))).await.unwrap().status(), 200);
+        let idle = closed(&sender).await;
+        assert!((200..3000).contains(&idle), "idle for {idle} ms");
+    }
+    halt.let_go();
+    assert_eq!(within("an answer", answer).await.unwrap().unwrap().status(), 200);
+    let idle = closed(&busy).await;
+    assert!((200..3000).contains(&idle), "idle for {idle} ms after a long request");
 }
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
-    const LENGTH: usize = 4 * 1024 * 1024;
+    const LENGTH: usize = 8 * 1024 * 1024;
     let limits = Limits { send_stall: Duration::from_millis(400), header_deadline: Duration::from_millis(100), ..Limits::default() };
     let fixture = TlsFixture::with(limits, |_| {}).await;
     let pod = Pod::raw(|_, mut stream| async move {
@@ -312,27 +321,27 @@ async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
     })
     .await;
     let name = fixture.publish(1, pod.address);
-    let mut slow = fixture.h2(&name).await;
+    let mut slow = fixture.h2_narrow(&name, 64 * 1024).await;
     let mut body = within("an answer", slow.send_request(get(&name, "/"))).await.unwrap().into_body();
-    let (mut length, mut pauses) = (0, 0);
-    while let Some(frame) = within("a piece", body.frame()).await {
-        length += frame.unwrap().into_data().unwrap().len();
-        if length > pauses * LENGTH / 8 {
-            pauses += 1;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut piece = async || within("a piece", body.frame()).await.map_or(0, |frame| frame.unwrap().into_data().unwrap().len());
+    let mut deaf = fixture.h2(&name).await;
+    let response = within("an answer", deaf.send_request(get(&name, "/"))).await.unwrap();
+    // The slow one takes a little at a time for longer than the deaf one may take nothing.
+    let (mut length, mut turns) = (0, interval(Duration::from_millis(20)));
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !deaf.is_closed() {
+        turns.tick().await;
+        length += piece().await;
+        assert!(length < LENGTH, "the deaf client is still connected");
+    }
+    assert!(within("what had come", response.into_body().collect()).await.is_err());
+    loop {
+        match piece().await {
+            0 => break,
+            more => length += more,
         }
     }
     assert_eq!(length, LENGTH);
-
-    let mut deaf = fixture.h2(&name).await;
-    let response = within("an answer", deaf.send_request(get(&name, "/"))).await.unwrap();
-    within("the connection to be closed", async {
-        while !deaf.is_closed() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    assert!(within("what had come", response.into_body().collect()).await.is_err());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::net::TcpSocket;
 use tokio::time::interval;
 
 use crate::kit::{Client, EdgeFixture, PATIENCE, Pod, mirror, read_head, within};
+use crate::waits::{Bound, Halt};
 
 const TICK: Duration = Duration::from_millis(10);
 
@@ -180,20 +181,32 @@ async fn a_body_that_trickles_is_given_up_and_a_slow_one_is_not() {
 
 #[tokio::test]
 async fn a_client_is_not_blamed_for_a_pod_that_does_not_read() {
-    let brief = Duration::from_millis(100);
-    let pod = Pod::raw(move |_, mut stream| async move {
-        read_head(&mut stream).await;
-        tokio::time::sleep(6 * brief).await; // six times what the client may make the edge wait
-        let mut body = vec![0; 8 << 20];
-        stream.read_exact(&mut body).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    let (brief, halt) = (Duration::from_millis(100), Halt::default());
+    let stops = halt.clone();
+    let pod = Pod::raw(move |_, mut stream| {
+        let halt = stops.clone();
+        async move {
+            read_head(&mut stream).await;
+            halt.stop().await;
+            let mut body = vec![0; 8 << 20];
+            stream.read_exact(&mut body).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
     })
     .await;
     let fixture = EdgeFixture::with(Limits { body_grace: brief, body_bytes_per_second: 1 << 40, ..Limits::default() }).await;
     let name = fixture.publish(1, pod.address);
     let mut client = fixture.connect().await;
     client.send(&format!("POST / HTTP/1.1\r\nHost: {name}\r\nContent-Length: {}\r\n\r\n", 8 << 20)).await;
-    client.send(&"x".repeat(8 << 20)).await;
+    let body = "x".repeat(8 << 20);
+    let outlasted = async {
+        halt.reached().await;
+        for _ in 0..3 {
+            fixture.outlast(Bound::BodyGrace).await;
+        }
+        halt.let_go();
+    };
+    tokio::join!(client.send(&body), outlasted);
     assert_eq!(client.answer(false).await.status, 200);
 }
 

@@ -33,4 +33,5 @@ mod streaming;
 mod swapping;
 mod tls;
 mod tunnels;
+mod waits;
 mod websockets;

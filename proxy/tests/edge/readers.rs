@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::{Interval, interval};
 use tokio_rustls::TlsConnector;
 
@@ -122,23 +122,41 @@ async fn an_answer_that_is_hardly_read_is_cut_and_a_tunnel_is_not() {
 
 #[tokio::test]
 async fn a_pod_that_has_little_to_say_is_not_its_clients_fault() {
-    const PIECES: usize = 12;
-    let pod = Pod::raw(|_, mut stream| async move {
-        read_head(&mut stream).await;
-        stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {PIECES}\r\n\r\n").as_bytes()).await.unwrap();
-        for _ in 0..PIECES {
-            // As long as the client's grace, in sum several times.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            stream.write_all(b"x").await.unwrap();
+    const PIECES: u32 = 4;
+    let (say, said) = watch::channel(0);
+    let pod = Pod::raw(move |_, mut stream| {
+        let mut said = said.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {PIECES}\r\n\r\n").as_bytes()).await.unwrap();
+            for number in 1..=PIECES {
+                said.wait_for(|said| *said >= number).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+            }
         }
     })
     .await;
-    let fixture = TlsFixture::with(strict(), |_| {}).await;
-    let name = fixture.publish(1, pod.address);
-    assert_eq!(fixture.fixture.ask(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await.body.len(), PIECES);
+    let (talker, mut let_go) = endless().await;
+    // A client over HTTP/2 is first looked at when its first request could be late.
+    let fixture = TlsFixture::with(Limits { header_deadline: Duration::from_millis(200), ..strict() }, |_| {}).await;
+    let (name, talkers) = (fixture.publish(1, pod.address), fixture.publish(2, talker.address));
+    let mut plain = fixture.fixture.connect().await;
+    plain.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+    plain.head().await;
     let response = within("an answer", fixture.h2(&name).await.send_request(get(&name, "/"))).await.unwrap();
-    assert_eq!(within("the body", response.into_body().collect()).await.unwrap().to_bytes().len(), PIECES);
-    assert_eq!(cut(&fixture.fixture), [0.0, 0.0]);
+    let mut body = response.into_body();
+    for number in 1..=PIECES {
+        // The client's grace is over between two pieces, and in sum several times: somebody else who comes now has none left.
+        let mut deaf = Slow::connect(fixture.fixture.edge.address()).await;
+        deaf.write_all(format!("GET / HTTP/1.1\r\nHost: {talkers}\r\n\r\n").as_bytes()).await.unwrap();
+        within("the deaf client to be cut", let_go.recv()).await.unwrap();
+        say.send_replace(number);
+        plain.fill(usize::try_from(number).unwrap()).await;
+        assert_eq!(within("a piece", body.frame()).await.unwrap().unwrap().into_data().unwrap(), "x");
+    }
+    assert!(within("the end", body.frame()).await.is_none_or(|frame| frame.unwrap().is_data()));
+    assert_eq!(plain.buffer, b"xxxx");
+    assert_eq!(cut(&fixture.fixture), [f64::from(PIECES), 0.0]);
 }
 
 /// What a client over HTTP/2 reads slowly is cut, whether it is its socket that it hardly reads, or its windows that it hardly opens.
@@ -147,12 +165,11 @@ async fn an_answer_over_http_2_that_is_hardly_read_is_cut() {
     let fixture = TlsFixture::with(Limits { header_deadline: Duration::from_millis(200), ..strict() }, |_| {}).await;
     let (pod, mut let_go) = endless().await;
     let name = fixture.publish(1, pod.address);
-    let config = fixture.authority.client(&["h2"]);
-    let tls = TlsConnector::from(Arc::clone(&config));
-    let server = || ServerName::try_from(name.clone()).unwrap();
+    let tls = TlsConnector::from(fixture.authority.client(&["h2"]));
+    let server = ServerName::try_from(name.clone()).unwrap();
 
     let slow = Slow::connect(fixture.fixture.edge.tls_addresses()[0]).await;
-    let stream = within("the handshake", tls.connect(server(), slow)).await.unwrap();
+    let stream = within("the handshake", tls.connect(server, slow)).await.unwrap();
     let windows = 1 << 30;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(windows).initial_connection_window_size(windows);
@@ -163,11 +180,7 @@ async fn an_answer_over_http_2_that_is_hardly_read_is_cut() {
     assert_eq!(cut(&fixture.fixture), [1.0, 0.0]);
     drop(response);
 
-    let stream = fixture.handshake(&config, &name).await.unwrap();
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(1024).initial_connection_window_size(1024);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = fixture.h2_narrow(&name, 1024).await;
     let mut body = within("an answer", sender.send_request(get(&name, "/"))).await.unwrap().into_body();
     let reads = async {
         let mut turns = interval(TURN * 5);

@@ -160,8 +160,19 @@ impl TlsFixture {
 
     /// A connection that speaks HTTP/2.
     pub(crate) async fn h2(&self, name: &str) -> http2::SendRequest<Body> {
+        self.h2_with(name, http2::Builder::new(TokioExecutor::new())).await
+    }
+
+    /// The same, letting no more than `window` bytes come that nobody has taken.
+    pub(crate) async fn h2_narrow(&self, name: &str, window: u32) -> http2::SendRequest<Body> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window).initial_connection_window_size(window);
+        self.h2_with(name, builder).await
+    }
+
+    async fn h2_with(&self, name: &str, builder: http2::Builder<TokioExecutor>) -> http2::SendRequest<Body> {
         let stream = self.handshake(&self.authority.client(&["h2"]), name).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         sender
     }

@@ -8,6 +8,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
 use crate::kit::{EdgeFixture, Pod, read_head, within};
+use crate::waits::Bound;
 
 const MEGA: usize = 1024 * 1024;
 
@@ -166,7 +167,9 @@ async fn events_pass_one_by_one_and_silence_between_them_is_no_error() {
     assert!(client.head().await.contains("text/event-stream"));
     next.send("data: 1\n\n").unwrap();
     client.until(b"data: 1\n\n").await;
-    tokio::time::sleep(Duration::from_millis(500)).await; // longer than an upstream may take to begin an answer
+    for _ in 0..3 {
+        fixture.outlast(Bound::FirstByte).await;
+    }
     next.send("data: 2\n\n").unwrap();
     client.until(b"data: 2\n\n").await;
     drop(next);
@@ -206,7 +209,7 @@ async fn a_client_that_leaves_takes_its_upstream_request_along() {
 
 #[tokio::test]
 async fn a_reader_that_stops_stops_the_writer() {
-    let fixture = EdgeFixture::new().await;
+    let fixture = EdgeFixture::with(Limits { send_stall: Duration::from_millis(500), ..Limits::default() }).await;
     let (wrote, mut written) = mpsc::unbounded_channel();
     let pod = Pod::on(narrow_listener(), move |_, mut stream| {
         let wrote = wrote.clone();
@@ -215,8 +218,9 @@ async fn a_reader_that_stops_stops_the_writer() {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             let block = vec![7; 64 * 1024];
             while stream.write_all(&block).await.is_ok() {
-                let _ = wrote.send(block.len());
+                let _ = wrote.send(Some(block.len()));
             }
+            let _ = wrote.send(None);
         }
     });
     let name = fixture.publish(1, pod.address);
@@ -224,8 +228,10 @@ async fn a_reader_that_stops_stops_the_writer() {
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
     client.head().await;
     let mut total = 0;
-    while let Ok(Some(count)) = tokio::time::timeout(Duration::from_secs(1), written.recv()).await {
+    // Until the edge gives the client up.
+    while let Some(count) = within("the pod to write, or to be let go", written.recv()).await.unwrap() {
         total += count;
         assert!(total < 32 * MEGA, "the pod wrote {total} bytes that nobody read");
     }
+    assert_eq!(fixture.counted("codius_edge_connections_cut_total", &[("reason", "send_stall")]), 1.0);
 }

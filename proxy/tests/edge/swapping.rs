@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use codiusd_proxy::{Limits, PodKey, Policy, RouteTable, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::kit::{EdgeFixture, PATIENCE, read_head, within};
+use crate::waits::until;
 
 const TENANTS: u8 = 2;
 const SWAPS: u64 = 200;
@@ -111,18 +110,17 @@ async fn a_connection_that_the_next_tenant_took_is_not_used() {
     let listener = socket.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
     let mut queue = Vec::new();
-    while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
-        queue.push(connected.unwrap());
+    loop {
+        tokio::select! {
+            biased;
+            connected = TcpStream::connect(address) => queue.push(connected.unwrap()),
+            () = until("an attempt that isn't taken", async || is_dialled(address)) => break,
+        }
     }
     let name = fixture.publish(1, address);
     let mut client = fixture.connect().await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
-    within("the edge to dial", async {
-        while !is_dialled(address) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("the edge to dial", async || is_dialled(address)).await;
     assert!(fixture.routes.withdraw(&PodKey::from_digest([1; 32])));
     drop(listener);
     let next = tenant(2, TcpListener::bind(address).await.unwrap());

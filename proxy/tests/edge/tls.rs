@@ -10,9 +10,11 @@ use hyper_util::rt::TokioIo;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::interval;
 
 use crate::kit::{Pod, read_head, within};
 use crate::secure::{Authority, TlsFixture, empty, get, get_h1, in_file, shown, text};
+use crate::waits::until;
 
 #[tokio::test]
 async fn the_certificate_is_chosen_by_name() {
@@ -116,10 +118,8 @@ async fn a_new_certificate_is_used_without_one_failed_request() {
             fixture.certificates.reload();
         }
         let expected = if is_broken { used } else { in_file(&files.chain) };
-        within("the right certificate, and requests before and after", async {
-            while shown(&fixture.handshake(&client, "localhost").await.unwrap()) != expected || done.load(Ordering::Relaxed) < so_far + 30 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+        until("the right certificate, and requests before and after", async || {
+            shown(&fixture.handshake(&client, "localhost").await.unwrap()) == expected && done.load(Ordering::Relaxed) >= so_far + 30
         })
         .await;
         used = expected;
@@ -190,11 +190,12 @@ async fn a_handshake_ends_in_time() {
     // A client that goes on and on, a byte at a time, is as late as a silent one.
     let (mut reading, mut writing) = fixture.tcp().await.into_split();
     let trickle = tokio::spawn(async move {
+        let mut ticks = interval(Duration::from_millis(20));
         for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".iter().cycle() {
+            ticks.tick().await;
             if writing.write_all(&[*byte]).await.is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     assert_eq!(within("the silent one to be closed", silent.read(&mut [0; 8])).await.unwrap_or(0), 0);
@@ -303,7 +304,8 @@ async fn a_websocket_passes_through_tls() {
 
 #[tokio::test]
 async fn several_listeners_serve_and_drain_together() {
-    let fixture = TlsFixture::with(Limits::default(), |tls| tls.listen.push("127.0.0.1:0".parse().unwrap())).await;
+    // An address of its own: other tests may listen at freed ports of the usual one.
+    let fixture = TlsFixture::with(Limits::default(), |tls| tls.listen = vec!["127.77.77.77:0".parse().unwrap(); 2]).await;
     assert_eq!(fixture.fixture.edge.tls_addresses().len(), 2);
     let mut sender = fixture.h1("localhost").await;
     assert_eq!(within("an answer", sender.send_request(get_h1("localhost", "/"))).await.unwrap().status(), 200);

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::kit::{Client, EdgeFixture, Pod, read_head, within};
+use crate::waits::Bound;
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
@@ -69,14 +70,16 @@ async fn a_client_may_speak_before_the_switch_and_half_close() {
 
 #[tokio::test]
 async fn silence_in_a_tunnel_is_no_fault() {
-    let brief = Duration::from_millis(100);
+    let brief = Duration::from_millis(200);
     let fixture = EdgeFixture::with(Limits { keep_alive: brief, header_deadline: brief, first_byte: brief, ..Limits::default() }).await;
     let pod = Pod::raw(|_, stream| eager_echo(stream)).await;
     let name = fixture.publish(1, pod.address);
     let mut client = open(&fixture, &name).await;
     client.until(b"first").await;
     for _ in 0..2 {
-        tokio::time::sleep(4 * brief).await; // four times what any other wait gets
+        for bound in [Bound::KeepAlive, Bound::HeaderDeadline, Bound::FirstByte] {
+            fixture.outlast(bound).await;
+        }
         client.send("still here").await;
         assert_eq!(client.until(b"still here").await, b"still here");
     }
