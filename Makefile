@@ -3,12 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help check demo docs screenshot release test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
+.PHONY: help check test-kvm demo docs screenshot release test setup test-setup lint doc deny dockerfile fuzz fuzz-rivals instructions bench bench-demo bench-edge
 
 help:
 	@echo "make demo     build codiusd, start a host on this machine, pay for a pod and print its URL"
 	@echo "make check    format, clippy, unit tests but for the runtime, and the edge; without root"
 	@echo "make test     everything: unit, integration and end-to-end tests on real parts, fuzzing"
+	@echo "make test-kvm the cases of virtual machines under KVM, where there is one"
 	@echo "make docs     write the tables and files that are generated from the code"
 	@echo "make screenshot  the picture of the host's page in the README, from a running page"
 	@echo "make release  program, Debian package, SBOM, checksums and image, in dist/"
@@ -29,21 +30,26 @@ test-setup:
 	@deploy/setup test
 
 demo: setup
-	cargo run --quiet -- demo $(DEMO_ARGS)
+	cargo run --locked --profile demo -- demo $(DEMO_ARGS)
 
 # Of the unit tests those of the runtime and these need root; the conformance suite of WebSockets needs Python packages.
 NEED_ROOT := every_address_of_this_machine_is_its_own demos_side_by_side_have_networks_of_their_own
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace --exclude codiusd-runtime --lib --bins --test tidy -- $(NEED_ROOT:%=--skip %)
+	cargo test --locked --workspace --exclude codiusd-runtime --exclude codiusd-container-rootfs --exclude codiusd-guest --lib --bins --test tidy -- $(NEED_ROOT:%=--skip %)
 	cargo test --locked --workspace --test edge -- --skip websockets::
-	@echo "make check: the runtime, $(NEED_ROOT), WebSocket conformance, whole hosts and fuzzing are left to make test"
+	@echo "make check: the runtime and its guest, $(NEED_ROOT), WebSocket conformance, whole hosts and fuzzing are left to make test"
 
 test: test-setup
 	cargo build --locked --manifest-path tests/interop/Cargo.toml --target-dir tests/interop/target
 	cargo test --locked --workspace
 	tests/fuzz/run $(FUZZ_SECONDS)
+
+# The cases of virtual machines, with hardware instead of an emulator.
+test-kvm: test-setup
+	@test -w /dev/kvm || { echo "make test-kvm: this machine has no /dev/kvm; make test emulates virtual machines" >&2; exit 1; }
+	CODIUS_TEST_KVM=1 cargo test --locked --package codiusd-runtime --test runtimes -- vm::
 
 # Tables of settings, limits, metrics and commands, and deploy/codiusd.toml. The test compares them.
 docs:

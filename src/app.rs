@@ -35,7 +35,7 @@ use codiusd_ilp::{
     stream::receiver::Receiver,
 };
 use codiusd_proxy::{Certificates, Edge, EdgeConfig, Inherited, Pulse, RouteTable, TlsConfig};
-use codiusd_runtime::Runtime;
+use codiusd_runtime::{Isolation, Runtime};
 use codiusd_supervisor::{Failure, Supervisor};
 pub use error::StartError;
 use tokio::{
@@ -170,6 +170,11 @@ impl App {
         &self.public_uri
     }
 
+    /// How pods are isolated, and why not better.
+    pub fn isolation(&self) -> (Isolation, Option<String>) {
+        (self.manager.capabilities().isolation, self.manager.isolation_note())
+    }
+
     /// Where the edge listens.
     pub fn address(&self) -> SocketAddr {
         self.edge.address()
@@ -271,7 +276,7 @@ impl ControlPart {
         let (asset, received_in) = watch::channel(None);
         let peers = Peers::new(peers_config(config, public_uri), &snapshot.peers, database.clone(), clock.clone());
         let peers = peers.map_err(StartError::Peers)?;
-        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config, runtimes::plan(config).as_ref())?));
+        let capacity = Arc::new(CapacityLedger::new(pods::capacity(config, runtimes::plan(config).as_ref(), runtime.as_ref())?));
         let payments = Payments::new(snapshot.invoices, snapshot.totals, database.clone(), clock.clone(), received_in, capacity);
         let payments = Arc::new(payments?);
         let receiver = Arc::new(Receiver::new(snapshot.server_secret, payments.clone()));

@@ -30,7 +30,11 @@ use codiusd_control::{
 };
 use codiusd_net::{Cidr, Ipv4Cidr};
 use codiusd_proxy::AccessLog;
-use codiusd_runtime::{embedded::ScratchLimit, image::RegistryConfig, network::NetworkRules};
+use codiusd_runtime::{
+    embedded::{Accelerator, IsolationChoice, ScratchLimit},
+    image::RegistryConfig,
+    network::NetworkRules,
+};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
@@ -163,6 +167,12 @@ pub struct Config {
     pub hyper_bridge: String,
     /// Where hyperd keeps a folder for each pod's log.
     pub hyper_logs: PathBuf,
+    /// What pods run in.
+    pub pod_isolation: IsolationChoice,
+    /// Where the kernel of virtual machines is.
+    pub guest_kernel: PathBuf,
+    /// What executes virtual machines.
+    pub vm_accelerator: Accelerator,
     /// Whether pods' file systems are read-only.
     pub pod_read_only: bool,
     /// Addresses of pods.
@@ -257,6 +267,9 @@ impl Config {
             network: pods::network(settings)?,
             hyper_bridge: settings.get("hyperd.bridge", "name of a network interface, or none", pods::parse_bridge)?,
             hyper_logs: settings.get("hyperd.logs", "an absolute path", parse_path)?,
+            pod_isolation: settings.get("pods.isolation", "auto, vm or container", pods::parse_isolation)?,
+            guest_kernel: settings.get("pods.guest_kernel", "an absolute path", parse_path)?,
+            vm_accelerator: settings.get("pods.vm_accelerator", "kvm, or tcg for tests", pods::parse_accelerator)?,
             pod_read_only: settings.get("pods.read_only", "true or false", parse_bool)?,
             pod_subnet: settings.get("pods.subnet", "a private IPv4 network such as 10.200.0.0/16", parse_pod_subnet)?,
             self_test,

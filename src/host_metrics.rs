@@ -37,6 +37,8 @@ enum Read {
     Counter(fn(&HostSnapshot) -> u64),
     /// A sum for each asset; it only grows.
     Money(fn(&Totals) -> u64),
+    /// How pods are isolated, as a label.
+    Isolation,
     /// Pods by phase.
     Pods,
 }
@@ -44,13 +46,14 @@ enum Read {
 /// Name, help, and how the values are read.
 type Figure = (&'static str, &'static str, Read);
 
-static FIGURES: [Figure; 17] = [
+static FIGURES: [Figure; 18] = [
     ("codius_build_info", "Always 1, with the version of codiusd.", Read::Build),
     ("codius_cpus_held", "Virtual processors that pods hold.", Read::Gauge(|facts| Some(facts.room.held.vcpus))),
     ("codius_cpus_max", "Virtual processors that pods may hold.", Read::Gauge(|facts| limit(facts.room.max.vcpus))),
     ("codius_disk_free_bytes", "Free on the file system of root, for codiusd.", Read::Gauge(|facts| facts.disk.map(|disk| disk.free))),
     ("codius_disk_size_bytes", "Size of the file system of root.", Read::Gauge(|facts| facts.disk.map(|disk| disk.size))),
     ("codius_draining", "1 while the operator has the host take nothing new.", Read::Gauge(|facts| Some(facts.draining.into()))),
+    ("codius_isolation_info", "Always 1, with what isolates pods.", Read::Isolation),
     ("codius_memory_held_bytes", "Memory that pods hold.", Read::Gauge(|facts| Some(facts.room.held.memory_bytes))),
     ("codius_memory_max_bytes", "Memory that pods may hold.", Read::Gauge(|facts| limit(facts.room.max.memory_bytes))),
     ("codius_money_earned_units_total", "Spent on run time, in the smallest unit of the asset.", Read::Money(|sums| sums.earned)),
@@ -105,6 +108,7 @@ impl Read {
     fn labels(&self) -> &'static [&'static str] {
         match self {
             Self::Build => &["release"],
+            Self::Isolation => &["isolation"],
             Self::Gauge(_) | Self::Counter(_) => &[],
             Self::Money(_) => &["asset", "scale"],
             Self::Pods => &["state"],
@@ -129,6 +133,7 @@ impl Read {
         let set = |labels: &[&str], value: u64| family.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
         match self {
             Self::Build => set(&[env!("CARGO_PKG_VERSION")], 1),
+            Self::Isolation => set(&[&facts.isolation.to_string()], 1),
             Self::Gauge(read) => drop(read(facts).map(|value| set(&[], value))),
             Self::Money(_) | Self::Counter(_) => {}
             Self::Pods => facts.pods_by_state().into_iter().for_each(|(state, count)| set(&[state], count)),
@@ -170,9 +175,10 @@ mod tests {
             started: 5,
             asset: Some(Asset { code: "XRP".to_owned(), scale: 9 }),
             store: false,
+            isolation: codiusd_runtime::Isolation::None,
             draining: false,
             pods: vec![PodPhase::Running, PodPhase::Running, PodPhase::Exited],
-            room: CapacityUsage { max, held: Resources::default() },
+            room: CapacityUsage { max, held: Resources::default(), pod_overhead: codiusd_runtime::MemoryOverhead::default() },
             disk: None,
             totals: vec![xrp(9, u64::MAX), xrp(6, 7)],
             peers: 0,

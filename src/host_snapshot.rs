@@ -12,6 +12,7 @@ use codiusd_control::{
     peers::Peers,
     pods::PodPhase,
 };
+use codiusd_runtime::Isolation;
 
 /// The state of a host at a moment.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct HostSnapshot {
     pub asset: Option<Asset>,
     /// Whether the store can record payments.
     pub store: bool,
+    /// How pods are isolated.
+    pub isolation: Isolation,
     /// Whether uploads and extensions are refused.
     pub draining: bool,
     /// The phase of each pod.
@@ -83,6 +86,7 @@ impl HostReader {
             started: self.started,
             asset: self.paid_requests.asset(),
             store: manager.is_durable(),
+            isolation: manager.capabilities().isolation,
             draining: manager.is_draining(),
             pods: manager.phases(),
             room: manager.room(),

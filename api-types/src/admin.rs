@@ -15,8 +15,11 @@ pub struct HostStatus {
     pub draining: bool,
     /// Runtime of pods: embedded, hyperd or noop.
     pub runtime: String,
-    /// Isolation of pods: shared-kernel, virtual-machine or none.
+    /// Isolation of pods: virtual-machine, shared-kernel or none; emulated-for-tests: none, either.
     pub isolation: String,
+    /// Why pods share the host's kernel, if codiusd was to run virtual machines where that is possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation_note: Option<String>,
     /// `ready`, or why uploads are refused.
     pub ready: String,
     /// Asset of payments; absent without an Interledger connection.

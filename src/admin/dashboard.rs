@@ -86,7 +86,10 @@ fn state(status: &HostStatus) -> Markup {
 }
 
 fn about(status: &HostStatus) -> Markup {
-    html! { "codiusd " (status.version) ", up for " (span(status.uptime)) ", runtime " (status.runtime) ", isolation " (status.isolation) }
+    html! {
+        "codiusd " (status.version) ", up for " (span(status.uptime)) ", runtime " (status.runtime) ", isolation " (status.isolation)
+        @if let Some(note) = &status.isolation_note { " (" (note) ")" }
+    }
 }
 
 /// The key figures of the host.
@@ -183,6 +186,7 @@ mod tests {
             draining: false,
             runtime: evil.to_owned(),
             isolation: evil.to_owned(),
+            isolation_note: Some(evil.to_owned()),
             ready: evil.to_owned(),
             asset_code: Some(evil.to_owned()),
             asset_scale: None,

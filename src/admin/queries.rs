@@ -32,6 +32,7 @@ pub(super) async fn status_of(admin: &AdminState) -> HostStatus {
         draining: host.draining,
         runtime: capabilities.name.to_owned(),
         isolation: capabilities.isolation.to_string(),
+        isolation_note: manager.isolation_note(),
         ready: ready(admin).await,
         asset_code,
         asset_scale,

@@ -55,6 +55,9 @@ pub enum StartError {
     /// Containers aren't confined enough to run strangers' code.
     #[error("pods are not safe to run on this machine: the containment self-check failed")]
     SelfCheck(#[source] embedded::OpenError),
+    /// The operator chose virtual machines, and they can't be run.
+    #[error("pods are not run: pods.isolation (CODIUS_POD_ISOLATION) = \"vm\" isn't possible on this machine; see `codiusd doctor`")]
+    NoVirtualMachines(#[source] embedded::OpenError),
     /// The runtime.
     #[error("the runtime can't be started")]
     Runtime(#[source] RuntimeError),
@@ -102,6 +105,7 @@ impl From<embedded::OpenError> for StartError {
             embedded::OpenError::LacksCapabilities => Self::LacksCapabilities,
             embedded::OpenError::SubnetInUse { subnet, .. } => Self::SubnetInUse { subnet, source: error },
             embedded::OpenError::SelfCheck { .. } => Self::SelfCheck(error),
+            embedded::OpenError::NoVirtualMachines { .. } => Self::NoVirtualMachines(error),
             embedded::OpenError::Policy(error) => Self::Policy(error),
             embedded::OpenError::Runtime(error) => Self::Runtime(error),
         }

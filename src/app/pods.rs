@@ -42,10 +42,11 @@ pub(super) fn rules(config: &Config, machines: PodSizes) -> Rules {
 }
 
 /// The share of this machine that pods may hold.
-pub(super) fn capacity(config: &Config, plan: &dyn RuntimePlan) -> Result<Capacity, StartError> {
+pub(super) fn capacity(config: &Config, plan: &dyn RuntimePlan, runtime: &dyn Runtime) -> Result<Capacity, StartError> {
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Ok(Capacity {
         memory_bytes: config.max_memory_fraction.of(machine_memory().map_err(StartError::Memory)?),
+        pod_overhead: runtime.capabilities().memory_overhead,
         vcpus: config.cpu_overcommit.of(u64::try_from(cpus).unwrap_or(u64::MAX)),
         disk: plan.disk(),
     })

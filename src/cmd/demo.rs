@@ -14,7 +14,10 @@ use std::{
 
 use clap::Args;
 use codiusd_net::Ipv4Cidr;
-use codiusd_runtime::embedded::{OpenError, SubnetLock};
+use codiusd_runtime::{
+    Isolation,
+    embedded::{OpenError, SubnetLock},
+};
 use serde_json::json;
 use tokio::time;
 
@@ -144,6 +147,7 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
     let app = App::start(&config, Vec::new()).await?;
     drop(claim); // the host has one of its own now
     println!("the host is up at {} ({} ms)", app.public_uri(), begun.elapsed().as_millis());
+    println!("isolation: {}", isolation(&app));
     let mut outcome = tokio::select! {
         outcome = pay_for_a_page(&app, &image) => outcome,
         () = stop.received() => Err("stopped".into()),
@@ -158,6 +162,18 @@ async fn demo(args: &DemoArgs, settings: &Settings, mut config: Config) -> Resul
     println!("stopping");
     app.drain().await;
     outcome
+}
+
+/// How pods are isolated, for people.
+fn isolation(app: &App) -> String {
+    let (isolation, note) = app.isolation();
+    let words = match isolation {
+        Isolation::VirtualMachine => "virtual machine",
+        Isolation::SharedKernel => "shared kernel",
+        Isolation::Emulated => "none (emulated virtual machine, for tests)",
+        Isolation::None => "none (nothing is run)",
+    };
+    note.map_or_else(|| words.to_owned(), |note| format!("{words}; {note}"))
 }
 
 async fn pay_for_a_page(app: &App, image: &str) -> Result<(), Problem> {

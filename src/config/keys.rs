@@ -147,6 +147,27 @@ pub const KEYS: &[Key] = &[
     ),
     key("pods.subnet", &["CODIUS_POD_SUBNET"], Kind::Text, "10.200.0.0/16", "private IPv4 network of the pods' addresses (embedded)"),
     key(
+        "pods.isolation",
+        &["CODIUS_POD_ISOLATION"],
+        Kind::Text,
+        "auto",
+        "vm: each pod is a virtual machine, and codiusd runs no pods where that isn't possible; container: pods share the host's kernel; auto: vm where a virtual machine boots under KVM when codiusd starts, otherwise container (embedded)",
+    ),
+    key(
+        "pods.guest_kernel",
+        &["CODIUS_GUEST_KERNEL"],
+        Kind::Text,
+        "/",
+        "directory with boot/ and lib/modules/ of the virtual machines' kernel (embedded)",
+    ),
+    key(
+        "pods.vm_accelerator",
+        &["CODIUS_VM_ACCELERATOR"],
+        Kind::Text,
+        "kvm",
+        "kvm; or tcg, for tests only: it emulates a virtual machine, which isolates nothing (embedded)",
+    ),
+    key(
         "pods.disk",
         &["CODIUS_POD_DISK"],
         Kind::Text,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use codiusd_runtime::{
-    embedded::ScratchLimit,
+    embedded::{Accelerator, IsolationChoice, ScratchLimit},
     image::{RegistryConfig, RegistryCredential},
     network::NetworkRules,
 };
@@ -66,6 +66,23 @@ pub(super) fn parse_pod_disk(text: &str) -> Option<ScratchLimit> {
     match text {
         "own" => Some(ScratchLimit::Disk),
         "memory" => Some(ScratchLimit::Memory),
+        _ => None,
+    }
+}
+
+pub(super) fn parse_isolation(text: &str) -> Option<IsolationChoice> {
+    match text {
+        "auto" => Some(IsolationChoice::Auto),
+        "vm" => Some(IsolationChoice::Vm),
+        "container" => Some(IsolationChoice::Container),
+        _ => None,
+    }
+}
+
+pub(super) fn parse_accelerator(text: &str) -> Option<Accelerator> {
+    match text {
+        "kvm" => Some(Accelerator::Kvm),
+        "tcg" => Some(Accelerator::Tcg),
         _ => None,
     }
 }

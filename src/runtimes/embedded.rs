@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use codiusd_control::capacity::DiskShare;
 use codiusd_proxy::PodNetworks;
 use codiusd_runtime::{
-    EmbeddedConfig, EmbeddedRuntime, Runtime, embedded,
+    EmbeddedConfig, EmbeddedRuntime, Runtime,
+    embedded::{self, Accelerator, IsolationChoice},
     image::{ImageConfig, ImageLimits},
     network::Policy,
 };
@@ -14,7 +15,7 @@ use codiusd_supervisor::Supervisor;
 use prometheus::{IntCounter, Registry};
 
 use super::{RuntimePlan, blocking, kernel};
-use crate::{app::error::StartError, config::Config, finding::Finding};
+use crate::{app::error::StartError, config::Config, error_chain::in_full, finding::Finding};
 
 /// The plan of the embedded runtime.
 #[derive(Debug)]
@@ -50,7 +51,32 @@ impl RuntimePlan for Embedded<'_> {
     }
 
     fn doctor_checks(&self) -> Vec<Finding> {
-        kernel::checks()
+        let mut findings = kernel::checks();
+        findings.push(isolation(&config_of(self.0)));
+        findings
+    }
+}
+
+/// What virtual machines take, and the remedy where it is missing.
+const VM_NEEDS: &str = "on a machine with /dev/kvm (hardware, or nested virtualization at the provider): \
+                        apt install qemu-system-x86 erofs-utils, and linux-image-cloud-amd64 if no kernel suits; without KVM set pods.isolation = \"container\"";
+
+/// What pods are going to run in.
+fn isolation(config: &EmbeddedConfig) -> Finding {
+    let check = "isolation";
+    let shared = "pods share the host's kernel";
+    match (config.isolation, embedded::check_virtual_machines(config)) {
+        (IsolationChoice::Container, _) => {
+            Finding::note(check, format!("{shared}, as pods.isolation says"), "pods.isolation = \"vm\" separates them by hardware")
+        }
+        (_, Ok(_)) if config.accelerator == Accelerator::Tcg => Finding::bad(
+            check,
+            "virtual machines are emulated, which isolates nothing",
+            "for tests only; otherwise remove pods.vm_accelerator",
+        ),
+        (_, Ok(found)) => Finding::good(check, format!("virtual machines: {found}; codiusd boots one when it starts")),
+        (IsolationChoice::Auto, Err(error)) => Finding::note(check, format!("{shared}: {}", in_full(&error)), VM_NEEDS),
+        (IsolationChoice::Vm, Err(error)) => Finding::bad(check, in_full(&error), VM_NEEDS),
     }
 }
 
@@ -79,6 +105,9 @@ fn config_of(config: &Config) -> EmbeddedConfig {
     embedded.limits.scratch = config.pod_disk;
     embedded.network.clone_from(&config.network);
     embedded.read_only = config.pod_read_only;
+    embedded.isolation = config.pod_isolation;
+    embedded.guest_kernel_root.clone_from(&config.guest_kernel);
+    embedded.accelerator = config.vm_accelerator;
     embedded
 }
 

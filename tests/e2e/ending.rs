@@ -69,6 +69,8 @@ async fn a_demo_serves_a_pod_until_it_is_interrupted() {
         let label = url.strip_prefix("http://")?.split('.').next()?;
         (label.len() == 52).then(|| label.to_owned())
     };
+    let isolation = |line: &str| line.contains("isolation: shared kernel").then_some(());
+    host.running().line("what isolates its pods", Duration::from_secs(60), isolation).await;
     let hash = host.running().line("the URL of its pod", Duration::from_secs(60), pod).await;
     let answer = host.pod(&hash, "/").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());

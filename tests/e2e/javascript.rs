@@ -3,8 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use codiusd_control::manifest::{Rules, Upload as Checked, merge};
-use codiusd_kit::{CodiusCli, Host, IlpFetch, Moneyd, StreamSender, Upload, javascript::Generated, payer::pay_token};
-use http::{Method, StatusCode};
+use codiusd_kit::{CodiusCli, Host, IlpFetch, Moneyd, StreamSender, Upload, in_time, javascript::Generated, payer::pay_token, web};
+use futures::StreamExt;
+use http::{Method, StatusCode, header};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::{expiry, host, quote, seconds_between};
@@ -35,11 +37,11 @@ async fn the_codius_cli_works_with_one_account_for_all_its_sessions() {
 }
 
 /// A pod that listens where a private variable says.
-fn with_variables(host: &Host) -> Upload {
+pub(crate) fn with_variables(host: &Host) -> Upload {
     Upload::of(host.image()).env("PUBLIC", "$PUBLIC").env("PORT", "$PORT").port(31415)
 }
 
-async fn the_codius_cli_works(host: &Host, cli: CodiusCli) {
+pub(crate) async fn the_codius_cli_works(host: &Host, cli: CodiusCli) {
     cli.vars(&json!({ "PUBLIC": { "value": "known" } }), &json!({ "PORT": { "value": "31415" } }));
 
     let price = quote_of_any(host, 60).await;
@@ -62,10 +64,25 @@ async fn the_codius_cli_works(host: &Host, cli: CodiusCli) {
     let mut tail = cli.tail();
     let line = |path: &'static str| move |line: &str| (line.contains(" app ") && line.contains(path)).then_some(());
     tail.line("an old line of the pod's log", Duration::from_secs(10), line("/after-the-upload")).await;
-    // Past the second in which the Node codiusd would have sent its first `ping`.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    until_pinged(host, &uploaded.hash).await;
     assert_eq!(host.pod(&uploaded.hash, "/while-tailing").await.status, StatusCode::OK);
     tail.line("a new line of the pod's log", Duration::from_secs(10), line("/while-tailing")).await;
+}
+
+/// Waits until a client that isn't the CLI, and follows the log only now, is sent a `ping`: the CLI has been silent for as long, and would
+/// have been sent one by the Node codiusd.
+async fn until_pinged(host: &Host, hash: &str) {
+    let mut follow = web::get(host.authority(), &format!("/pods/{hash}/logs?follow=true"));
+    follow.headers_mut().insert(header::USER_AGENT, "test".parse().expect("a value"));
+    let mut log = web::open(host.edge(), follow).await.expect("follow the log").into_body().into_data_stream();
+    in_time("a ping", Duration::from_secs(10), async {
+        let mut seen = String::new();
+        while !seen.ends_with("ping\n") {
+            let chunk = log.next().await.expect("the log goes on").expect("the log can be read");
+            seen.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    })
+    .await;
 }
 
 /// Pairs of a manifest's change and a `codiusvars.json`.

@@ -21,6 +21,7 @@
 //! | `prometheus` | the alerts and the dashboard that are shipped, on a real Prometheus |
 //! | `doctor` | what a host needs and doesn't have |
 //! | `self_test` | whether strangers can use the host, and what its operator is told |
+//! | `virtual_machines` | pods as virtual machines: the codius CLI, and a host that starts again |
 //! | `tls` | https, by a certificate of `codiusd certs dev` |
 //! | `javascript` | the codius CLI, ilp-fetch and interledger-stream |
 //!
@@ -49,6 +50,7 @@ mod self_test;
 mod stopping;
 mod supervision;
 mod tls;
+mod virtual_machines;
 
 use codiusd_kit::{Host, HostBuilder, Payer, Upload, payer::pay_token};
 use futures::future::join_all;

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, &[Floor])] = &[
         ],
     ),
     ("api-types", &[&["admin", "error", "pods"]]),
+    ("container-rootfs", &[&["prepared"], &["command", "mount_points"], &["identity"], &["root"], &["confinement", "error", "names"]]),
     (
         "control",
         &[
@@ -43,6 +44,20 @@ const FLOORS: &[(&str, &[Floor])] = &[
     ),
     ("control/ilp", &[&["service"], &["connector", "uplink"], &["stream"], &["btp", "ildcp"], &["link"], &["packet"], &["address", "oer"]]),
     ("control/runtime", &[&["embedded", "hyperd", "noop"], &["image", "network"], &["time_sync"], &["error"], &["pod"]]),
+    (
+        "guest",
+        &[
+            &["serve"],
+            &["pod"],
+            &["container"],
+            &["inside"],
+            &["mounts"],
+            &["boot", "confine", "control", "output", "report", "storage"],
+            &["devices", "groups", "network", "settings", "sys", "verify"],
+            &["failure", "wait"],
+        ],
+    ),
+    ("guest-protocol", &[&["frame", "output"]]),
     ("net", &[&["local"], &["cidr", "netlink", "ports"]]),
     (
         "proxy",

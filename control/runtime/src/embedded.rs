@@ -19,10 +19,13 @@
 //! | `shim_protocol`, `lock` | the files daemon and shim share |
 //! | `shim/` | everything that happens in the shim |
 //! | `logs/` | log files: writing, rotating, following |
-//! | `cgroup`, `veth` | the kernel's resource limits and network links |
+//! | `vm/` | what a virtual machine is made of: kernel, archive to start from, QEMU's command line |
+//! | `cgroup`, `veth`, `tap` | the kernel's resource limits and network links |
+//! | `vm/` | what virtual machines are made of |
+//! | `vm/` | pods in virtual machines |
 //!
-//! This is a shared-kernel sandbox, not a virtual machine: namespaces with a user range of their own, a system call
-//! allow-list, dropped capabilities, resource limits.
+//! A pod is a set of containers on the host's kernel (namespaces with a user range of their own, a system call allow-list, dropped
+//! capabilities, resource limits), or a virtual machine with the same inside (`vm`, `shim/vm`).
 
 mod adopt;
 mod cgroup;
@@ -38,7 +41,9 @@ mod probe;
 mod shim;
 mod shim_protocol;
 mod subnet_lock;
+mod tap;
 mod veth;
+mod vm;
 
 use std::{
     fs, io,
@@ -54,11 +59,11 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::Instrument;
 
 use crate::{
-    Capabilities, ContainerSpec, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
+    Capabilities, ContainerSpec, Isolation, LogLines, PodId, PodSpec, PodState, PodStatus, RunningPod, Runtime, RuntimeError,
     image::{self, ImageStore},
     network::{self, Enforcer},
 };
-pub use config::{Defence, EmbeddedConfig, Limits, ScratchLimit};
+pub use config::{Defence, EmbeddedConfig, IsolationChoice, Limits, ScratchLimit};
 pub use error::OpenError;
 use launch::{Setup, unavailable};
 use pods::{Denied, PodLock, Pods};
@@ -67,6 +72,8 @@ use probe::Outcome;
 pub use shim::{SHIM_ARGUMENT, shim_main};
 use shim_protocol::PodRecord;
 pub use subnet_lock::SubnetLock;
+use vm::VmPlan;
+pub use vm::{Accelerator, check as check_virtual_machines};
 
 /// Runs pods on this machine. Dropping it stops none of them; if there are no pods, it leaves none of its state in the kernel.
 #[derive(Debug)]
@@ -81,6 +88,9 @@ struct Inner {
     pods_dir: PathBuf,
     /// Whether each pod writes to a disk of its own.
     has_disks: bool,
+    /// None: pods are containers on the host's kernel.
+    vm: Option<VmPlan>,
+    isolation_note: Option<String>,
     pods: StateLock<Pods>,
     starts: Semaphore,
     guard: Enforcer,
@@ -108,7 +118,8 @@ impl EmbeddedRuntime {
         veth::block(config.subnet).map_err(|error| unavailable("routing the pods' network", error))?;
         let adopted = adopt::adopt(&pods_dir, &config.cgroup()).map_err(|error| unavailable("adopting pods", error))?;
         tracing::info!(pods = adopted.len(), "running pods adopted");
-        let has_disks = self_check(&config, &pods_dir, Pods::new(config.slots(), adopted.clone()))?;
+        let slots = || Pods::new(config.slots(), adopted.clone());
+        let Chosen { vm, note, has_disks } = choose_isolation(&config, |vm| self_check(&config, vm, &pods_dir, slots()))?;
         let inner = Inner {
             pods: StateLock::new("embedded pods", &config.supervisor, Pods::new(config.slots(), adopted)),
             starts: Semaphore::new(config.limits.starts_max),
@@ -116,6 +127,8 @@ impl EmbeddedRuntime {
             pods_dir,
             config,
             has_disks,
+            vm,
+            isolation_note: note,
             guard,
             _claim: claim,
             _root_lock: root_lock,
@@ -127,7 +140,17 @@ impl EmbeddedRuntime {
 #[async_trait]
 impl Runtime for EmbeddedRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "embedded", isolation: crate::Isolation::SharedKernel, orphan_grace: Duration::ZERO }
+        let vm = self.inner.vm.as_ref();
+        Capabilities {
+            name: "embedded",
+            isolation: vm.map_or(Isolation::SharedKernel, VmPlan::isolation),
+            memory_overhead: vm.map_or_else(Default::default, VmPlan::memory_overhead),
+            orphan_grace: Duration::ZERO,
+        }
+    }
+
+    fn isolation_note(&self) -> Option<String> {
+        self.inner.isolation_note.clone()
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {
@@ -163,9 +186,12 @@ impl Runtime for EmbeddedRuntime {
 
     async fn list(&self) -> Result<Vec<PodStatus>, RuntimeError> {
         let held = self.inner.pods().all_held();
-        let status = |pod: adopt::Held| -> io::Result<PodStatus> {
+        // A pod that isn't a virtual machine where pods are, or has an older kernel or QEMU.
+        let wanted = self.inner.vm.as_ref().map(VmPlan::fingerprint);
+        let status = move |pod: adopt::Held| -> io::Result<PodStatus> {
             let state = if pod.is_alive()? { PodState::Running(pod.running()) } else { PodState::Exited };
-            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes, degraded: false })
+            let degraded = wanted.is_some() && pod.record.vm != wanted;
+            Ok(PodStatus { id: pod.record.id, state, memory_bytes: pod.record.memory_bytes, degraded })
         };
         let listed = blocking("looking after pods", move || held.into_iter().map(status).collect::<io::Result<Vec<_>>>()).await?;
         for dead in listed.iter().filter(|pod| pod.state == PodState::Exited) {
@@ -205,7 +231,7 @@ impl Inner {
 
     async fn start_reserved(&self, spec: &PodSpec, slot: u32) -> Result<adopt::Held, RuntimeError> {
         let template = self.disk_template(spec).await?;
-        let setup = Setup { config: &self.config, template: template.as_deref() };
+        let setup = Setup { config: &self.config, template: template.as_deref(), vm: self.vm.as_ref() };
         // The layers are held here until the shim holds them.
         let (order, _layers) = launch::order(&setup, &self.images, spec, slot).await?;
         // Acquired only now, so that a slow registry doesn't block other starts.
@@ -260,8 +286,36 @@ impl Drop for Inner {
     }
 }
 
-/// Checks, before there are any pods, that containers are confined here; returns whether they can have disks.
-fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Result<bool, OpenError> {
+/// What pods run in.
+struct Chosen {
+    vm: Option<VmPlan>,
+    /// Why it isn't a virtual machine, if it could have been.
+    note: Option<String>,
+    has_disks: bool,
+}
+
+/// Decides what pods run in; `check` runs the self-check in it, and returns whether pods have disks. What the operator asked for is never
+/// lowered; the choice `auto` is, with a warning.
+fn choose_isolation(config: &EmbeddedConfig, check: impl Fn(Option<&VmPlan>) -> Result<bool, OpenError>) -> Result<Chosen, OpenError> {
+    let in_vm = || -> Result<Chosen, OpenError> {
+        let plan = VmPlan::prepare(config)?;
+        let has_disks = check(Some(&plan))?;
+        Ok(Chosen { vm: Some(plan), note: None, has_disks })
+    };
+    let in_containers = |note| Ok(Chosen { vm: None, note, has_disks: check(None)? });
+    match config.isolation {
+        IsolationChoice::Container => in_containers(None),
+        IsolationChoice::Vm => in_vm(),
+        IsolationChoice::Auto => in_vm().or_else(|error| {
+            let cause = error::in_full(&error);
+            tracing::warn!(cause, "pods share the host's kernel (pods.isolation, CODIUS_POD_ISOLATION)");
+            in_containers(Some(cause))
+        }),
+    }
+}
+
+/// Checks, before there are any pods, that pods are confined here; returns whether they can have disks.
+fn self_check(config: &EmbeddedConfig, vm: Option<&VmPlan>, pods_dir: &Path, mut pods: Pods) -> Result<bool, OpenError> {
     let template = probe::template(config);
     let id = probe::id()?;
     let Ok((slot, _)) = pods.reserve(&id, usize::MAX) else {
@@ -269,8 +323,8 @@ fn self_check(config: &EmbeddedConfig, pods_dir: &Path, mut pods: Pods) -> Resul
         return Ok(template.is_some());
     };
     let began = Instant::now();
-    let in_memory = || probe::check(&Setup { config, template: None }, pods_dir, slot);
-    let checked = probe::check(&Setup { config, template: template.as_deref() }, pods_dir, slot);
+    let in_memory = || probe::check(&Setup { config, template: None, vm }, pods_dir, slot);
+    let checked = probe::check(&Setup { config, template: template.as_deref(), vm }, pods_dir, slot);
     let outcome = match checked {
         Ok(Outcome::NoDisk(cause)) => {
             probe::warn_of_memory(&cause);

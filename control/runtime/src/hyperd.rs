@@ -162,7 +162,12 @@ impl HyperdRuntime {
 #[async_trait]
 impl Runtime for HyperdRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "hyperd", isolation: crate::Isolation::VirtualMachine, orphan_grace: self.inner.orphan_grace }
+        Capabilities {
+            name: "hyperd",
+            isolation: crate::Isolation::VirtualMachine,
+            memory_overhead: crate::MemoryOverhead::default(),
+            orphan_grace: self.inner.orphan_grace,
+        }
     }
 
     async fn ready(&self) -> Result<(), RuntimeError> {

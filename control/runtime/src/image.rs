@@ -3,6 +3,7 @@
 //! ```text
 //! reference -> manifest (registry or layout, digest checked) -> config -> layers, lowest first:
 //!     blob (digest checked) -> tar (diff_id checked) -> LAYERS/<chain id>.tmp -> rename
+//! layers -> overlay -> mkfs.erofs, jailed -> MERGED/<chain id>.tmp -> rename      (for virtual machines)
 //! ```
 //!
 //! | module | contents |
@@ -17,7 +18,10 @@
 //! | `describe` | from a digest, through indexes, to one manifest and its config |
 //! | `inspect` | what is known of an image before it is paid for, and the rate limit on registries |
 //! | `store` | unpacked images, and unpacking new ones |
-//! | `layers`, `disk_budget` | the use of layers, the limit on their disk space, and which images are removed first |
+//! | `merged` | all layers of an image in one read-only file |
+//! | `jail` | the process that writes that file, and what it can reach |
+//! | `layers`, `disk_budget` | the use of layers and merged files, the limit on their disk space, and which images are removed first |
+//! | `turns`, `unfinished` | work done once for all who ask, and files that aren't complete yet |
 //! | `unpack` | unpacking a layer's untrusted tar into a directory |
 //! | `process` | image config and pod spec merged: the command, and its user |
 
@@ -26,15 +30,19 @@ pub mod decode;
 mod describe;
 mod disk_budget;
 mod inspect;
+mod jail;
 mod layers;
 pub mod layout;
 mod manifest;
+mod merged;
 mod platform;
 mod process;
 mod reference;
 mod registry;
 mod source;
 mod store;
+mod turns;
+mod unfinished;
 mod unpack;
 
 use std::path::PathBuf;
@@ -45,6 +53,8 @@ use crate::{ContainerSpec, RuntimeError};
 
 pub use layers::LayerUse;
 pub use manifest::ImageSettings;
+pub use merged::MergedImage;
+pub(crate) use merged::find_mkfs;
 pub use process::{Process, process_of};
 pub use reference::ImageRef;
 use reference::Name;

@@ -29,7 +29,9 @@ pub use embedded::{EmbeddedConfig, EmbeddedRuntime};
 pub use error::RuntimeError;
 pub use hyperd::{HyperdConfig, HyperdRuntime};
 pub use noop::NoopRuntime;
-pub use pod::{Capabilities, ContainerSpec, Isolation, LogLine, LogStream, Machine, PodId, PodSpec, PodState, PodStatus, RunningPod};
+pub use pod::{
+    Capabilities, ContainerSpec, Isolation, LogLine, LogStream, Machine, MemoryOverhead, PodId, PodSpec, PodState, PodStatus, RunningPod,
+};
 
 /// Lines of a pod's containers, oldest first; ends when the pod's containers have exited (or at once when not following).
 pub type LogLines = BoxStream<'static, Result<LogLine, RuntimeError>>;
@@ -40,6 +42,11 @@ pub type LogLines = BoxStream<'static, Result<LogLine, RuntimeError>>;
 pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// The runtime's properties; constant for its lifetime.
     fn capabilities(&self) -> Capabilities;
+
+    /// Why pods aren't isolated as well as this program could on a machine with what that takes; none if they are, or the operator chose it.
+    fn isolation_note(&self) -> Option<String> {
+        None
+    }
 
     /// Whether pods can be started now. Called before any money moves; fast.
     async fn ready(&self) -> Result<(), RuntimeError> {

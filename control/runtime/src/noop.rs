@@ -32,7 +32,12 @@ impl NoopRuntime {
 #[async_trait]
 impl Runtime for NoopRuntime {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "noop", isolation: crate::Isolation::None, orphan_grace: Duration::ZERO }
+        Capabilities {
+            name: "noop",
+            isolation: crate::Isolation::None,
+            memory_overhead: crate::MemoryOverhead::default(),
+            orphan_grace: Duration::ZERO,
+        }
     }
 
     async fn check_image(&self, _: &str) -> Result<(), RuntimeError> {

@@ -209,16 +209,35 @@ pub enum Isolation {
     SharedKernel,
     /// A virtual machine for each pod.
     VirtualMachine,
+    /// A virtual machine for each pod, executed by an emulator that promises no isolation: for tests only.
+    Emulated,
 }
 
-/// As shown in `/info`: `none`, `shared-kernel` or `virtual-machine`.
+/// As shown in `/info`: `none`, `shared-kernel`, `virtual-machine` or `emulated-for-tests`.
 impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
             Self::SharedKernel => "shared-kernel",
             Self::VirtualMachine => "virtual-machine",
+            Self::Emulated => "emulated-for-tests",
         })
+    }
+}
+
+/// Memory that pods take on the host beyond their machines'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOverhead {
+    /// For each pod, in bytes.
+    pub fixed_bytes: u64,
+    /// In thousandths of its machine's memory.
+    pub per_mille: u32,
+}
+
+impl MemoryOverhead {
+    /// What a pod of a machine with this much memory takes on top, in bytes.
+    pub fn of(self, machine_bytes: u64) -> u64 {
+        self.fixed_bytes.saturating_add((machine_bytes / 1000).saturating_mul(self.per_mille.into()))
     }
 }
 
@@ -229,6 +248,8 @@ pub struct Capabilities {
     pub name: &'static str,
     /// How pods are isolated.
     pub isolation: Isolation,
+    /// Memory that pods take on the host beyond their machines'.
+    pub memory_overhead: MemoryOverhead,
     /// How long an unknown pod is left alone: other programs may use the same runtime.
     pub orphan_grace: Duration,
 }

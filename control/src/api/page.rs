@@ -119,6 +119,7 @@ fn isolation(isolation: Isolation) -> &'static str {
     match isolation {
         Isolation::SharedKernel => "A sandbox for each container, on the machine's own kernel",
         Isolation::VirtualMachine => "A virtual machine for each pod",
+        Isolation::Emulated => "No isolation: test host, its virtual machines are emulated",
         Isolation::None => "No isolation: test host, nothing is run",
     }
 }

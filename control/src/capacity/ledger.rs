@@ -63,9 +63,11 @@ impl Allocations {
             Resources { memory_bytes: self.foreign_bytes, ..Resources::default() },
             |sum, (_, bytes)| Resources { memory_bytes: sum.memory_bytes.saturating_add(*bytes), addresses: sum.addresses + 1, ..sum },
         );
-        let held = held.into_iter().filter(|(pod, _)| is_other(pod)).fold(others, |sum, (_, machine)| sum.and(machine));
-        let Capacity { memory_bytes, vcpus, .. } = *capacity;
-        CapacityUsage { max: Resources { memory_bytes, vcpus, disk_bytes: self.disk_bytes, addresses: self.addresses }, held }
+        let Capacity { memory_bytes, vcpus, pod_overhead, .. } = *capacity;
+        let others_of_ours = held.into_iter().filter(|(pod, _)| is_other(pod));
+        let held = others_of_ours.fold(others, |sum, (_, machine)| sum.and(machine, pod_overhead));
+        let max = Resources { memory_bytes, vcpus, disk_bytes: self.disk_bytes, addresses: self.addresses };
+        CapacityUsage { max, held, pod_overhead }
     }
 
     /// Whether the pod fits, or holds capacity already.

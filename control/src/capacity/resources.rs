@@ -2,14 +2,14 @@
 //!
 //! | resource | available | a pod holds |
 //! |---|---|---|
-//! | memory | a share of the machine's | its whole limit: promised memory can always be used |
+//! | memory | a share of the machine's | its whole limit, and what its virtual machine takes: promised memory can always be used |
 //! | processors | the machine's, times the overcommitment factor | its virtual ones |
 //! | disk | free space where the host's files are, minus a reserve | its limit until it has started; after that it is used space |
 //! | addresses | what the runtime has for pods | one, while the pod exists |
 
 use std::{fmt, io, path::PathBuf};
 
-use codiusd_runtime::Machine;
+use codiusd_runtime::{Machine, MemoryOverhead};
 
 use crate::factor::Factor;
 
@@ -18,6 +18,8 @@ use crate::factor::Factor;
 pub struct Capacity {
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// Memory that pods take beyond their machines'.
+    pub pod_overhead: MemoryOverhead,
     /// Virtual processors.
     pub vcpus: u64,
     /// The file system pods' disks are on; none: it is elsewhere, and disk isn't counted.
@@ -52,7 +54,7 @@ impl DiskShare {
 impl Capacity {
     /// Limited by memory only.
     pub fn of_memory(memory_bytes: u64) -> Self {
-        Self { memory_bytes, vcpus: u64::MAX, disk: None }
+        Self { memory_bytes, pod_overhead: MemoryOverhead::default(), vcpus: u64::MAX, disk: None }
     }
 }
 
@@ -96,9 +98,10 @@ pub struct Resources {
 impl Resources {
     /// The sum with one more pod of this size.
     #[must_use]
-    pub(crate) fn and(self, machine: &Machine) -> Self {
+    pub(crate) fn and(self, machine: &Machine, overhead: MemoryOverhead) -> Self {
+        let memory_bytes = machine.memory_bytes.saturating_add(overhead.of(machine.memory_bytes));
         Self {
-            memory_bytes: self.memory_bytes.saturating_add(machine.memory_bytes),
+            memory_bytes: self.memory_bytes.saturating_add(memory_bytes),
             vcpus: self.vcpus.saturating_add(machine.vcpus.into()),
             disk_bytes: self.disk_bytes.saturating_add(machine.disk_bytes),
             addresses: self.addresses.saturating_add(1),
@@ -113,6 +116,8 @@ pub struct CapacityUsage {
     pub max: Resources,
     /// Held by pods, by payments, and by the runtime for others.
     pub held: Resources,
+    /// Memory that pods take beyond their machines'.
+    pub pod_overhead: MemoryOverhead,
 }
 
 impl CapacityUsage {
@@ -123,7 +128,7 @@ impl CapacityUsage {
 
     /// The resource that is short for one more pod of this size; none: it fits.
     pub fn short_of(&self, machine: &Machine) -> Option<Resource> {
-        let then = self.held.and(machine);
+        let then = self.held.and(machine, self.pod_overhead);
         let table = [
             (Resource::Memory, then.memory_bytes, self.max.memory_bytes),
             (Resource::Cpu, then.vcpus, self.max.vcpus),
@@ -152,7 +157,7 @@ mod tests {
     fn a_pod_fits_if_there_is_enough_of_everything() {
         let shares = |memory_bytes, vcpus, disk_bytes, addresses| Resources { memory_bytes, vcpus, disk_bytes, addresses };
         let machine = Machine { vcpus: 2, memory_bytes: 100, disk_bytes: 1000 };
-        let room = CapacityUsage { max: shares(200, 4, 2000, 3), held: shares(100, 2, 1000, 2) };
+        let room = CapacityUsage { max: shares(200, 4, 2000, 3), held: shares(100, 2, 1000, 2), pod_overhead: MemoryOverhead::default() };
         assert_eq!(room.short_of(&machine), None, "exactly");
         let table = [
             (shares(101, 2, 1000, 2), Resource::Memory),
@@ -166,5 +171,10 @@ mod tests {
             assert_eq!(CapacityUsage { held, ..room }.short_of(&machine), Some(short), "{held:?}");
         }
         assert_eq!(CapacityUsage { held: shares(300, 0, 0, 0), ..room }.free_memory_bytes(), 0);
+        assert_eq!(
+            CapacityUsage { pod_overhead: MemoryOverhead { fixed_bytes: 1, per_mille: 0 }, ..room }.short_of(&machine),
+            Some(Resource::Memory),
+            "100 + 100 + 1 of 200"
+        );
     }
 }

@@ -262,6 +262,11 @@ impl PodManager {
         self.0.runtime.capabilities()
     }
 
+    /// Why pods aren't isolated better; see [`codiusd_runtime::Runtime::isolation_note`].
+    pub fn isolation_note(&self) -> Option<String> {
+        self.0.runtime.isolation_note()
+    }
+
     /// Whether an upload of `order` can be carried out now. Checked before any money moves.
     pub async fn admit(&self, order: &PodOrder) -> Result<(), Refusal> {
         self.0.wanted(order)?;

@@ -15,7 +15,7 @@ pub(super) fn status(status: &HostStatus) -> String {
         ("uploads", if status.draining { "refused: draining (codiusd admin undrain)".to_owned() } else { plain(&status.ready) }),
         ("self-test", self_test(status.self_test.as_ref())),
         ("runtime", plain(&status.runtime)),
-        ("isolation", plain(&status.isolation)),
+        ("isolation", isolation(status)),
         ("pods running", format!("{} of {} known", status.pods.running, status.pods.known)),
         ("memory", format!("{} MiB", held(status.held.memory, status.max.memory, MIB))),
         ("cpus", held(status.held.vcpus, status.max.vcpus, 1)),
@@ -25,6 +25,12 @@ pub(super) fn status(status: &HostStatus) -> String {
         ("log", plain(&status.log)),
     ];
     table(lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect())
+}
+
+/// How pods are isolated, and why not better.
+fn isolation(status: &HostStatus) -> String {
+    let note = status.isolation_note.as_deref().map(|note| format!(" ({})", plain(note))).unwrap_or_default();
+    plain(&status.isolation) + &note
 }
 
 fn earned(sums: &Earnings) -> String {

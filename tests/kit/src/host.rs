@@ -130,6 +130,8 @@ impl HostBuilder {
         environment.insert("CODIUS_IMAGE_LAYOUTS".to_owned(), images.display().to_string());
         if let Some(slot) = &slot {
             environment.insert("CODIUS_POD_SUBNET".to_owned(), slot.pod_subnet());
+            // The same on every machine, whether it has KVM or not; tests of virtual machines choose them.
+            environment.insert("CODIUS_POD_ISOLATION".to_owned(), "container".to_owned());
         }
         environment.extend(self.environment);
         let Self { binary, subcommand, socket, machine, .. } = self;

@@ -111,6 +111,29 @@ pub(crate) fn create_container(path: &Path, machine: Machine, pids: u32) -> io::
     limit(mount, is_v2(mount), path, machine, pids)
 }
 
+/// Puts a process into a group in all hierarchies.
+pub(crate) fn join_process(path: &Path, pid: Pid) -> io::Result<()> {
+    taking()?.iter().try_for_each(|hierarchy| set(&join(hierarchy, path).join("cgroup.procs"), pid.to_string()))
+}
+
+/// Whether a process is in a group in all hierarchies.
+pub(crate) fn contains(path: &Path, pid: Pid) -> io::Result<bool> {
+    let own = pid.to_string();
+    for hierarchy in taking()? {
+        let processes = fs::read_to_string(join(&hierarchy, path).join("cgroup.procs"))?;
+        if !processes.lines().any(|line| line == own) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The hierarchies whose new groups take processes: one of `cpuset` has no processors at first, and no setting of ours.
+fn taking() -> io::Result<Vec<PathBuf>> {
+    let takes = |hierarchy: &PathBuf| hierarchy.file_name().is_none_or(|name| name != "cpuset");
+    Ok(joined()?.into_iter().filter(takes).collect())
+}
+
 fn limit(mount: &Path, v2: bool, path: &Path, machine: Machine, pids: u32) -> io::Result<()> {
     for Setting { controller, file, value, need } in settings(v2, machine, pids) {
         let group = group_of(mount, v2, controller, path);

@@ -6,6 +6,7 @@ use codiusd_net::Ipv4Cidr;
 use codiusd_supervisor::Supervisor;
 use serde::{Deserialize, Serialize};
 
+use super::vm::Accelerator;
 use crate::{
     image::ImageConfig,
     network::{self, Links, NetworkRules, Policy},
@@ -45,11 +46,28 @@ pub struct EmbeddedConfig {
     pub shim_exe: PathBuf,
     /// Pods can write only to their `/dev/shm`.
     pub read_only: bool,
+    /// What pods run in.
+    pub isolation: IsolationChoice,
+    /// Directory with `boot/` and `lib/modules/` of the virtual machines' kernel.
+    pub guest_kernel_root: PathBuf,
+    /// What executes virtual machines. Only tests choose [`Accelerator::Tcg`].
+    pub accelerator: Accelerator,
     /// Bounds.
     pub limits: Limits,
     /// A defence to leave out. For tests that show what each defence is for; no setting reaches this.
     #[doc(hidden)]
     pub without: Option<Defence>,
+}
+
+/// What pods run in, as the operator chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolationChoice {
+    /// Virtual machines where a probe boots, else containers, with a warning.
+    Auto,
+    /// Virtual machines; without them the runtime can't be opened.
+    Vm,
+    /// Containers on the host's kernel.
+    Container,
 }
 
 /// A defence that confines pods, which a test can disable to show its effect.
@@ -77,6 +95,9 @@ impl EmbeddedConfig {
             supervisor: Supervisor::default(),
             shim_exe: "/proc/self/exe".into(),
             read_only: false,
+            isolation: IsolationChoice::Container,
+            guest_kernel_root: "/".into(),
+            accelerator: Accelerator::Kvm,
             limits: Limits::default(),
             without: None,
         }
@@ -147,6 +168,8 @@ pub struct Limits {
     pub start_timeout: Duration,
     /// Between SIGTERM and SIGKILL; a pod runs at most this much longer than was paid for.
     pub stop_grace: Duration,
+    /// How long a virtual machine may leave a ping unanswered before it is ended. A host under load needs more than an idle one.
+    pub vm_silence_max: Duration,
     /// Maximum number of processes and threads of a pod.
     pub pids_max: u32,
     /// Maximum number of open files per process; the host's own limit if that is lower.
@@ -183,6 +206,7 @@ impl Default for Limits {
             starts_waiting_max: 64,
             start_timeout: Duration::from_secs(30),
             stop_grace: STOP_GRACE,
+            vm_silence_max: Duration::from_secs(30),
             pids_max: 1024,
             open_files_max: 65536,
             scratch: ScratchLimit::Disk,

@@ -119,15 +119,19 @@ pub(crate) fn template(root: &Path, bytes: u64, inodes: u32) -> io::Result<PathB
     Ok(path)
 }
 
-/// Creates a disk from the template and mounts it; `dir` is the pod's directory, on the file system that holds the disk. Returns the
-/// device.
-pub(crate) fn mount_new(template: &Path, dir: &Path, label: &str, at: &Path) -> io::Result<File> {
+/// Creates a disk from the template; `dir` is the pod's directory, on the file system that holds the disk.
+pub(crate) fn create(template: &Path, dir: &Path) -> io::Result<File> {
     let path = dir.join("disk");
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     let filled = fill(&File::open(template)?, &file, dir);
     // From here on the file exists only while it is open.
     fs::remove_file(&path)?;
-    filled?;
+    filled.map(|()| file)
+}
+
+/// Creates a disk and mounts it; returns the device.
+pub(crate) fn mount_new(template: &Path, dir: &Path, label: &str, at: &Path) -> io::Result<File> {
+    let file = create(template, dir)?;
     let (device, open) = attach(&file, label)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     mount(Some(&device), at, Some("ext4"), flags, Some(OPTIONS))?;

@@ -1,10 +1,16 @@
 //! Why the runtime can't be opened.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use codiusd_net::Ipv4Cidr;
 
 use crate::{RuntimeError, network::PolicyError};
+
+/// The error with its causes, on one line.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (**cause).source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |line, cause| if line.ends_with(&cause) { line } else { format!("{line}: {cause}") })
+}
 
 /// The runtime can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +30,15 @@ pub enum OpenError {
         taken: Ipv4Cidr,
         /// The other root.
         root: PathBuf,
+    },
+    /// Virtual machines can't be run on this machine.
+    #[error("virtual machines can't be run here: {what}")]
+    NoVirtualMachines {
+        /// What is missing, and the remedy.
+        what: String,
+        /// The full cause.
+        #[source]
+        source: io::Error,
     },
     /// The self-check's container isn't as confined as pods must be.
     #[error("the self-check's container isn't as pods must be ({step}): {cause}")]

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -23,11 +23,12 @@ use super::{
     },
     subnet_lock,
     veth::Veth,
+    vm::{VmPlan, engine::IMAGES_MAX},
 };
 use crate::{
     ContainerSpec, PodId, PodSpec, RuntimeError,
     error::Fault,
-    image::{ImageStore, LayerUse, process_of},
+    image::{Image, ImageStore, LayerUse, MergedImage, process_of},
 };
 
 /// Longest container name: it becomes part of file names.
@@ -47,13 +48,38 @@ pub(crate) async fn order(
     slot: u32,
 ) -> Result<(ShimRequest, Vec<LayerUse>), RuntimeError> {
     check_names(spec)?;
-    let (mut containers, mut uses) = (Vec::new(), Vec::new());
+    let (mut containers, mut files, mut uses) = (Vec::new(), Vec::new(), Vec::new());
     for container in &spec.containers {
-        let (order, layers) = container_order(images, container).await?;
-        containers.push(order);
-        uses.extend(layers);
+        let image = images.ensure(&container.image).await?;
+        let index = match setup.vm {
+            Some(_) => {
+                let MergedImage { path, used } = images.merged(&image).await?;
+                uses.push(used);
+                Some(index_of(path, &mut files))
+            }
+            None => None,
+        };
+        containers.push(container_order(&image, container, index)?);
+        uses.extend(image.uses);
     }
-    Ok((describe(setup, spec, slot, containers)?, uses))
+    if files.len() > IMAGES_MAX {
+        let step = format!("a virtual machine has at most {IMAGES_MAX} images, and the pod {}", files.len());
+        return Err(RuntimeError::Start { id: spec.id.clone(), step, source: None });
+    }
+    let mut order = describe(setup, spec, slot, containers)?;
+    if let Some(vm) = &mut order.vm {
+        vm.images = files;
+    }
+    Ok((order, uses))
+}
+
+/// The index of an image file: containers of one image share a device.
+fn index_of(path: PathBuf, files: &mut Vec<PathBuf>) -> u16 {
+    let index = files.iter().position(|known| *known == path).unwrap_or_else(|| {
+        files.push(path);
+        files.len() - 1
+    });
+    u16::try_from(index).unwrap_or(u16::MAX)
 }
 
 /// Host settings a shim needs.
@@ -62,6 +88,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) config: &'a EmbeddedConfig,
     /// The file system template for pods' disks; none: pods' writes are kept in memory.
     pub(crate) template: Option<&'a Path>,
+    /// None: pods are containers on the host's kernel.
+    pub(crate) vm: Option<&'a VmPlan>,
 }
 
 pub(crate) fn describe(
@@ -70,9 +98,10 @@ pub(crate) fn describe(
     slot: u32,
     containers: Vec<ContainerRequest>,
 ) -> Result<ShimRequest, RuntimeError> {
-    let Setup { config, template } = *setup;
-    let incarnation: u64 = rand::random();
+    let Setup { config, template, vm } = *setup;
     let limits = &config.limits;
+    let vm = vm.map(|plan| plan.request(spec.machine, limits));
+    let incarnation: u64 = rand::random();
     let half = spec.machine.memory_bytes / 2;
     let pod = PodRecord {
         version: VERSION,
@@ -82,8 +111,9 @@ pub(crate) fn describe(
         address: config.address(slot),
         link: config.link(slot),
         cgroup: config.cgroup().join(PodRecord::directory(&spec.id, incarnation)),
-        memory_bytes: spec.machine.memory_bytes,
+        memory_bytes: vm.as_ref().map_or(spec.machine.memory_bytes, |vm| vm.host_memory_bytes),
         containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
+        vm: setup.vm.map(VmPlan::fingerprint),
     };
     // The limit can't exceed our own.
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| RuntimeError::of_io("reading own limits", errno.into()))?;
@@ -112,6 +142,7 @@ pub(crate) fn describe(
             },
         },
         containers,
+        vm,
     })
 }
 
@@ -139,19 +170,18 @@ fn own_oom_score() -> i32 {
     fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse().ok()).unwrap_or_default()
 }
 
-async fn container_order(images: &ImageStore, container: &ContainerSpec) -> Result<(ContainerRequest, Vec<LayerUse>), RuntimeError> {
-    let image = images.ensure(&container.image).await?;
+fn container_order(image: &Image, container: &ContainerSpec, device: Option<u16>) -> Result<ContainerRequest, RuntimeError> {
     let process = process_of(&image.settings, container)?;
-    let order = ContainerRequest {
+    Ok(ContainerRequest {
         name: container.name.clone(),
-        layers: image.layers,
+        layers: if device.is_some() { Vec::new() } else { image.layers.clone() },
+        image: device.unwrap_or_default(),
         argv: process.args,
         env: process.env,
         cwd: process.cwd,
         user: process.user,
         volumes: process.volumes,
-    };
-    Ok((order, image.uses))
+    })
 }
 
 /// Runs a shim for the order; on an error, the caller undoes what is in the pod's directory.

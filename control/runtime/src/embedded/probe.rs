@@ -18,6 +18,7 @@ use super::{
     OpenError, adopt,
     launch::{self, Setup, unavailable},
     shim_protocol::{ContainerRequest, DISK_FULL_STEP, DISK_STEP, PodRecord, ShimReply, ShimRequest},
+    vm::Accelerator,
 };
 use crate::{Machine, PodId, PodSpec};
 
@@ -25,6 +26,9 @@ use crate::{Machine, PodId, PodSpec};
 const ID: &str = "probeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Enough for an idle process.
 const MACHINE: Machine = Machine { vcpus: 1, memory_bytes: 32 << 20, disk_bytes: Machine::DISK_DEFAULT };
+/// How long a virtual machine may take to boot under KVM, where it takes a fraction of a second: a machine that needs longer only pretends
+/// to have KVM.
+const BOOT_MS: u64 = 10_000;
 /// How long the shim may take from its answer to its exit.
 const EXIT: Duration = Duration::from_secs(5);
 
@@ -50,13 +54,17 @@ pub(crate) fn check(setup: &Setup<'_>, pods_dir: &Path, slot: u32) -> Result<Out
     let container = ContainerRequest {
         name: "probe".to_owned(),
         layers: Vec::new(),
+        image: 0,
         argv: vec!["probe".to_owned()],
         env: Vec::new(),
         cwd: "/".to_owned(),
         user: String::new(),
         volumes: Vec::new(),
     };
-    let order = ShimRequest { probe: true, ..launch::describe(setup, &spec, slot, vec![container])? };
+    let mut order = ShimRequest { probe: true, ..launch::describe(setup, &spec, slot, vec![container])? };
+    if let Some(vm) = order.vm.as_mut().filter(|vm| vm.accelerator == Accelerator::Kvm) {
+        vm.start_timeout_ms = BOOT_MS;
+    }
     let dir = pods_dir.join(PodRecord::directory(&order.pod.id, order.pod.incarnation));
     let answer = run(setup, &dir, &order);
     adopt::undo(&dir, &setup.config.cgroup()).map_err(|error| unavailable("clearing up after the self-check", error))?;

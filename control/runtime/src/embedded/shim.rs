@@ -13,14 +13,10 @@
 //! libcontainer forks without exec and changes the caller's directory and priority, so it may only be called where
 //! there is one thread: here. The containers die with the shim (parent-death signal), however it ends.
 
-mod command;
+mod allowance;
 mod container;
 mod failure;
-mod identity;
-mod mount_points;
 mod mounts;
-mod prepared;
-mod root;
 mod sandbox;
 mod seccomp;
 mod serve;
@@ -28,6 +24,7 @@ mod spec;
 mod surroundings;
 mod sys;
 mod verify;
+mod vm;
 
 use std::{
     ffi::OsString,
@@ -53,7 +50,6 @@ use super::{
 use crate::image::LayerUse;
 use container::Created;
 use failure::{Failure, Step};
-use prepared::Prepared;
 
 /// The first argument that makes this program a shim.
 pub const SHIM_ARGUMENT: &str = "pod-shim";
@@ -76,7 +72,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let cause = failure.cause();
-            eprintln!("{}: {cause}", failure.step);
+            writeln!(io::stderr(), "{}: {cause}", failure.step).ok(); // the log's disk may be full
             answer(&ShimReply::Failed { fault: failure.fault, step: failure.step, cause }).ok(); // the daemon may have died
             ExitCode::FAILURE
         }
@@ -88,10 +84,15 @@ fn run(dir: &Path) -> Result<(), Failure> {
     let _lock = detach(&dir).step("detaching from the daemon")?;
     let order = read_order().step("reading the order")?;
     let _claim = subnet_lock::share(&order.claim).step("keeping the pod's network")?;
-    let done = supervise(&dir, &order);
+    let done = match &order.vm {
+        Some(vm) => vm::supervise(&dir, &order, vm),
+        None => supervise(&dir, &order),
+    };
     // Runs every step even if one fails; reports the first failure.
     let emptied = cgroup::destroy(&order.pod.cgroup).step("removing the control group");
-    mounts::abandon(&order).ok(); // not mounted yet, or the unmount takes a moment longer
+    if order.vm.is_none() {
+        mounts::abandon(&order).ok(); // not mounted yet, or the unmount takes a moment longer
+    }
     let unwired = veth::detach(&order.pod.link, &order.pod.cgroup).step("removing the link");
     done.and(emptied).and(unwired)
 }
@@ -112,10 +113,15 @@ fn supervise(dir: &Path, order: &ShimRequest) -> Result<(), Failure> {
         return answer(&ShimReply::Started { started_at_ms }).step("answering");
     }
     let pod = serve::supervise(dir, order, containers).step("opening the logs")?;
+    report_started(dir, started_at_ms)?;
+    serve::until_all_exited(order, pod, disk).step("supervising")
+}
+
+/// Records the start, and answers the daemon.
+fn report_started(dir: &Path, started_at_ms: u64) -> Result<(), Failure> {
     write_json(&dir.join(STATUS_FILE), &Status { version: VERSION, started_at_ms }).step("recording the start")?;
     answer(&ShimReply::Started { started_at_ms }).step("answering")?;
-    close_standard_streams().step("closing the standard streams")?;
-    serve::until_all_exited(order, pod, disk).step("supervising")
+    close_standard_streams().step("closing the standard streams")
 }
 
 /// Keeps the layers from being removed while this process lives.
@@ -138,7 +144,7 @@ fn create(dir: &Path, order: &ShimRequest) -> Result<Vec<Created>, Failure> {
     for container in &order.containers {
         surroundings::prepare(order, container).step("preparing what the container sees of itself")?;
         let rootfs = mounts::rootfs(order, container).step("mounting the image")?;
-        let prepared = Prepared::make(order, container, rootfs).map_err(|failure| failure.of(&container.name))?;
+        let prepared = container::prepare(order, container, rootfs).map_err(|failure| failure.of(&container.name))?;
         containers.push(container::create(order, container, prepared, &filters)?);
     }
     cgroup::verify(&order.pod.cgroup, order.machine, order.bounds.pids).step("reading back the pod's limits")?;

@@ -14,7 +14,11 @@ use std::{fs, io, io::Write, net::Ipv4Addr, os::unix::fs::OpenOptionsExt, path::
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Defence, veth::Veth};
+use super::{
+    Defence,
+    veth::Veth,
+    vm::{engine::Accelerator, kernel::Kernel},
+};
 use crate::{Machine, PodId, error::Fault};
 
 /// Version of the files; a newer daemon reads those of older shims, and no daemon interprets those of newer ones.
@@ -41,6 +45,9 @@ pub(crate) struct PodRecord {
     pub(crate) memory_bytes: u64,
     /// Names of the containers, in the manifest's order.
     pub(crate) containers: Vec<String>,
+    /// What its virtual machine is made of (`VmPlan::fingerprint`); none: it consists of containers on the host's kernel.
+    #[serde(default)]
+    pub(crate) vm: Option<String>,
 }
 
 impl PodRecord {
@@ -77,6 +84,28 @@ pub(crate) struct ShimRequest {
     /// A defence left out by tests; no setting reaches this.
     pub(crate) without: Option<Defence>,
     pub(crate) containers: Vec<ContainerRequest>,
+    /// The virtual machine the containers run in; none: they run on the host's kernel.
+    pub(crate) vm: Option<VmRequest>,
+}
+
+/// What a pod's virtual machine is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct VmRequest {
+    pub(crate) accelerator: Accelerator,
+    /// Path of QEMU.
+    pub(crate) program: PathBuf,
+    pub(crate) firmware: PathBuf,
+    pub(crate) kernel: Kernel,
+    /// Image files (erofs), by the index that containers name.
+    pub(crate) images: Vec<PathBuf>,
+    /// Memory of the guest, in bytes: what was paid for, and what its kernel takes.
+    pub(crate) guest_memory_bytes: u64,
+    /// Memory limit on the host, in bytes: the guest's, and what QEMU takes.
+    pub(crate) host_memory_bytes: u64,
+    /// Time limit for the boot and the creation of the containers.
+    pub(crate) start_timeout_ms: u64,
+    /// Time limit for the answer to a ping.
+    pub(crate) silence_ms: u64,
 }
 
 /// The limits a shim enforces, as defined in `config::Limits`.
@@ -121,8 +150,10 @@ pub(crate) struct LogBounds {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ContainerRequest {
     pub(crate) name: String,
-    /// Unpacked layers, lowest first.
+    /// Unpacked layers, lowest first; none in a virtual machine.
     pub(crate) layers: Vec<PathBuf>,
+    /// Index of its image among those of the virtual machine.
+    pub(crate) image: u16,
     pub(crate) argv: Vec<String>,
     /// `NAME=value`, names unique.
     pub(crate) env: Vec<String>,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::network::cap;
 
 /// The pod's end.
-const POD_LINK: &str = "eth0";
+pub(crate) const POD_LINK: &str = "eth0";
 
 // From linux/if_link.h, linux/if_addr.h and linux/rtnetlink.h, where libc has none.
 const INFO_KIND: u16 = 1;
@@ -144,7 +144,7 @@ fn create() -> i32 {
 }
 
 /// `struct ifinfomsg`; `up` sets IFF_UP.
-fn interface(index: u32, up: u32) -> [u8; INTERFACE_BYTES] {
+pub(crate) fn interface(index: u32, up: u32) -> [u8; INTERFACE_BYTES] {
     let mut header = [0; INTERFACE_BYTES];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&up.to_ne_bytes());
@@ -152,7 +152,8 @@ fn interface(index: u32, up: u32) -> [u8; INTERFACE_BYTES] {
     header
 }
 
-fn up(index: u32) -> Message {
+/// Brings a link up.
+pub(crate) fn up(index: u32) -> Message {
     Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &interface(index, libc::IFF_UP.unsigned_abs()))
 }
 

@@ -1,9 +1,9 @@
 //! The disk space of images, and reclaiming it: the least recently used images are removed first.
 //!
 //! A pull reserves space before it begins and can't exceed its reservation, so that all pulls together stay below the limit, whatever the
-//! images contain. Layers in use ([`super::layers`]) are never removed. An image's record is removed before its layers, and a layer is
-//! renamed before its content is removed: an interruption leaves only an image that is absent, and leftovers that are removed at the next
-//! start.
+//! images contain. The parts of an image are its layers, and the file of all of them merged. Parts in use ([`super::layers`]) are never
+//! removed. An image's record is removed before its parts, and a part is renamed before its content is removed: an interruption leaves only
+//! an image that is absent, and leftovers that are removed at the next start.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,13 @@ use std::{
     time::SystemTime,
 };
 
-use super::{layers, store::Record};
+use super::{layers, store::Record, unfinished};
 
 /// Space always kept free on the host's disk, in bytes: the store and the log must keep working.
 const KEPT_FREE_BYTES: u64 = 512 << 20;
+
+/// The directories of parts.
+const PARTS: [&str; 2] = ["layers", "merged"];
 
 /// The space for all images.
 #[derive(Debug)]
@@ -33,8 +36,8 @@ pub(super) struct DiskBudget {
 
 #[derive(Debug)]
 struct Taken {
-    /// Used by existing layers.
-    layers: u64,
+    /// Used by existing parts.
+    parts: u64,
     /// Reserved by pulls for what they may still write.
     promised: u64,
 }
@@ -53,12 +56,12 @@ impl Reservation {
         self.granted
     }
 
-    /// Records that a new layer uses part of it.
+    /// Records that a new part of an image uses some of it.
     pub(super) fn use_up(&self, bytes: u64) {
         let before = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(bytes)));
         let mut taken = self.room.taken();
         taken.promised -= bytes.min(before.unwrap_or_default());
-        taken.layers += bytes;
+        taken.parts += bytes;
     }
 }
 
@@ -80,13 +83,15 @@ pub(super) struct Request {
 }
 
 impl DiskBudget {
-    /// Measures existing layers. Blocks.
+    /// Measures existing parts. Blocks.
     pub(super) fn open(root: PathBuf, limit: u64) -> io::Result<Self> {
-        let mut layers = 0;
-        for entry in fs::read_dir(root.join("layers"))? {
-            layers += layers::size(&entry?.path())?;
+        let mut parts = 0;
+        for directory in PARTS {
+            for entry in fs::read_dir(root.join(directory))? {
+                parts += layers::size(&entry?.path())?;
+            }
         }
-        Ok(Self { root, limit, taken: Mutex::new(Taken { layers, promised: 0 }), making: Mutex::default() })
+        Ok(Self { root, limit, taken: Mutex::new(Taken { parts, promised: 0 }), making: Mutex::default() })
     }
 
     /// Reserves space, removing images if necessary; none if that isn't enough. Blocks.
@@ -106,7 +111,7 @@ impl DiskBudget {
         let disk = rustix::fs::statvfs(&self.root)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let taken = self.taken();
-        let below_limit = self.limit.saturating_sub(taken.layers).saturating_sub(taken.promised);
+        let below_limit = self.limit.saturating_sub(taken.parts).saturating_sub(taken.promised);
         Ok(below_limit.min(free.saturating_sub(KEPT_FREE_BYTES).saturating_sub(taken.promised)))
     }
 
@@ -114,18 +119,19 @@ impl DiskBudget {
     fn remove_one(&self) -> io::Result<bool> {
         let mut images = self.images()?;
         images.sort_by_key(|image| image.used);
-        let mut needed: BTreeMap<&str, usize> = BTreeMap::new();
-        images.iter().flat_map(|image| &image.layers).for_each(|layer| *needed.entry(layer).or_default() += 1);
-        for entry in fs::read_dir(self.root.join("layers"))? {
-            let name = entry?.file_name();
-            let nobodys = name.to_str().is_some_and(|name| !name.ends_with(".tmp") && !needed.contains_key(name));
-            if nobodys && self.remove_layers(&[self.root.join("layers").join(name)])? {
-                return Ok(true);
+        let mut needed: BTreeMap<&Path, usize> = BTreeMap::new();
+        images.iter().flat_map(|image| &image.parts).for_each(|part| *needed.entry(part).or_default() += 1);
+        for directory in PARTS {
+            for entry in fs::read_dir(self.root.join(directory))? {
+                let path = entry?.path();
+                let nobodys = path.extension().is_none_or(|extension| extension != "tmp") && !needed.contains_key(&*path);
+                if nobodys && self.remove_part(&path)? {
+                    return Ok(true);
+                }
             }
         }
         for image in &images {
-            let own = image.layers.iter().filter(|layer| needed.get(layer.as_str()) == Some(&1));
-            let own: Vec<PathBuf> = own.map(|layer| self.root.join("layers").join(layer)).collect();
+            let own: Vec<&Path> = image.parts.iter().map(PathBuf::as_path).filter(|part| needed.get(part) == Some(&1)).collect();
             if self.remove_image(image, &own)? {
                 return Ok(true);
             }
@@ -133,39 +139,35 @@ impl DiskBudget {
         Ok(false)
     }
 
-    /// Removes an image, unless one of the layers that only it has is in use.
-    fn remove_image(&self, image: &Remembered, own: &[PathBuf]) -> io::Result<bool> {
+    /// Removes an image, unless one of the parts that only it has is in use.
+    fn remove_image(&self, image: &Remembered, own: &[&Path]) -> io::Result<bool> {
         let mut locked = Vec::with_capacity(own.len());
-        for layer in own.iter().filter(|layer| layer.exists()) {
-            let Some(lock) = layers::unused(layer)? else { return Ok(false) };
-            locked.push((layer, lock));
+        for part in own.iter().filter(|part| part.exists()) {
+            let Some(lock) = layers::unused(part)? else { return Ok(false) };
+            locked.push((part, lock));
         }
-        tracing::info!(image = %image.record.file_stem().unwrap_or_default().display(), layers = locked.len(), "image removed to free disk space");
+        tracing::info!(image = %image.record.file_stem().unwrap_or_default().display(), parts = locked.len(), "image removed to free disk space");
         fs::remove_file(&image.record)?;
-        for (layer, _alone) in locked {
-            self.remove_locked(layer)?;
+        for (part, _alone) in locked {
+            self.remove_locked(part)?;
         }
         Ok(true)
     }
 
-    fn remove_layers(&self, unwanted: &[PathBuf]) -> io::Result<bool> {
-        let mut removed = false;
-        for layer in unwanted {
-            if let Some(_alone) = layers::unused(layer)? {
-                self.remove_locked(layer)?;
-                removed = true;
-            }
-        }
-        Ok(removed)
+    /// Removes a part that no image needs, unless it is in use.
+    fn remove_part(&self, unwanted: &Path) -> io::Result<bool> {
+        let Some(_alone) = layers::unused(unwanted)? else { return Ok(false) };
+        self.remove_locked(unwanted)?;
+        Ok(true)
     }
 
-    fn remove_locked(&self, layer: &Path) -> io::Result<()> {
-        let bytes = layers::size(layer)?;
-        let going = layer.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
-        fs::rename(layer, &going)?;
-        fs::remove_dir_all(&going)?;
+    fn remove_locked(&self, part: &Path) -> io::Result<()> {
+        let bytes = layers::size(part)?;
+        let going = part.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
+        fs::rename(part, &going)?;
+        unfinished::remove(&going)?;
         let mut taken = self.taken();
-        taken.layers = taken.layers.saturating_sub(bytes);
+        taken.parts = taken.parts.saturating_sub(bytes);
         Ok(())
     }
 
@@ -178,10 +180,16 @@ impl DiskBudget {
             }
             let used = fs::metadata(&path)?.modified()?;
             let record = serde_json::from_slice::<Record>(&fs::read(&path)?);
-            let layers = record.map(|record| record.layers.into_iter().collect()).unwrap_or_default();
-            found.push(Remembered { record: path, used, layers });
+            let parts = record.map(|record| self.parts(&record)).unwrap_or_default();
+            found.push(Remembered { record: path, used, parts });
         }
         Ok(found)
+    }
+
+    /// The parts an image has, or may have.
+    fn parts(&self, record: &Record) -> BTreeSet<PathBuf> {
+        let layers = record.layers.iter().map(|layer| self.root.join("layers").join(layer));
+        layers.chain([layers::merged_path(&self.root, record.layers.last().map(String::as_str))]).collect()
     }
 
     fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
@@ -193,5 +201,5 @@ impl DiskBudget {
 struct Remembered {
     record: PathBuf,
     used: SystemTime,
-    layers: BTreeSet<String>,
+    parts: BTreeSet<PathBuf>,
 }

@@ -1,14 +1,14 @@
 //! The store of unpacked images.
 //!
 //! `layers/<chain id>` is a finished layer, `images/<digest>.json` lists an image's layers: an image that was unpacked once needs neither
-//! registry nor layout again. `*.tmp` is unfinished and removed at start.
+//! registry nor layout again. `merged/<chain id of the topmost layer>.erofs` is all of an image's layers in one file. `*.tmp` is unfinished
+//! and removed at start.
 
 use std::{
-    collections::HashMap,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,8 +20,11 @@ use super::{
     describe::{Described, DescribedLayer, describe},
     inspect::{self, Inspections, Outcome},
     manifest::chain_ids,
+    merged::{MKFS, MergedImage, Merger},
     platform::Machine,
     source::{Source, disk, refused, unavailable},
+    turns::Turns,
+    unfinished::{self, Unfinished},
     unpack::{self, Budget, LayerError, UnpackError},
 };
 use super::{
@@ -45,8 +48,9 @@ struct Inner {
     room: Arc<DiskBudget>,
     pulls: Semaphore,
     inspections: Inspections,
-    /// One permit per image being pulled: a second pull waits, and finds the image unpacked.
-    turns: Mutex<HashMap<Digest, Weak<Semaphore>>>,
+    /// Images being pulled: a second pull waits, and finds the image unpacked.
+    turns: Turns<Digest>,
+    merger: Merger,
 }
 
 /// Version of the records. 1: volumes are among the settings; records without a version are older.
@@ -72,20 +76,26 @@ struct Recorded {
 impl ImageStore {
     /// Opens (or creates) the directory of images. Blocks.
     pub fn open(config: ImageConfig) -> Result<Self, RuntimeError> {
+        Self::open_with(config, MKFS.iter().map(PathBuf::from).collect())
+    }
+
+    /// The same; `mkfs` are the places where `mkfs.erofs` may be.
+    pub(super) fn open_with(config: ImageConfig, mkfs: Vec<PathBuf>) -> Result<Self, RuntimeError> {
         let prepare = || -> io::Result<(Source, DiskBudget)> {
-            for directory in ["", "images", "layers", "blobs"] {
+            for directory in ["", "images", "layers", "blobs", "merged", "jail"] {
                 // The set-up of containers runs as an unprivileged user of this machine, which must be able to traverse the directory.
                 fs::DirBuilder::new().recursive(true).mode(0o711).create(config.root.join(directory))?;
             }
-            for directory in ["layers", "blobs", "images"] {
-                remove_unfinished(&config.root.join(directory))?;
+            for directory in ["layers", "blobs", "images", "merged"] {
+                unfinished::remove_all(&config.root.join(directory))?;
             }
             Ok((Source::new(&config)?, DiskBudget::open(config.root.clone(), config.limits.disk_bytes_max)?))
         };
         let (source, room) = prepare().map_err(|error| disk("open the image store", error))?;
         let (limits, pulls) = (config.limits, Semaphore::new(config.limits.pulls_max));
         let (room, inspections) = (Arc::new(room), Inspections::new());
-        Ok(Self(Arc::new(Inner { root: config.root, source, limits, room, pulls, inspections, turns: Mutex::default() })))
+        let merger = Merger::new(config.root.clone(), limits, room.clone(), mkfs);
+        Ok(Self(Arc::new(Inner { root: config.root, source, limits, room, pulls, inspections, turns: Turns::default(), merger })))
     }
 
     /// An image's settings, without downloading its layers; none if its registry doesn't answer in time. Fails if the image can't be run
@@ -112,7 +122,7 @@ impl ImageStore {
         if let Some(Recorded { image: ready, is_older: false }) = self.0.recorded(&image).await {
             return Ok(ready);
         }
-        let turn = self.0.turn(&image.digest);
+        let turn = self.0.turns.of(&image.digest);
         let closed = |_| disk("wait for an image", io::Error::other("closed"));
         let _mine = turn.acquire().await.map_err(closed)?;
         let older = match self.0.recorded(&image).await {
@@ -123,6 +133,11 @@ impl ImageStore {
         let limit = Duration::from_secs(self.0.limits.seconds_max);
         let pulled = time::timeout(limit, self.0.pull(&image, Instant::now() + limit)).await;
         or_older(pulled.unwrap_or_else(|elapsed| Err(unavailable(&image, "it took too long", elapsed))), older)
+    }
+
+    /// The image in one file, written if necessary: what a virtual machine gets as its container's read-only disk.
+    pub async fn merged(&self, image: &Image) -> Result<MergedImage, RuntimeError> {
+        self.0.merger.merged(image).await
     }
 }
 
@@ -141,17 +156,6 @@ fn or_older<T>(asked: Result<T, RuntimeError>, older: Option<T>) -> Result<T, Ru
 }
 
 impl Inner {
-    fn turn(&self, digest: &Digest) -> Arc<Semaphore> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let known = turns.get(digest).and_then(Weak::upgrade);
-        known.unwrap_or_else(|| {
-            let turn = Arc::new(Semaphore::new(1));
-            turns.insert(*digest, Arc::downgrade(&turn));
-            turn
-        })
-    }
-
     fn record_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("images").join(digest.hex()).with_extension("json")
     }
@@ -271,7 +275,7 @@ impl Inner {
         let (path, diff_id) = (layer.path.clone(), layer.layer.diff_id);
         // It continues when the caller is cancelled; so does the reservation of its space.
         let unpacked = task::spawn_blocking(move || {
-            let directory = Unfinished(path.with_extension(format!("{:08x}.tmp", rand::random::<u32>())));
+            let directory = Unfinished::of(&path);
             let before = budget.bytes_left();
             unpack::layer(&download.0, &directory.0, &below, diff_id, &budget)?;
             let bytes = before - budget.bytes_left();
@@ -306,16 +310,6 @@ fn no_room(image: &ImageRef) -> RuntimeError {
     disk("make room for an image", io::ErrorKind::StorageFull.into())
 }
 
-/// A file or directory that is removed when this is dropped, unless it has been renamed.
-struct Unfinished(PathBuf);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Leftovers are removed at the next start.
-        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
-    }
-}
-
 fn recorded(record: &Path, layers: &Path) -> Option<Recorded> {
     let file = fs::OpenOptions::new().read(true).write(true).open(record).ok()?;
     let Record { version, layers: chain, settings } = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
@@ -324,14 +318,4 @@ fn recorded(record: &Path, layers: &Path) -> Option<Recorded> {
     // Time of last use: the least recently used image is removed first.
     file.set_modified(SystemTime::now()).ok();
     Some(Recorded { image: Image { layers, settings, uses }, is_older: version < RECORD_VERSION })
-}
-
-fn remove_unfinished(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
-            if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
-        }
-    }
-    Ok(())
 }

@@ -12,6 +12,8 @@
 //! | `registry` | the same from a registry |
 //! | `writers` | trees written by archive tools, and unpacked again |
 //! | `disk_budget` | which images are removed when there are too many, and which stay |
+//! | `merged` | whole images in one file, against an overlay of their layers, and how long both take |
+//! | `jail` | what the program that writes this file can reach, and its end |
 //! | `process` | the process to run, and its user |
 
 mod archives;
@@ -19,8 +21,10 @@ mod disk_budget;
 mod hostile;
 mod index;
 mod inspect;
+mod jail;
 mod kit;
 mod layers;
+mod merged;
 mod process;
 mod registry;
 mod store;

@@ -167,8 +167,9 @@ pub(crate) async fn a_pod_that_ignores_sigterm_ends_in_time(mut host: Host) {
     assert_eq!(timeout(PATIENCE, log.take(2).count()).await.expect("both ignore it by now"), 2);
     let began = Instant::now();
     runtime.stop(&id('a')).await.unwrap();
-    // The grace, and what a busy machine takes for the rest.
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?} of run time nobody paid for", began.elapsed());
+    // The grace, and what a busy machine takes for the rest; an emulated one takes longer to power off.
+    let limit = Duration::from_millis(if host.runs_vms() { 4000 } else { 1500 });
+    assert!(began.elapsed() < limit, "{:?} of run time nobody paid for", began.elapsed());
     assert_eq!(host.holdings().len(), 0, "{:?}", host.holdings());
 }
 
@@ -179,13 +180,16 @@ pub(crate) async fn the_log_of_a_fast_writer_ends(mut host: Host) {
     runtime.start(host.pod('a', vec![host.command("main", &["/bin/busybox", "yes", &text])])).await.unwrap();
     until("both files are full", || async { runtime.logs(&id('a'), false).await.unwrap().count().await > 1500 }).await;
     let mut lines = runtime.logs(&id('a'), false).await.unwrap();
+    let file = fs::read_dir(host.pods_dir()).unwrap().next().unwrap().unwrap().path().join("logs/main.log");
+    let written = || fs::metadata(&file).ok().map(|data| (data.ino(), data.len()));
     let (began, mut count, mut bytes) = (Instant::now(), 0, 0);
     while let Some(line) = lines.next().await {
         bytes += line.unwrap().text.len();
         count += 1;
-        // A reader as slow as a client far away; the pod writes on.
+        // A reader as slow as a client far away: meanwhile the pod writes on.
         if count % 100 == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let before = written();
+            until("the pod writes on", || async { written().is_some_and(|now| before != Some(now)) }).await;
         }
         assert!(bytes <= 2 * (256 << 10) && began.elapsed() < PATIENCE, "{count} lines so far");
     }

@@ -107,7 +107,8 @@ impl Subject<'_> {
         let listed = runtime.list().await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].state, listed[0].degraded), (PodState::Running(run), false));
-        assert_eq!(listed[0].memory_bytes, spec.machine.memory_bytes);
+        let bytes = spec.machine.memory_bytes;
+        assert!((bytes..=bytes + runtime.capabilities().memory_overhead.of(bytes)).contains(&listed[0].memory_bytes), "{listed:?}");
         if self.is_real {
             assert_eq!(get(run, 8080).await, "web");
         }

@@ -12,6 +12,7 @@ use std::{
 use codiusd_net::Ipv4Cidr;
 use codiusd_runtime::{
     ContainerSpec, EmbeddedConfig, EmbeddedRuntime, LogLines, Machine, PodId, PodSpec, PodState, RunningPod, Runtime,
+    embedded::{Accelerator, IsolationChoice},
     image::{ImageConfig, ImageLimits, RegistryConfig},
 };
 use futures::StreamExt;
@@ -28,7 +29,7 @@ use tokio::{
 use crate::busybox;
 
 /// For anything a case waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One case's part of the machine.
 pub(crate) struct Host {
@@ -46,6 +47,24 @@ impl Host {
         let mut host = Self::at(&dir.path().join("root-".repeat(30)), number, std::process::id());
         host._dir = Some(dir);
         host
+    }
+
+    /// A host whose pods are virtual machines, emulated.
+    pub(crate) fn in_vm(number: usize) -> Self {
+        let mut host = Self::new(number);
+        host.run_vms();
+        host
+    }
+
+    pub(crate) fn run_vms(&mut self) {
+        self.config.isolation = IsolationChoice::Vm;
+        self.config.accelerator = if std::env::var_os("CODIUS_TEST_KVM").is_some() { Accelerator::Kvm } else { Accelerator::Tcg };
+        self.config.guest_kernel_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guest-kernel");
+        self.config.limits.start_timeout = PATIENCE;
+    }
+
+    pub(crate) fn runs_vms(&self) -> bool {
+        self.config.isolation == IsolationChoice::Vm
     }
 
     /// The same host seen from another process.
@@ -114,7 +133,8 @@ impl Host {
         found.extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(&root)).map(str::to_owned));
         for process in names(Path::new("/proc")) {
             let command = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-            if command.contains(&root) && command.contains("pod-shim") {
+            let is_vm = command.contains("qemu") && command.contains(&self.config.link_prefix);
+            if is_vm || command.contains(&root) && command.contains("pod-shim") {
                 found.insert(format!("{}: {command}", process.display()));
             }
         }

@@ -16,6 +16,7 @@ mod kit;
 mod surroundings;
 mod survival;
 mod unkind;
+mod vm;
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, process::ExitCode, time::Instant};
 
@@ -54,6 +55,18 @@ const CASES: &[(&str, Case)] = cases! {
         a_network_has_one_host, links_of_others_stay, without_root_it_says_so;
 };
 
+/// The cases that also run with every pod a virtual machine, emulated: what a pod is must make no difference to them.
+const IN_VIRTUAL_MACHINES: &[(&str, Case)] = cases! {
+    contract: embedded_keeps_the_contract;
+    cases: containers_of_a_pod_share_loopback, process_settings_are_applied, an_exit_is_noticed, a_bad_command_leaves_nothing,
+        logs_follow_over_rotation, a_stop_ends_followers, the_same_pod_starts_again_at_once, a_pod_that_ignores_sigterm_ends_in_time,
+        the_log_of_a_fast_writer_ends;
+    confinement: pods_do_not_reach_each_other_or_the_host, memory_is_limited_in_the_pod_alone, processes_are_limited;
+    survival: pods_survive_their_daemon, a_killed_shim_takes_its_containers, a_half_done_start_is_undone;
+    vm: qemu_is_confined, a_vm_that_hangs_or_ends_is_noticed,
+        a_pod_that_is_no_virtual_machine_is_marked_where_pods_are, without_what_it_takes_it_says_so;
+};
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let first = args.next().unwrap_or_default();
@@ -72,21 +85,24 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     if words.iter().any(|word| word == "--bench") {
-        run("start latency", |host| Box::pin(cases::start_latency(host)), 99);
-        run("start latency, writes kept in memory", |host| Box::pin(cases::start_latency_in_memory(host)), 98);
+        run("start latency", |host| Box::pin(cases::start_latency(host)), Host::new(99));
+        run("start latency, writes kept in memory", |host| Box::pin(cases::start_latency_in_memory(host)), Host::new(98));
+        run("start latency, virtual machines under TCG", |host| Box::pin(cases::start_latency(host)), Host::in_vm(97));
         return ExitCode::SUCCESS;
     }
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let chosen = CASES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())));
-    let failed = chosen.enumerate().filter(|(number, (name, case))| !run(name, *case, *number)).count();
+    let named = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    let in_containers = CASES.iter().map(|(name, case)| ((*name).to_owned(), *case, Host::new as fn(usize) -> Host));
+    let in_vms = IN_VIRTUAL_MACHINES.iter().map(|(name, case)| (format!("vm::{name}"), *case, Host::in_vm as fn(usize) -> Host));
+    let chosen = in_containers.chain(in_vms).filter(|(name, ..)| named(name));
+    let failed = chosen.enumerate().filter(|(number, (name, case, host))| !run(name, *case, host(*number))).count();
     println!("{failed} cases failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(name: &str, case: Case, number: usize) -> bool {
+fn run(name: &str, case: Case, host: Host) -> bool {
     let began = Instant::now();
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let host = Host::new(number);
     let passed = tokio.block_on(AssertUnwindSafe(case(host)).catch_unwind()).is_ok();
     println!("{} {name} ({} ms)", if passed { "ok  " } else { "FAIL" }, began.elapsed().as_millis());
     passed

@@ -21,10 +21,15 @@ use crate::kit::{Host, clean, get, id, state_of, until, until_exited};
 /// First argument of this binary as a daemon.
 pub(crate) const DAEMON_ARGUMENT: &str = "daemon";
 const NUMBER: usize = 7;
+/// Makes its pods virtual machines.
+const IN_VM: &str = "vm";
 
-/// `daemon ROOT PID`: opens the runtime there, starts three pods, says so, and waits to be killed.
+/// `daemon ROOT PID [vm]`: opens the runtime there, starts three pods, says so, and waits to be killed.
 pub(crate) fn daemon(args: &[String]) -> ExitCode {
-    let host = Host::at(Path::new(&args[0]), NUMBER, args[1].parse().unwrap());
+    let mut host = Host::at(Path::new(&args[0]), NUMBER, args[1].parse().unwrap());
+    if args.get(2).is_some_and(|isolation| isolation == IN_VM) {
+        host.run_vms();
+    }
     let tokio = tokio::runtime::Runtime::new().unwrap();
     tokio.block_on(async {
         let runtime = host.open();
@@ -46,11 +51,15 @@ impl Drop for Killed {
     }
 }
 
-pub(crate) async fn pods_survive_their_daemon(_: Host) {
+pub(crate) async fn pods_survive_their_daemon(given: Host) {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::at(dir.path(), NUMBER, std::process::id());
+    let mut host = Host::at(dir.path(), NUMBER, std::process::id());
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([DAEMON_ARGUMENT.as_ref(), dir.path().as_os_str(), std::process::id().to_string().as_ref()]);
+    if given.runs_vms() {
+        host.run_vms();
+        command.arg(IN_VM);
+    }
     let mut daemon = Killed(command.stdout(Stdio::piped()).spawn().unwrap());
     let said = BufReader::new(daemon.0.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect::<Vec<_>>();
     drop(daemon);
@@ -93,7 +102,7 @@ pub(crate) async fn a_killed_shim_takes_its_containers(host: Host) {
     let running = runtime.start(host.pod('a', vec![host.web("web", 80)])).await.unwrap();
     get(running, 80).await;
     assert!(!processes(&host).is_empty());
-    assert_eq!(host.disks().len(), 1, "a disk of its own");
+    assert_eq!(host.disks().len(), usize::from(!host.runs_vms()), "a disk of its own, which a virtual machine mounts itself");
     kill(shim_pid(&host), Signal::SIGKILL).unwrap();
     until("its containers die", || async { processes(&host).is_empty() }).await;
     until("its disk is free again", || async { host.disks().is_empty() }).await;

@@ -49,6 +49,18 @@ const IMAGE_MANIFESTS: [&[u8]; 3] = [
     br#"{"os":"linux","architecture":"amd64","config":{"Cmd":["/x"],"User":"1:2"},"rootfs":{"diff_ids":["sha256:00"]}}"#,
 ];
 
+/// Messages of a guest.
+const GUEST_MESSAGES: [&str; 6] = [
+    r#"{"hello":{"version":1}}"#,
+    r#""created""#,
+    r#"{"failed":{"container":3,"uploader":true,"step":"\u0001 isn't in the image","cause":""}}"#,
+    r#"{"failed":{"container":null,"uploader":false,"step":"","cause":"x"}}"#,
+    r#"{"exited":{"container":0,"exit":{"signal":9},"out_of_memory":true}}"#,
+    r#""done""#,
+];
+/// Pieces of its containers' output: empty, at the ends of names, and unknown.
+const GUEST_OUTPUT: [&[u8]; 3] = [b"\0\0\0\x03\0one\x02\0\x01\x03\0two", b"\0\0\0\0\0\x01\0\x01\x01\0x", b"\0\0\x02\x01\0x"];
+
 /// Headers of archives: kind, name, size in octal, and what comes behind.
 const ENTRIES: [(u8, &str, &[u8]); 7] = [
     (b'0', "f", b"x"),
@@ -115,6 +127,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (row, message) in messages.iter().enumerate() {
             write(corpus, target, row, message)?;
         }
+    }
+    let frame = |message: &str| Ok::<_, Box<dyn Error>>([&u32::try_from(message.len())?.to_le_bytes(), message.as_bytes()].concat());
+    let frames = GUEST_MESSAGES.into_iter().map(frame).collect::<Result<Vec<_>, _>>()?;
+    for (row, message) in frames.iter().chain([&frames.concat()]).enumerate() {
+        write(corpus, "guest_messages", row, message)?;
+    }
+    for (row, pieces) in GUEST_OUTPUT.iter().enumerate() {
+        write(corpus, "guest_output", row, pieces)?;
     }
     for first in 0..ENTRIES.len() {
         write(corpus, "layer", first, &archive(first))?;

@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use codiusd_container_rootfs::{Prepared, Wanted};
 use libcontainer::{
     container::{Container, builder::ContainerBuilder},
     oci_spec::runtime::Spec,
@@ -35,7 +36,7 @@ use nix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{BENCH, Failure, Prepared, Step, command, mounts, spec, sys, verify};
+use super::{BENCH, Failure, Step, mounts, spec, sys, verify};
 use crate::embedded::shim_protocol::{ContainerRequest, ShimRequest};
 
 /// Maximum size of a failed exec's report, in bytes.
@@ -56,6 +57,20 @@ pub(super) struct Created {
     handle: Container,
     /// Closed by a successful exec; otherwise carries the step that failed and its error.
     exec_error: File,
+}
+
+/// Looks up in the container's root file system what is to run in it.
+pub(super) fn prepare(order: &ShimRequest, container: &ContainerRequest, rootfs: PathBuf) -> Result<Prepared, Failure> {
+    let wanted = Wanted {
+        argv: &container.argv,
+        env: &container.env,
+        cwd: &container.cwd,
+        user: &container.user,
+        volumes: &container.volumes,
+        hostname: order.pod.id.as_str(),
+        probe: order.probe,
+    };
+    Ok(Prepared::make(wanted, rootfs, order.uid_base)?)
 }
 
 /// Creates the container: its environment, and its first process waiting for [`Created::start`].
@@ -103,19 +118,17 @@ impl Created {
         let mut report = Vec::new();
         (&mut self.exec_error).take(REPORT_BYTES_MAX).read_to_end(&mut report).step("starting the container")?;
         if let Some(failed) = Failed::read(&report) {
-            return Err(self.explain(order, failed).of(&self.name));
+            return Err(self.explain(failed).of(&self.name));
         }
         verify::check(self.pid, self.prepared.who.uid, order).step("checking that the container is confined")
     }
 
-    fn explain(&self, order: &ShimRequest, failed: Failed) -> Failure {
+    fn explain(&self, failed: Failed) -> Failure {
         let error = io::Error::from(failed.errno);
-        match (failed.stage, &self.prepared.program) {
-            (Stage::Enter, _) => Failure::of_image(format!("working directory {}", self.prepared.cwd.display()), error),
-            (Stage::Execute, Some(program)) if command::is_images(failed.errno) => {
-                Failure::image(self.prepared.command(order).explain(program, failed.errno))
-            }
-            (Stage::Confine | Stage::Execute, _) => Failure::from_io("starting the container's program", error),
+        match failed.stage {
+            Stage::Enter => self.prepared.explain_cwd(error).into(),
+            Stage::Execute => self.prepared.explain_program(error).into(),
+            Stage::Confine => Failure::from_io("starting the container's program", error),
         }
     }
 }

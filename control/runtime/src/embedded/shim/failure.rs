@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt, io};
 
+use codiusd_container_rootfs::ImageError;
 use nix::errno::Errno;
 
 use crate::error::Fault;
@@ -16,28 +17,6 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The image or the manifest is at fault; `step` is the complete message.
-    pub(super) fn image(step: String) -> Self {
-        Self { fault: Fault::Image, step, cause: None }
-    }
-
-    /// A file system error on a path of the image: its kind decides whether the image or the host is at fault.
-    pub(super) fn of_image(step: String, error: io::Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(
-                Errno::EACCES
-                | Errno::EEXIST
-                | Errno::EINVAL
-                | Errno::EISDIR
-                | Errno::ELOOP
-                | Errno::ENAMETOOLONG
-                | Errno::ENOENT
-                | Errno::ENOTDIR,
-            ) => Self::image(format!("{step}: {}", told(&error))),
-            _ => Self::from_io(&step, error),
-        }
-    }
-
     /// An error that the image doesn't explain.
     pub(super) fn from_io(step: &str, error: io::Error) -> Self {
         Self { fault: Fault::of_io(&error), step: step.to_owned(), cause: Some(Box::new(error)) }
@@ -58,9 +37,13 @@ impl Failure {
     }
 }
 
-/// An error as worded for the uploader.
-fn told(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Image(step) => Self { fault: Fault::Image, step, cause: None },
+            ImageError::System { step, error } => Self::from_io(&step, error),
+        }
+    }
 }
 
 /// Adds the failed step to an error.
@@ -116,7 +99,7 @@ mod tests {
             (Errno::ENOSPC, Fault::Capacity),
             (Errno::EIO, Fault::Host),
         ] {
-            assert_eq!(Failure::of_image("/etc".to_owned(), errno.into()).fault, fault, "{errno}");
+            assert_eq!(Failure::from(ImageError::of_path("/etc".to_owned(), errno.into())).fault, fault, "{errno}");
         }
     }
 }

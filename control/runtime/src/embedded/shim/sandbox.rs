@@ -125,6 +125,8 @@ fn child_steps(stream: &mut UnixStream, order: &ShimRequest) -> io::Result<()> {
     go(stream)?;
 
     await_ready(stream)?;
-    veth::configure_inside(order.wire)?;
+    if order.vm.is_none() {
+        veth::configure_inside(order.wire)?; // a virtual machine configures its own link
+    }
     go(stream)
 }

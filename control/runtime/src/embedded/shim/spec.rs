@@ -2,63 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
+use codiusd_container_rootfs::{
+    Prepared,
+    confinement::{CORE_BYTES, MASKED, READ_ONLY, ROOT_CAPABILITIES, UMASK},
+    is_hosts_own,
+};
 use serde_json::{Value, json};
 
-use super::{BENCH, Prepared, root::is_hosts_own, surroundings};
+use super::{BENCH, surroundings};
 use crate::embedded::{
     Defence,
     shim_protocol::{ContainerRequest, ShimRequest},
 };
 
-/// Capabilities of a pod's uid 0 over files and processes of its own pod. Other users have none.
-const ROOT_CAPABILITIES: [&str; 9] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-];
-
-const MASKED: [&str; 13] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/firmware",
-    "/sys/kernel",
-];
-
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// Too small for a core dump in a file, and treated by the kernel as "none" where dumps are piped into a program: with 0 it would run that
-/// program, as the host's root, for every crash in a pod.
-const CORE_BYTES: u64 = 1;
-
-/// The same as a bit mask, as `/proc` shows it.
-pub(super) const ROOT_CAPABILITY_MASK: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
-
 /// The configuration of `container`. Without its variables: we pass those to its first process.
 pub(super) fn config(order: &ShimRequest, container: &ContainerRequest, prepared: &Prepared) -> Value {
     let who = &prepared.who;
     let all_mounts = [mounts(order, container), volumes(order, prepared)].concat();
-    let capabilities: &[&str] = if who.uid == 0 { &ROOT_CAPABILITIES } else { &[] };
+    let capabilities: Vec<&str> = ROOT_CAPABILITIES.iter().filter(|_| who.uid == 0).map(|(name, _)| *name).collect();
     json!({
         "ociVersion": "1.0.2",
         "root": { "path": prepared.rootfs, "readonly": order.read_only },
         "process": {
             "terminal": false,
-            "user": { "uid": who.uid, "gid": who.gid, "umask": 0o022, "additionalGids": who.groups },
+            "user": { "uid": who.uid, "gid": who.gid, "umask": UMASK, "additionalGids": who.groups },
             "args": container.argv,
             // Keeps libcontainer from looking up the user's home with the image's own files.
             "env": ["HOME=/"],

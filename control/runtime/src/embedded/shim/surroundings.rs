@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use codiusd_container_rootfs::names;
 use nix::mount::{MsFlags, mount};
 
 use super::{BENCH, mounts};
@@ -20,10 +21,6 @@ use crate::embedded::{
 
 /// Enough for the directories and links on which the version 1 hierarchies are mounted.
 const GROUPS_TMPFS: &str = "mode=0755,size=64k,nr_inodes=64";
-
-/// Part of `/etc/hosts` if the kernel has IPv6: a pod's loopback has it then.
-const HOSTS_IPV6: &str = "::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
-    ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// Creates both, for [`super::spec`] to mount.
 pub(super) fn prepare(order: &ShimRequest, container: &ContainerRequest) -> io::Result<()> {
@@ -50,14 +47,12 @@ pub(super) fn groups_of(container: &ContainerRequest) -> PathBuf {
 
 /// The files with the pod's names and addresses, as container engines write them; they belong to the pod's root.
 fn write_names(order: &ShimRequest, container: &ContainerRequest) -> io::Result<()> {
-    let (id, address) = (&order.pod.id, order.pod.address);
-    let ipv6 = if Path::new("/proc/sys/net/ipv6").exists() { HOSTS_IPV6 } else { "" };
-    let hosts = format!("127.0.0.1\tlocalhost\n{ipv6}{address}\t{id}\n");
-    let names = names_of(container);
-    mounts::dir(&names)?;
-    for (file, content) in [("hostname", &format!("{id}\n")), ("hosts", &hosts), ("resolv.conf", &order.resolv_conf)] {
-        fs::write(names.join(file), content)?;
-        chown(names.join(file), Some(order.uid_base), Some(order.uid_base))?;
+    let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+    let directory = names_of(container);
+    mounts::dir(&directory)?;
+    for (file, content) in names::files(order.pod.id.as_str(), order.pod.address, ipv6, &order.resolv_conf) {
+        fs::write(directory.join(file), content)?;
+        chown(directory.join(file), Some(order.uid_base), Some(order.uid_base))?;
     }
     Ok(())
 }

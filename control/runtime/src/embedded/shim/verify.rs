@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use codiusd_container_rootfs::confinement::ROOT_CAPABILITY_MASK;
 use nix::{
     errno::Errno,
     libc,
@@ -13,7 +14,6 @@ use nix::{
     unistd::Pid,
 };
 
-use super::spec::ROOT_CAPABILITY_MASK;
 use crate::embedded::{cgroup, shim_protocol::ShimRequest};
 
 /// Upper bound of the time between a process's leaving its groups and its end.
@@ -211,8 +211,10 @@ mod tests {
                 link: String::new(),
                 cgroup: "/codius/pod".into(),
                 memory_bytes: 0,
+                vm: None,
                 containers: Vec::new(),
             },
+            vm: None,
             machine: Machine { vcpus: 1, memory_bytes: 0, disk_bytes: 0 },
             claim: "/".into(),
             wire: Veth { gateway: [10, 0, 0, 1].into(), address: [10, 0, 0, 2].into(), bytes_per_second: 0 },

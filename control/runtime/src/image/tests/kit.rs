@@ -254,11 +254,15 @@ pub(super) fn text(value: &Value) -> &str {
 
 /// A store with these layouts, registry and limits.
 pub(super) fn store(root: &Path, layouts: &[&Path], registry: Option<&str>, limits: ImageLimits) -> ImageStore {
-    ImageStore::open(ImageConfig {
+    ImageStore::open(config(root, layouts, registry, limits)).unwrap()
+}
+
+/// What [`store`] opens.
+pub(super) fn config(root: &Path, layouts: &[&Path], registry: Option<&str>, limits: ImageLimits) -> ImageConfig {
+    ImageConfig {
         root: root.join("images"),
         layouts: layouts.iter().map(|path| (*path).to_owned()).collect(),
         registries: RegistryConfig { insecure: registry.map(str::to_owned).into_iter().collect(), ..RegistryConfig::default() },
         limits,
-    })
-    .unwrap()
+    }
 }

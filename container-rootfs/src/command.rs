@@ -1,14 +1,14 @@
 //! The program a container executes: how it is found, and why the kernel refused to execute it.
 
 use std::{
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use nix::errno::Errno;
 
-use super::{identity::Identity, root::Root};
-use crate::embedded::shim_protocol::ContainerRequest;
+use crate::{identity::Identity, root::Root};
 
 /// Number of bytes of a program that are read: more than the kernel itself reads.
 const HEAD_MAX: u64 = 64 << 10;
@@ -18,23 +18,23 @@ const SCRIPT_LINE_MAX: usize = 256;
 const INTERPRETERS_MAX: usize = 5;
 
 /// Who executes what, and from where.
-pub(super) struct Command<'a> {
-    pub(super) root: &'a Root,
-    pub(super) who: &'a Identity,
-    pub(super) uid_base: u32,
+pub(crate) struct Command<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) who: &'a Identity,
+    pub(crate) uid_base: u32,
     /// Working directory.
-    pub(super) cwd: &'a Path,
+    pub(crate) cwd: &'a Path,
 }
 
 impl Command<'_> {
     /// The program's path: unchanged if it contains a `/`, otherwise the first executable of that name in the container's PATH.
-    pub(super) fn find(&self, container: &ContainerRequest) -> Result<PathBuf, String> {
-        let program = container.argv.first().map_or("", String::as_str);
+    pub(crate) fn find(&self, argv: &[String], env: &[String]) -> Result<PathBuf, String> {
+        let program = argv.first().map_or("", String::as_str);
         if program.contains('/') {
             let path = self.cwd.join(program);
             return self.looked_at(&path).map(|()| path).map_err(|why| format!("{program:?} {why}"));
         }
-        let path = container.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
+        let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
         let mut why_not = None;
         for directory in path.split(':') {
             let candidate = self.cwd.join(directory).join(program);
@@ -75,7 +75,7 @@ impl Command<'_> {
     }
 
     /// Why the kernel didn't execute the program.
-    pub(super) fn explain(&self, program: &Path, error: Errno) -> String {
+    pub(crate) fn explain(&self, program: &Path, error: &io::Error) -> String {
         let (mut at, mut told) = (program.to_owned(), format!("{}", program.display()));
         for _ in 0..INTERPRETERS_MAX {
             let Ok(head) = self.root.read(&at, HEAD_MAX) else { break };
@@ -97,7 +97,7 @@ impl Command<'_> {
             told = format!("{told}: its {what} {}", path.display());
             at = self.cwd.join(path);
         }
-        let why = match error {
+        let why = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
             Errno::ENOEXEC => "it is neither a program of this machine nor a script with an interpreter (exec format error)",
             Errno::EACCES => "its user may not execute it, or may not pass through a directory above it",
             Errno::E2BIG => "its arguments and variables are longer than the kernel takes",
@@ -188,6 +188,7 @@ fn machine_name(number: u16) -> String {
 }
 
 /// Whether an exec error is specific to this user or image.
-pub(super) fn is_images(error: Errno) -> bool {
-    !matches!(error, Errno::ENOMEM | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE | Errno::EIO)
+pub(crate) fn is_images(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    !matches!(errno, Errno::ENOMEM | Errno::EAGAIN | Errno::EMFILE | Errno::ENFILE | Errno::EIO)
 }

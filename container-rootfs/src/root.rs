@@ -8,7 +8,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{File, Metadata},
     io::{self, Read},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
@@ -25,12 +25,13 @@ const LINKS_MAX: u32 = 40;
 const HOSTS_OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 /// Whether the host's file systems hide everything an image has at this path.
-pub(super) fn is_hosts_own(path: &Path) -> bool {
+pub fn is_hosts_own(path: &Path) -> bool {
     HOSTS_OWN.iter().any(|own| path.starts_with(own))
 }
 
 /// The root file system of a container that is being created.
-pub(super) struct Root {
+#[derive(Debug)]
+pub struct Root {
     fd: OwnedFd,
     /// Owner of created files: the container's root.
     owner: u32,
@@ -38,17 +39,30 @@ pub(super) struct Root {
 
 impl Root {
     /// Opens the root at `path`; files created in it belong to `owner`.
-    pub(super) fn open(path: &Path, owner: u32) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn open(path: &Path, owner: u32) -> io::Result<Self> {
         Ok(Self { fd: File::open(path)?.into(), owner })
     }
 
     /// Metadata of a path, following links.
-    pub(super) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        File::from(self.open_at(path, OFlag::O_PATH)?).metadata()
+    pub(crate) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        File::from(self.open_path(path)?).metadata()
+    }
+
+    /// Opens a path without reading or writing it, following links.
+    ///
+    /// # Errors
+    ///
+    /// There is no such path inside.
+    pub fn open_path(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.open_at(path, OFlag::O_PATH)
     }
 
     /// Opens a regular file for reading.
-    pub(super) fn file(&self, path: &Path) -> io::Result<File> {
+    pub(crate) fn file(&self, path: &Path) -> io::Result<File> {
         if !self.metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
@@ -56,7 +70,7 @@ impl Root {
     }
 
     /// The first bytes of a regular file; `max` at most.
-    pub(super) fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.file(path)?.take(max).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -64,7 +78,7 @@ impl Root {
 
     /// Creates a directory and its parents if missing; links are followed, and their targets are created, too. Returns its path without
     /// links. Creates nothing below the directories that the host mounts its own file systems on.
-    pub(super) fn make_dirs(&self, path: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn make_dirs(&self, path: &Path) -> io::Result<PathBuf> {
         let mut ahead = names(path);
         let mut real = PathBuf::from("/");
         let mut links = 0;
@@ -85,7 +99,7 @@ impl Root {
                     if links > LINKS_MAX {
                         return Err(Errno::ELOOP.into());
                     }
-                    let target = PathBuf::from(readlinkat(Some(parent.as_raw_fd()), name.as_os_str())?);
+                    let target = PathBuf::from(readlinkat(&parent, name.as_os_str())?);
                     if target.is_absolute() {
                         real = PathBuf::from("/");
                     }
@@ -104,53 +118,53 @@ impl Root {
     }
 
     /// Makes a name in `directory` (a path without links) a directory itself: a file or a link is replaced.
-    pub(super) fn become_dir(&self, directory: &Path, name: &str) -> io::Result<()> {
+    pub(crate) fn become_dir(&self, directory: &Path, name: &str) -> io::Result<()> {
         let parent = self.real(directory)?;
         match kind(&parent, OsStr::new(name))? {
             Some(SFlag::S_IFDIR) => return Ok(()),
-            Some(_) => unlinkat(Some(parent.as_raw_fd()), name, UnlinkatFlags::NoRemoveDir)?,
+            Some(_) => unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?,
             None => {}
         }
         self.make_dir(&parent, OsStr::new(name))
     }
 
     /// The same for a regular file; a directory is kept, and is an error.
-    pub(super) fn become_file(&self, directory: &Path, name: &str) -> io::Result<()> {
+    pub(crate) fn become_file(&self, directory: &Path, name: &str) -> io::Result<()> {
         let parent = self.real(directory)?;
         match kind(&parent, OsStr::new(name))? {
             Some(SFlag::S_IFREG) => return Ok(()),
             Some(SFlag::S_IFDIR) => return Err(Errno::EISDIR.into()),
-            Some(_) => unlinkat(Some(parent.as_raw_fd()), name, UnlinkatFlags::NoRemoveDir)?,
+            Some(_) => unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?,
             None => {}
         }
         let how = OpenHow::new()
             .flags(OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
             .mode(Mode::from_bits_truncate(0o644));
-        drop(owned(openat2(parent.as_raw_fd(), name, how)?));
+        drop(openat2(&parent, name, how)?);
         self.give(&parent, OsStr::new(name))
     }
 
     fn make_dir(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-        mkdirat(Some(parent.as_raw_fd()), name, Mode::from_bits_truncate(0o755))?;
+        mkdirat(parent, name, Mode::from_bits_truncate(0o755))?;
         self.give(parent, name)
     }
 
     fn give(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let owner = (Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)));
-        Ok(fchownat(Some(parent.as_raw_fd()), name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+        Ok(fchownat(parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
     /// Opens a directory by its path without links.
     fn real(&self, path: &Path) -> io::Result<OwnedFd> {
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
         let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        Ok(owned(openat2(self.fd.as_raw_fd(), path, how)?))
+        Ok(openat2(&self.fd, path, how)?)
     }
 
     fn open_at(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC);
         let how = how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        Ok(owned(openat2(self.fd.as_raw_fd(), path, how)?))
+        Ok(openat2(&self.fd, path, how)?)
     }
 }
 
@@ -165,16 +179,11 @@ fn names(path: &Path) -> VecDeque<OsString> {
 
 /// The type of a directory entry itself, if it exists.
 fn kind(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<SFlag>> {
-    match fstatat(Some(parent.as_raw_fd()), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+    match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(FileStat { st_mode, .. }) => Ok(Some(SFlag::from_bits_truncate(st_mode) & SFlag::S_IFMT)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
-}
-
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[cfg(test)]

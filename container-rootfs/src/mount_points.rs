@@ -6,11 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    Failure,
+use crate::{
+    ImageError,
     root::{Root, is_hosts_own},
 };
-use crate::embedded::shim_protocol::ContainerRequest;
 
 /// Directories the host mounts file systems on; its further mounts are inside those.
 const DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
@@ -18,8 +17,8 @@ const DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
 const FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// Creates all mount points, and returns the paths of the volumes, without links.
-pub(super) fn make(root: &Root, container: &ContainerRequest) -> Result<Vec<PathBuf>, Failure> {
-    let fail = |path: String| move |error| Failure::of_image(format!("{path} of the image can't be mounted on"), error);
+pub(crate) fn make(root: &Root, volumes: &[String]) -> Result<Vec<PathBuf>, ImageError> {
+    let fail = |path: String| move |error| ImageError::of_path(format!("{path} of the image can't be mounted on"), error);
     for name in DIRECTORIES {
         root.become_dir(Path::new("/"), name).map_err(fail(format!("/{name}")))?;
     }
@@ -29,9 +28,9 @@ pub(super) fn make(root: &Root, container: &ContainerRequest) -> Result<Vec<Path
     }
     let volume = |path: &String| {
         let made = root.make_dirs(Path::new(path));
-        made.map_err(|error| Failure::of_image(format!("the volume {path} of the image can't be made"), error))
+        made.map_err(|error| ImageError::of_path(format!("the volume {path} of the image can't be made"), error))
     };
-    container.volumes.iter().map(volume).collect()
+    volumes.iter().map(volume).collect()
 }
 
 /// The real path of `/etc`.
@@ -48,19 +47,6 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-    use crate::error::Fault;
-
-    fn container(volumes: &[&str]) -> ContainerRequest {
-        ContainerRequest {
-            name: "main".to_owned(),
-            layers: Vec::new(),
-            argv: Vec::new(),
-            env: Vec::new(),
-            cwd: "/".to_owned(),
-            user: String::new(),
-            volumes: volumes.iter().map(|path| (*path).to_owned()).collect(),
-        }
-    }
 
     /// What an image may have at a path.
     #[derive(Clone, Copy, Debug)]
@@ -100,14 +86,15 @@ mod tests {
     }
 
     /// All mount points, for an image with that shape at a path; or the error text.
-    fn made(path: &str, shape: Shape, volumes: &[&str]) -> Result<Vec<PathBuf>, Failure> {
+    fn made(path: &str, shape: Shape, volumes: &[&str]) -> Result<Vec<PathBuf>, ImageError> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         fs::create_dir_all(&image).unwrap();
         fs::write(image.join("real"), "kept").unwrap();
         shaped(&image, path, shape);
         let root = Root::open(&image, nix::unistd::geteuid().as_raw()).unwrap();
-        let volumes = make(&root, &container(volumes));
+        let volumes: Vec<String> = volumes.iter().map(|path| (*path).to_owned()).collect();
+        let volumes = make(&root, &volumes);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{path} {shape:?}: made beside the image");
         assert_eq!(fs::read_to_string(image.join("real")).unwrap(), "kept", "{path} {shape:?}");
         if volumes.is_ok() {
@@ -130,9 +117,8 @@ mod tests {
             }
             for path in FILES.map(|name| format!("etc/{name}")) {
                 match (made(&path, shape, &[]), shape) {
-                    (Err(failure), Directory | Full) => {
-                        assert_eq!(failure.fault, Fault::Image, "{path} {shape:?}");
-                        assert_eq!(failure.step, format!("/{path} of the image can't be mounted on: Is a directory"));
+                    (Err(ImageError::Image(told)), Directory | Full) => {
+                        assert_eq!(told, format!("/{path} of the image can't be mounted on: Is a directory"), "{shape:?}");
                     }
                     (Ok(_), Directory | Full) => panic!("{path} {shape:?}: mounted on"),
                     (made, _) => drop(made.unwrap_or_else(|failure| panic!("{path} {shape:?}: {failure:?}"))),
@@ -154,9 +140,8 @@ mod tests {
         ] {
             match (made("data", shape, &[volume]), expected) {
                 (Ok(paths), Some(expected)) => assert_eq!(paths, [Path::new(expected)], "{shape:?}"),
-                (Err(failure), None) => {
-                    assert_eq!(failure.fault, Fault::Image);
-                    assert!(failure.step.starts_with("the volume /data of the image can't be made: "), "{}", failure.step);
+                (Err(ImageError::Image(told)), None) => {
+                    assert!(told.starts_with("the volume /data of the image can't be made: "), "{told}");
                 }
                 (made, _) => panic!("{shape:?} {volume}: {made:?}"),
             }

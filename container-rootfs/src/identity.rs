@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use nix::errno::Errno;
 
-use super::root::Root;
+use crate::root::Root;
 
 /// Uids and gids of a pod are below this.
 const IDS: i64 = 65_536;
@@ -15,22 +15,25 @@ const HOME: &str = "/";
 
 /// A user in the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub struct Identity {
+    /// Its number.
+    pub uid: u32,
+    /// Number of its first group.
+    pub gid: u32,
     /// All groups, the first one included.
-    pub(super) groups: Vec<u32>,
-    pub(super) home: String,
+    pub groups: Vec<u32>,
+    /// Its home directory.
+    pub home: String,
 }
 
 impl Identity {
     /// The container's root, without any lookup.
-    pub(super) fn root() -> Self {
+    pub(crate) fn root() -> Self {
         Self { uid: 0, gid: 0, groups: vec![0], home: HOME.to_owned() }
     }
 
     /// Reads `user[:group]`: each a name, a number, or empty. The error names what the image lacks.
-    pub(super) fn find(root: &Root, text: &str) -> Result<Self, String> {
+    pub(crate) fn find(root: &Root, text: &str) -> Result<Self, String> {
         let mut halves = text.split(':'); // further parts are ignored, as in Docker
         let (user, group) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
         let (user, group) = (Wanted::parse(user), Wanted::parse(group));
